@@ -1,0 +1,17 @@
+//! The nouns that cross crates (request, reply events, attempt, decision) and the traits
+//! [`Backend`] and [`Policy`]. No I/O, no clock, no randomness.
+
+mod attempt;
+mod backend;
+mod decision;
+mod price;
+mod request;
+
+pub use attempt::{Attempt, AttemptStatus, Signals, Timings, Usage};
+pub use backend::{
+    Backend, BackendError, BackendInfo, BackendKind, Call, Delta, Event, EventStream, FailureKind,
+    FinishReason, Finished, Readiness, TokenLogprob,
+};
+pub use decision::{Check, Decision, Policy, Refusal, Step};
+pub use price::Price;
+pub use request::{Input, Message, MessageRole, Options, Request, Role, Route, Sampling, Target, ToolCall};
