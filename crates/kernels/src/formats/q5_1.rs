@@ -1,0 +1,58 @@
+//! Q5_1: 32 values of 5 bits with a scale and a minimum, `value = d · q + m`.
+
+use super::block::{each_block, f16_at, field, five_bits};
+use super::{Format, Integer, Quants};
+
+/// Values in a block.
+const VALUES: usize = 32;
+/// Bytes of a block: `d: f16, m: f16, fifth bits: u32, low bits: [u4; 32]`.
+const BYTES: usize = 24;
+
+/// The format Q5_1.
+#[derive(Debug)]
+pub struct Q5_1;
+
+#[inline(always)]
+fn codes(block: &[u8]) -> [u8; VALUES] {
+    five_bits(field(block, 8), field(block, 4))
+}
+
+impl Format for Q5_1 {
+    fn name(&self) -> &'static str {
+        "Q5_1"
+    }
+
+    fn ggml_type(&self) -> u32 {
+        7
+    }
+
+    fn block_values(&self) -> usize {
+        VALUES
+    }
+
+    fn block_bytes(&self) -> usize {
+        BYTES
+    }
+
+    fn dequantize(&self, blocks: &[u8], values: &mut [f32]) {
+        for (block, values) in each_block::<BYTES, VALUES>(blocks, values) {
+            let d = f16_at(block, 0).to_f32();
+            let m = f16_at(block, 2).to_f32();
+            for (value, code) in values.iter_mut().zip(codes(block)) {
+                *value = d * f32::from(code) + m;
+            }
+        }
+    }
+
+    fn integer(&self) -> Option<Integer> {
+        Some(Integer { bits: 5, group: VALUES, zero: 0, has_min: true, codebook: None })
+    }
+
+    fn quants(&self, block: &[u8], out: &mut Quants) {
+        out.q[..VALUES].copy_from_slice(&codes(block));
+        out.scale[0] = 1;
+        out.min[0] = 1;
+        out.d = f16_at(block, 0);
+        out.dmin = -f16_at(block, 2);
+    }
+}

@@ -1,0 +1,249 @@
+//! Which instruction sets there are, which this CPU has, and the kernels of each: [`Isa`], [`Kernels`].
+
+use crate::activations::ActivationsWriter;
+use crate::attention::{AttentionScratch, AttentionShape, HeadCache, KvSlot, QueryRows};
+use crate::panels::encoding::{Constants, Encoding, with_encodings};
+use crate::panels::tile::{TileCall, tile};
+use crate::simd::scalar::Scalar;
+use crate::vector::FloatRow;
+use crate::{attention, vector};
+
+/// Tiles of one encoding, by columns: 1, 2, 4, 8.
+pub(crate) type Tiles = [unsafe fn(&TileCall); 4];
+
+/// All kernels for one instruction set. Calling one needs a CPU that has the set: only
+/// [`Isa::detect`] and [`Isa::named`] hand tables out, and only of sets that are there.
+pub(crate) struct Kernels {
+    pub tiles: &'static [Tiles],
+    pub columns_max: usize,
+    pub quantize: unsafe fn(&ActivationsWriter, usize, &[f32]),
+    pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    pub silu_mul: unsafe fn(&mut [f32], &[f32]),
+    pub gelu_mul: unsafe fn(&mut [f32], &[f32]),
+    pub scale_add: unsafe fn(&mut [f32], f32, &[f32]),
+    pub soft_cap: unsafe fn(&mut [f32], f32),
+    pub float_row: unsafe fn(&[f32], &FloatRow),
+    pub attend: unsafe fn(&AttentionShape, &HeadCache, &QueryRows, (*mut f32, &mut AttentionScratch)),
+    pub store_kv: unsafe fn(&KvSlot, &[f32], &[f32]),
+}
+
+macro_rules! tiles {
+    (($entry:ident) $([$($constant:tt)*])*) => { &[$( tiles!(@row $entry $($constant)*) ),*] };
+    (@row $entry:ident $b:tt $h:tt $s:tt $m:tt $c:tt $z:tt) => {[
+        $entry::<Encoding<$b, $h, $s, $m, $c, $z>, 1>,
+        $entry::<Encoding<$b, $h, $s, $m, $c, $z>, 2>,
+        $entry::<Encoding<$b, $h, $s, $m, $c, $z>, 4>,
+        $entry::<Encoding<$b, $h, $s, $m, $c, $z>, 8>,
+    ]};
+}
+
+/// Instantiates every kernel for one instruction set, its features enabled. Each function's contract
+/// is that of the generic one it calls.
+macro_rules! instantiate {
+    ($module:ident, $simd:ty $(, $feature:literal)*) => {
+        mod $module {
+            #![allow(clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)] // see the macro
+            use super::*;
+            use crate::simd::Simd;
+            $(#[target_feature(enable = $feature)])*
+            unsafe fn panel_tile<E: Constants, const C: usize>(call: &TileCall) {
+                unsafe { tile::<$simd, E, C>(call) }
+            }
+            $(#[target_feature(enable = $feature)])*
+            unsafe fn quantize(to: &ActivationsWriter, column: usize, from: &[f32]) {
+                unsafe { to.quantize::<$simd>(column, from) }
+            }
+            $(#[target_feature(enable = $feature)])*
+            unsafe fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
+                unsafe { vector::rms_norm::<$simd>(x, weight, epsilon, out) }
+            }
+            $(#[target_feature(enable = $feature)])*
+            unsafe fn silu_mul(gate: &mut [f32], up: &[f32]) {
+                unsafe { vector::silu_mul::<$simd>(gate, up) }
+            }
+            $(#[target_feature(enable = $feature)])*
+            unsafe fn gelu_mul(gate: &mut [f32], up: &[f32]) {
+                unsafe { vector::gelu_mul::<$simd>(gate, up) }
+            }
+            $(#[target_feature(enable = $feature)])*
+            unsafe fn scale_add(x: &mut [f32], factor: f32, y: &[f32]) {
+                unsafe { vector::scale_add::<$simd>(x, factor, y) }
+            }
+            $(#[target_feature(enable = $feature)])*
+            unsafe fn soft_cap(x: &mut [f32], cap: f32) {
+                unsafe { vector::soft_cap::<$simd>(x, cap) }
+            }
+            $(#[target_feature(enable = $feature)])*
+            unsafe fn float_row(row: &[f32], call: &FloatRow) {
+                unsafe { vector::float_row::<$simd>(row, call) }
+            }
+            $(#[target_feature(enable = $feature)])*
+            unsafe fn attend(
+                shape: &AttentionShape,
+                cache: &HeadCache,
+                rows: &QueryRows,
+                to: (*mut f32, &mut AttentionScratch),
+            ) {
+                unsafe { attention::attend::<$simd>(shape, cache, rows, to) }
+            }
+            $(#[target_feature(enable = $feature)])*
+            unsafe fn store_kv(to: &KvSlot, key: &[f32], value: &[f32]) {
+                unsafe { attention::store_kv::<$simd>(to, key, value) }
+            }
+            pub(super) static KERNELS: Kernels = Kernels {
+                tiles: with_encodings!(tiles(panel_tile)),
+                columns_max: <$simd as Simd>::COLUMNS_MAX,
+                quantize,
+                rms_norm,
+                silu_mul,
+                gelu_mul,
+                scale_add,
+                soft_cap,
+                float_row,
+                attend,
+                store_kv,
+            };
+        }
+    };
+}
+
+instantiate!(scalar, Scalar);
+#[cfg(target_arch = "x86_64")]
+instantiate!(avx2, crate::simd::avx2::Avx2, "avx2", "fma", "f16c");
+#[cfg(target_arch = "x86_64")]
+instantiate!(
+    avx512,
+    crate::simd::avx512::Avx512,
+    "avx512f",
+    "avx512bw",
+    "avx512vl",
+    "avx512dq",
+    "avx512vnni",
+    "avx2",
+    "fma",
+    "f16c"
+);
+
+/// An instruction set that this CPU has: a capability, got from detection.
+#[derive(Clone, Copy)]
+pub struct Isa {
+    entry: &'static Entry,
+}
+
+struct Entry {
+    name: &'static str,
+    label: &'static str,
+    available: fn() -> bool,
+    kernels: &'static Kernels,
+}
+
+/// Every instruction set there are kernels for, best first. `label` is what bench results say.
+static REGISTRY: &[Entry] = &[
+    #[cfg(target_arch = "x86_64")]
+    Entry { name: "avx512", label: "avx512vnni", available: has_avx512, kernels: &avx512::KERNELS },
+    #[cfg(target_arch = "x86_64")]
+    Entry { name: "avx2", label: "avx2", available: has_avx2, kernels: &avx2::KERNELS },
+    Entry { name: "scalar", label: "scalar", available: || true, kernels: &scalar::KERNELS },
+];
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vnni")
+        && has_avx2()
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+}
+
+/// An instruction set by a name that can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("instruction set `{name}` {why}; this CPU has: {available}")]
+pub struct IsaError {
+    name: String,
+    why: &'static str,
+    available: String,
+}
+
+impl Isa {
+    /// The best one.
+    pub fn detect() -> Isa {
+        Self::available().next().expect("the scalar set is always there")
+    }
+
+    /// All that this CPU has, best first.
+    pub fn available() -> impl Iterator<Item = Isa> {
+        REGISTRY.iter().filter(|entry| (entry.available)()).map(|entry| Isa { entry })
+    }
+
+    /// The one called `name` (`scalar`, `avx2`, `avx512`).
+    ///
+    /// # Errors
+    /// If there are no kernels of that name or the CPU lacks the instructions.
+    pub fn named(name: &str) -> Result<Isa, IsaError> {
+        let known = REGISTRY.iter().any(|entry| entry.name == name);
+        Self::available().find(|isa| isa.name() == name).ok_or_else(|| IsaError {
+            name: name.to_owned(),
+            why: if known { "is not in this CPU" } else { "is not known" },
+            available: Self::available().map(Isa::name).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// Its name, as `TANDEM_ISA` takes it.
+    pub fn name(self) -> &'static str {
+        self.entry.name
+    }
+
+    /// Its name with the extension that matters, for records.
+    pub fn label(self) -> &'static str {
+        self.entry.label
+    }
+
+    pub(crate) fn kernels(self) -> &'static Kernels {
+        self.entry.kernels
+    }
+}
+
+impl std::fmt::Debug for Isa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Safe element-wise operations of an instruction set; see `vector` for what each computes.
+impl Isa {
+    /// out = x / rms(x) · weight. Slices have one length.
+    pub fn rms_norm(self, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
+        // SAFETY: an `Isa` exists only if the CPU has it.
+        unsafe { (self.kernels().rms_norm)(x, weight, epsilon, out) }
+    }
+
+    /// gate = silu(gate) · up. Slices have one length.
+    pub fn silu_mul(self, gate: &mut [f32], up: &[f32]) {
+        // SAFETY: as above.
+        unsafe { (self.kernels().silu_mul)(gate, up) }
+    }
+
+    /// gate = gelu(gate) · up (tanh form). Slices have one length.
+    pub fn gelu_mul(self, gate: &mut [f32], up: &[f32]) {
+        // SAFETY: as above.
+        unsafe { (self.kernels().gelu_mul)(gate, up) }
+    }
+
+    /// x = x · factor + y. Slices have one length.
+    pub fn scale_add(self, x: &mut [f32], factor: f32, y: &[f32]) {
+        // SAFETY: as above.
+        unsafe { (self.kernels().scale_add)(x, factor, y) }
+    }
+
+    /// x = cap · tanh(x / cap).
+    pub fn soft_cap(self, x: &mut [f32], cap: f32) {
+        // SAFETY: as above.
+        unsafe { (self.kernels().soft_cap)(x, cap) }
+    }
+}

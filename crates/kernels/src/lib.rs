@@ -1,0 +1,16 @@
+//! Arithmetic on slices: quantization formats, matrix products, attention, SIMD per instruction
+//! set, the thread pool and mapped files. The only crate with `unsafe`; it knows no model and no
+//! file format beyond a tensor's block.
+#![allow(unsafe_code)]
+
+pub mod activations;
+pub mod attention;
+pub mod formats;
+pub mod isa;
+pub mod kv;
+pub mod mapped;
+pub mod panels;
+pub mod pool;
+pub mod product;
+mod simd;
+mod vector;

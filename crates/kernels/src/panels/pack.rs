@@ -1,0 +1,143 @@
+//! Packing: from a GGUF tensor's blocks to [`Panels`].
+
+use crate::formats::{Format, Quants};
+use crate::pool::{Pool, SharedSlice};
+
+use super::{Layout, Line, PANEL_ROWS, Panels};
+
+/// Why a tensor can't be packed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PackError {
+    /// There is no packed layout for the format.
+    #[error("no packed layout for {0} weights")]
+    Format(&'static str),
+    /// Rows must be whole blocks.
+    #[error("rows of {columns} values are not whole blocks of {block}")]
+    Columns {
+        /// Values of a row.
+        columns: usize,
+        /// Values of a block.
+        block: usize,
+    },
+    /// Rows × columns do not give the tensor's bytes.
+    #[error("{rows} rows of {columns} values need {needed} bytes, the tensor has {given}")]
+    Bytes {
+        /// Rows.
+        rows: usize,
+        /// Values of a row.
+        columns: usize,
+        /// Bytes they need.
+        needed: usize,
+        /// Bytes there are.
+        given: usize,
+    },
+}
+
+impl Panels {
+    /// Packs `rows` rows of `columns` values of `format`, spread over the pool's threads.
+    ///
+    /// # Errors
+    /// If the format has no packed layout or the sizes do not fit each other.
+    pub fn pack(
+        format: &'static dyn Format,
+        data: &[u8],
+        (rows, columns): (usize, usize),
+        pool: &Pool,
+    ) -> Result<Panels, PackError> {
+        let layout = Layout::of(format).ok_or(PackError::Format(format.name()))?;
+        let block = format.block_values();
+        if columns == 0 || !columns.is_multiple_of(block) {
+            return Err(PackError::Columns { columns, block });
+        }
+        let needed = rows.saturating_mul(columns / block).saturating_mul(format.block_bytes());
+        if rows == 0 || needed != data.len() {
+            return Err(PackError::Bytes { rows, columns, needed, given: data.len() });
+        }
+        let integers_stride = columns / 32 * layout.group_bytes() / 64;
+        let scales_stride = (columns / layout.block_values() * layout.scale_block_bytes()).div_ceil(64);
+        let count = rows.div_ceil(PANEL_ROWS);
+        let mut integers = vec![Line([0; 64]); integers_stride * count];
+        let mut scales = vec![Line([0; 64]); scales_stride * count];
+        let (integer_parts, scale_parts) = (SharedSlice::new(&mut integers), SharedSlice::new(&mut scales));
+        let row_bytes = columns / block * format.block_bytes();
+        pool.run(count, &|panel, _| {
+            // SAFETY: each task takes its own panel's lines.
+            let (integers, scales) = unsafe {
+                (
+                    integer_parts.part(panel * integers_stride, integers_stride).as_flattened_bytes(),
+                    scale_parts.part(panel * scales_stride, scales_stride).as_flattened_bytes(),
+                )
+            };
+            let first = panel * PANEL_ROWS;
+            let mut quants = Quants::default();
+            for row in first..rows.min(first + PANEL_ROWS) {
+                let bytes = &data[row * row_bytes..(row + 1) * row_bytes];
+                for (index, source) in bytes.chunks_exact(format.block_bytes()).enumerate() {
+                    format.quants(source, &mut quants);
+                    let lane = row - first;
+                    let from = index * block / 32 * layout.group_bytes();
+                    put_integers(&layout, &quants.q[..block], lane, &mut integers[from..]);
+                    let from = index * layout.scale_block_bytes();
+                    put_scales(&layout, &quants, lane, &mut scales[from..]);
+                }
+            }
+        });
+        let codebook = format.integer().and_then(|i| i.codebook);
+        Ok(Panels { rows, columns, layout, codebook, integers, scales, integers_stride, scales_stride })
+    }
+}
+
+/// Lines as bytes.
+trait AsBytes {
+    fn as_flattened_bytes(&mut self) -> &mut [u8];
+}
+
+impl AsBytes for [Line] {
+    fn as_flattened_bytes(&mut self) -> &mut [u8] {
+        // SAFETY: a `Line` is 64 bytes without padding, and any bytes are a `Line`.
+        unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr().cast(), size_of_val(self)) }
+    }
+}
+
+/// Writes one row's block of integers into its lane of the panel. Value `k` of a group belongs to
+/// vector `k / 4` of the group, byte `4 · lane + k % 4`.
+fn put_integers(layout: &Layout, q: &[u8], lane: usize, to: &mut [u8]) {
+    for (group, q) in q.chunks_exact(32).enumerate() {
+        let to = &mut to[group * layout.group_bytes()..][..layout.group_bytes()];
+        for (k, &q) in q.iter().enumerate() {
+            let (vector, byte) = (k / 4, 4 * lane + k % 4);
+            if layout.bits == 8 {
+                to[vector * 64 + byte] = q;
+                continue;
+            }
+            to[vector / 2 * 64 + byte] |= (q & 15) << (4 * (vector % 2));
+            let high = q >> 4;
+            let planes = &mut to[256..];
+            match layout.bits {
+                5 => planes[vector * 8 + byte / 8] |= (high & 1) << (byte % 8),
+                6 => planes[vector / 4 * 64 + byte] |= (high & 3) << (2 * (vector % 4)),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Writes one row's block of scales into its lane: `d`, `dmin`, then per group scale and minimum.
+fn put_scales(layout: &Layout, quants: &Quants, lane: usize, to: &mut [u8]) {
+    let kinds = if layout.min { 2 } else { 1 };
+    to[2 * lane..][..2].copy_from_slice(&quants.d.to_le_bytes());
+    if layout.min {
+        to[32 + 2 * lane..][..2].copy_from_slice(&quants.dmin.to_le_bytes());
+    }
+    if !layout.super_block {
+        return;
+    }
+    let groups = layout.block_values() / if layout.halves { 16 } else { 32 };
+    for group in 0..groups {
+        let at = kinds * (32 + group * 16) + lane;
+        to[at] = quants.scale[group] as u8;
+        if layout.min {
+            to[at + 16] = quants.min[group];
+        }
+    }
+}

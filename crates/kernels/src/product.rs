@@ -1,0 +1,448 @@
+//! Matrix products over the pool: weights times a batch of columns.
+
+use crate::activations::{Activations, GROUP};
+use crate::formats::Format;
+use crate::isa::Isa;
+use crate::panels::tile::TileCall;
+use crate::panels::{PANEL_ROWS, Panels};
+use crate::pool::{Pool, SharedSlice};
+use crate::vector::FloatRow;
+
+/// Bytes of quantized activations that one pass over the weights works on, so that they stay in the
+/// second-level cache while panels stream by.
+const COLUMN_BLOCK_BYTES: usize = 384 << 10;
+/// Columns of a pass at the least: fewer would re-read the weights too often.
+const COLUMN_BLOCK_MIN: usize = 32;
+/// Tasks per thread at the most: enough that an interrupted thread's share is taken by others.
+const TASKS_PER_THREAD: usize = 12;
+
+/// Weights that are multiplied as floats: float formats, and every format on the exact path. Rows are
+/// dequantized as they are used.
+#[derive(Clone, Copy, Debug)]
+pub struct FloatRows<'a> {
+    /// How the rows are stored.
+    pub format: &'static dyn Format,
+    /// `rows` rows of whole blocks.
+    pub data: &'a [u8],
+    /// Output values.
+    pub rows: usize,
+    /// Input values.
+    pub columns: usize,
+}
+
+/// Either kind of weights.
+#[derive(Clone, Copy, Debug)]
+pub enum Weights<'a> {
+    /// Packed integers.
+    Panels(&'a Panels),
+    /// Floats.
+    Float(FloatRows<'a>),
+}
+
+impl Weights<'_> {
+    /// Output values.
+    pub fn rows(&self) -> usize {
+        match self {
+            Weights::Panels(panels) => panels.rows(),
+            Weights::Float(float) => float.rows,
+        }
+    }
+
+    /// Input values.
+    pub fn columns(&self) -> usize {
+        match self {
+            Weights::Panels(panels) => panels.columns(),
+            Weights::Float(float) => float.columns,
+        }
+    }
+
+    /// Panels, or groups of as many rows.
+    fn panels(&self) -> usize {
+        self.rows().div_ceil(PANEL_ROWS)
+    }
+}
+
+/// The right-hand side of a product: a batch of columns, as floats and, if asked, quantized.
+#[derive(Debug, Default)]
+pub struct Columns {
+    inner: usize,
+    count: usize,
+    float: Vec<f32>, // [column][inner]
+    quantized: Activations,
+    is_quantized: bool,
+}
+
+/// Called with a column's number, its row of the state, and the column to write.
+pub type FillColumn<'a> = dyn Fn(usize, &mut [f32], &mut [f32]) + Sync + 'a;
+
+/// How [`Columns::fill`] lays columns out.
+#[derive(Clone, Copy, Debug)]
+pub struct ColumnsShape {
+    /// Values of a column; whole groups of 32 if quantized.
+    pub inner: usize,
+    /// Columns.
+    pub count: usize,
+    /// Whether integer products will read them.
+    pub quantize: bool,
+}
+
+impl Columns {
+    /// Calls `body(column, row of state, column's values)` for every column, spread over the pool, and
+    /// quantizes what it wrote. `state` is cut into as many equal rows as there are columns.
+    /// Allocates only to grow.
+    ///
+    /// # Panics
+    /// If `state` can't be cut so, or the shape is not quantizable.
+    pub fn fill(
+        &mut self,
+        (isa, pool): (Isa, &Pool),
+        shape: ColumnsShape,
+        state: &mut [f32],
+        body: &FillColumn,
+    ) {
+        let ColumnsShape { inner, count, quantize } = shape;
+        (self.inner, self.count, self.is_quantized) = (inner, count, quantize);
+        if self.float.len() < inner * count {
+            self.float.resize(inner * count, 0.0);
+        }
+        if count == 0 {
+            return;
+        }
+        assert!(state.len().is_multiple_of(count), "state is not one row per column");
+        if quantize {
+            self.quantized.resize(inner, count);
+        }
+        let stride = state.len() / count;
+        let (rows, columns) = (SharedSlice::new(state), SharedSlice::new(&mut self.float));
+        let writer = self.quantized.writer();
+        pool.run(count, &|column, _| {
+            // SAFETY: every task takes its own row and column.
+            let (row, values) =
+                unsafe { (rows.part(column * stride, stride), columns.part(column * inner, inner)) };
+            body(column, row, values);
+            if quantize {
+                // SAFETY: the CPU has the set; this column of the activations is the task's own.
+                unsafe { (isa.kernels().quantize)(&writer, column, values) }
+            }
+        });
+    }
+
+    /// Column `column` as floats.
+    pub fn float(&self, column: usize) -> &[f32] {
+        &self.float[column * self.inner..(column + 1) * self.inner]
+    }
+}
+
+/// Calls `body(row, values)` for every row of `stride` values, spread over the pool.
+///
+/// # Panics
+/// If `values` is not whole rows.
+pub fn each_row(pool: &Pool, values: &mut [f32], stride: usize, body: &(dyn Fn(usize, &mut [f32]) + Sync)) {
+    assert!(values.len().is_multiple_of(stride), "values are not whole rows");
+    let count = values.len() / stride;
+    let rows = SharedSlice::new(values);
+    pool.run(count, &|row, _| {
+        // SAFETY: every task takes its own row.
+        body(row, unsafe { rows.part(row * stride, stride) });
+    });
+}
+
+/// Computes several products of the same columns in one job of the pool. The products' rows stand
+/// behind each other: `output[column · Σ rows + rows of the products before + row]`.
+///
+/// # Panics
+/// If sizes do not fit each other: programming errors, since models are validated when loaded.
+pub fn multiply((isa, pool): (Isa, &Pool), products: &[Weights], input: &Columns, output: &mut [f32]) {
+    let columns = input.count;
+    let stride: usize = products.iter().map(Weights::rows).sum();
+    assert!(output.len() >= stride * columns, "no room for the products");
+    products.iter().for_each(|weights| check(weights, input));
+    if columns == 0 {
+        return;
+    }
+    let output = SharedSlice::new(output);
+    let block = (COLUMN_BLOCK_BYTES / input.inner).max(COLUMN_BLOCK_MIN) / 8 * 8;
+    let blocks = columns.div_ceil(block);
+    let panels: usize = products.iter().map(Weights::panels).sum();
+    // Equal shares of panels, the same for every column block.
+    let share = panels.div_ceil(pool.threads() * TASKS_PER_THREAD).max(1);
+    let shares = panels.div_ceil(share);
+    pool.run(blocks * shares, &|task, _| {
+        let first_column = task / shares * block;
+        let count = block.min(columns - first_column);
+        let from = task % shares * share;
+        let range = from..panels.min(from + share);
+        let (mut start, mut offset) = (0, 0);
+        for weights in products {
+            let end = start + weights.panels();
+            let part = Part { weights, input, first_column, count, output, offset, stride };
+            for panel in range.start.max(start)..range.end.min(end) {
+                part.multiply_panel(isa, panel - start);
+            }
+            (start, offset) = (end, offset + weights.rows());
+        }
+    });
+}
+
+/// Panics unless every read of the product is in bounds.
+fn check(weights: &Weights, input: &Columns) {
+    assert!(weights.columns() == input.inner, "columns do not fit the weights");
+    match weights {
+        Weights::Panels(_) => assert!(input.is_quantized, "integer products need quantized columns"),
+        Weights::Float(float) => {
+            let blocks = float.columns / float.format.block_values();
+            assert!(float.data.len() == float.rows * blocks * float.format.block_bytes());
+        }
+    }
+}
+
+/// Some columns of one product.
+struct Part<'a> {
+    weights: &'a Weights<'a>,
+    input: &'a Columns,
+    first_column: usize,
+    count: usize,
+    output: SharedSlice<f32>,
+    /// The product's first row among all rows of a column.
+    offset: usize,
+    stride: usize,
+}
+
+impl Part<'_> {
+    /// One panel (or as many float rows) times the columns.
+    fn multiply_panel(&self, isa: Isa, panel: usize) {
+        let first = panel * PANEL_ROWS;
+        let rows = PANEL_ROWS.min(self.weights.rows() - first);
+        match self.weights {
+            Weights::Panels(panels) => self.multiply_integers(isa, panels, (panel, rows)),
+            Weights::Float(float) => self.multiply_floats(isa, float, first..first + rows),
+        }
+    }
+
+    fn output(&self, column: usize, row: usize) -> *mut f32 {
+        self.output.address(column * self.stride + self.offset + row)
+    }
+
+    fn multiply_integers(&self, isa: Isa, panels: &Panels, (panel, rows): (usize, usize)) {
+        let tiles = &isa.kernels().tiles[panels.layout().index()];
+        let (integers, scales) = panels.panel(panel);
+        let end = self.first_column + self.count;
+        let mut column = self.first_column;
+        while column < end {
+            let width = (end - column).min(isa.kernels().columns_max).ilog2().min(3);
+            let call = TileCall {
+                integers,
+                scales,
+                codebook: panels.codebook(),
+                groups: panels.columns() / GROUP,
+                input: self.input.quantized.tile(column),
+                output: self.output(column, panel * PANEL_ROWS),
+                output_stride: self.stride,
+                rows,
+            };
+            // SAFETY: the CPU has the set; `multiply` proved the bounds of all columns, and no two
+            // tasks share a panel and a column.
+            unsafe { tiles[width as usize](&call) };
+            column += 1 << width;
+        }
+    }
+
+    fn multiply_floats(&self, isa: Isa, float: &FloatRows, rows: std::ops::Range<usize>) {
+        let row_bytes = float.data.len() / float.rows;
+        let mut values = vec![0f32; float.columns];
+        for row in rows {
+            float.format.dequantize(&float.data[row * row_bytes..(row + 1) * row_bytes], &mut values);
+            let call = FloatRow {
+                x: self.input.float(self.first_column).as_ptr(),
+                stride: float.columns,
+                columns: self.count,
+                output: self.output(self.first_column, row),
+                output_stride: self.stride,
+            };
+            // SAFETY: as above.
+            unsafe { (isa.kernels().float_row)(&values, &call) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::formats::{self, FORMATS};
+    use crate::panels::PackError;
+
+    /// A small generator, so that cases are reproducible from one seed.
+    pub(crate) struct Random(pub u64);
+
+    impl Random {
+        pub(crate) fn next(&mut self) -> u64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            self.0 >> 33
+        }
+        /// In −1..1.
+        pub(crate) fn float(&mut self) -> f32 {
+            (self.next() % 20_001) as f32 / 10_000.0 - 1.0
+        }
+    }
+
+    /// Random blocks whose f16 scales are of sane size.
+    fn random_rows(format: &dyn Format, rows: usize, columns: usize, random: &mut Random) -> Vec<u8> {
+        let blocks = rows * columns / format.block_values();
+        let mut data: Vec<u8> = (0..blocks * format.block_bytes()).map(|_| random.next() as u8).collect();
+        for block in data.chunks_exact_mut(format.block_bytes()) {
+            let scale = |r: &mut Random| half::f16::from_f32(r.float() * 0.01).to_le_bytes();
+            match format.name() {
+                "F32" => block.copy_from_slice(&random.float().to_le_bytes()),
+                "F16" => block.copy_from_slice(&scale(random)),
+                "BF16" => block.copy_from_slice(&half::bf16::from_f32(random.float()).to_le_bytes()),
+                "Q2_K" => {
+                    block[80..82].copy_from_slice(&scale(random));
+                    block[82..84].copy_from_slice(&scale(random));
+                }
+                "Q3_K" => block[108..110].copy_from_slice(&scale(random)),
+                "Q6_K" => block[208..210].copy_from_slice(&scale(random)),
+                name => {
+                    block[..2].copy_from_slice(&scale(random));
+                    if ["Q4_1", "Q5_1", "Q4_K", "Q5_K"].contains(&name) {
+                        block[2..4].copy_from_slice(&scale(random));
+                    }
+                }
+            }
+        }
+        data
+    }
+
+    fn columns((isa, pool): (Isa, &Pool), x: &[f32], inner: usize, quantize: bool) -> Columns {
+        let mut columns = Columns::default();
+        let shape = ColumnsShape { inner, count: x.len() / inner, quantize };
+        columns.fill((isa, pool), shape, &mut x.to_vec(), &|_, row, values| values.copy_from_slice(row));
+        columns
+    }
+
+    fn product((isa, pool): (Isa, &Pool), weights: Weights, x: &[f32]) -> Vec<f32> {
+        let input = columns((isa, pool), x, weights.columns(), matches!(weights, Weights::Panels(_)));
+        let mut output = vec![f32::NAN; weights.rows() * input.count];
+        multiply((isa, pool), &[weights], &input, &mut output);
+        output
+    }
+
+    /// The oracle: dequantized weights times activations rounded as [`quantize`] rounds, in f64.
+    fn naive(format: &dyn Format, data: &[u8], x: &[f32], (rows, inner): (usize, usize)) -> Vec<f64> {
+        let mut weights = vec![0f32; rows * inner];
+        format.dequantize(data, &mut weights);
+        let rounded: Vec<f64> = if format.integer().is_some() {
+            x.chunks_exact(32)
+                .flat_map(|group| {
+                    let top = group.iter().fold(0f32, |m, v| m.max(v.abs()));
+                    let inverse = if top > 0.0 { 127.0 / top } else { 0.0 };
+                    group
+                        .iter()
+                        .map(move |v| f64::from((v * inverse).round_ties_even()) * f64::from(top / 127.0))
+                })
+                .collect()
+        } else {
+            x.iter().map(|&v| f64::from(v)).collect()
+        };
+        rounded
+            .chunks_exact(inner)
+            .flat_map(|column| {
+                weights
+                    .chunks_exact(inner)
+                    .map(move |row| row.iter().zip(column).map(|(&w, &x)| f64::from(w) * x).sum::<f64>())
+            })
+            .collect()
+    }
+
+    fn weights<'a>(
+        format: &'static dyn Format,
+        data: &'a [u8],
+        (rows, columns): (usize, usize),
+        panels: &'a mut Option<Panels>,
+    ) -> Weights<'a> {
+        if Panels::supports(format) {
+            let pool = Pool::new(2);
+            Weights::Panels(panels.insert(Panels::pack(format, data, (rows, columns), &pool).unwrap()))
+        } else {
+            Weights::Float(FloatRows { format, data, rows, columns })
+        }
+    }
+
+    #[test]
+    fn every_integer_format_can_be_packed() {
+        for format in FORMATS {
+            assert_eq!(format.integer().is_some(), Panels::supports(*format), "{}", format.name());
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        /// For every format and instruction set: near the oracle; the same bits for every set, batch
+        /// size and thread count.
+        #[test]
+        fn products_are_right_and_independent_of_batch_threads_and_instruction_set(
+            seed: u64, rows in 1usize..70, blocks in 1usize..5, columns in 1usize..20,
+        ) {
+            let mut random = Random(seed);
+            for &format in FORMATS {
+                let inner = (blocks * format.block_values()).next_multiple_of(32);
+                let data = random_rows(format, rows, inner, &mut random);
+                let x: Vec<f32> = (0..inner * columns).map(|_| random.float() * 3.0).collect();
+                let mut panels = None;
+                let weights = weights(format, &data, (rows, inner), &mut panels);
+                let oracle = naive(format, &data, &x, (rows, inner));
+                let reference = product((Isa::detect(), &Pool::new(1)), weights, &x);
+                let size: f64 = oracle.iter().fold(1e-3, |m, v| m.max(v.abs()));
+                for (got, want) in reference.iter().zip(&oracle) {
+                    prop_assert!((f64::from(*got) - want).abs() < size * 2e-5, "{}: {got} for {want}", format.name());
+                }
+                for isa in Isa::available() {
+                    let other = product((isa, &Pool::new(3)), weights, &x);
+                    prop_assert_eq!(&other, &reference, "{} on {}", format.name(), isa.name());
+                }
+                let alone = product((Isa::detect(), &Pool::new(2)), weights, &x[..inner]);
+                prop_assert_eq!(&alone[..], &reference[..rows], "{} alone", format.name());
+            }
+        }
+    }
+
+    #[test]
+    fn fused_products_equal_separate_ones() {
+        let (pool, isa, mut random) = (Pool::new(2), Isa::detect(), Random(7));
+        let format = formats::by_name("Q4_K").unwrap();
+        let (inner, columns) = (512, 5);
+        let x: Vec<f32> = (0..inner * columns).map(|_| random.float()).collect();
+        let sizes = [40usize, 7, 64];
+        let panels: Vec<Panels> = sizes
+            .iter()
+            .map(|&rows| {
+                let data = random_rows(format, rows, inner, &mut random);
+                Panels::pack(format, &data, (rows, inner), &pool).unwrap()
+            })
+            .collect();
+        let stride: usize = sizes.iter().sum();
+        let mut fused = vec![0f32; stride * columns];
+        let products: Vec<Weights> = panels.iter().map(Weights::Panels).collect();
+        multiply((isa, &pool), &products, &self::columns((isa, &pool), &x, inner, true), &mut fused);
+        let mut offset = 0;
+        for (p, rows) in panels.iter().zip(sizes) {
+            let alone = product((isa, &pool), Weights::Panels(p), &x);
+            for column in 0..columns {
+                let part = &fused[column * stride + offset..][..rows];
+                assert_eq!(part, &alone[column * rows..][..rows]);
+            }
+            offset += rows;
+        }
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_are_refused() {
+        let pool = Pool::new(1);
+        let format = formats::by_name("Q4_K").unwrap();
+        assert!(matches!(Panels::pack(format, &[0; 144], (1, 100), &pool), Err(PackError::Columns { .. })));
+        assert!(matches!(Panels::pack(format, &[0; 143], (1, 256), &pool), Err(PackError::Bytes { .. })));
+        let f32 = formats::by_name("F32").unwrap();
+        assert!(matches!(Panels::pack(f32, &[0; 4], (1, 1), &pool), Err(PackError::Format("F32"))));
+    }
+}

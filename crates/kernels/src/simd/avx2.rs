@@ -1,0 +1,205 @@
+//! AVX2 with FMA and F16C: two 256-bit halves, eight rows of a panel each.
+
+use std::arch::x86_64::*;
+
+use super::Simd;
+
+/// AVX2, FMA and F16C.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx2;
+
+const EXACT: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+
+type F = [__m256; 2];
+type I = [__m256i; 2];
+
+#[inline(always)]
+fn each<A: Copy, R>(a: [A; 2], f: impl Fn(A) -> R) -> [R; 2] {
+    [f(a[0]), f(a[1])]
+}
+
+#[inline(always)]
+fn pairs<A: Copy, B: Copy, R>(a: [A; 2], b: [B; 2], f: impl Fn(A, B) -> R) -> [R; 2] {
+    [f(a[0], b[0]), f(a[1], b[1])]
+}
+
+// SAFETY: each method uses only the named instruction sets, and pointers as the trait says.
+#[allow(clippy::undocumented_unsafe_blocks)] // one-line wrappers under the impl's argument
+unsafe impl Simd for Avx2 {
+    type F = F;
+    type I = I;
+    type B = I;
+    // Sixteen registers: 2 columns × (2 sums of i32 + 2 of f32), the weights, scales and constants.
+    const COLUMNS_MAX: usize = 2;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> F {
+        unsafe { [_mm256_set1_ps(x); 2] }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> F {
+        unsafe { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))] }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, x: F) {
+        unsafe {
+            _mm256_storeu_ps(to, x[0]);
+            _mm256_storeu_ps(to.add(8), x[1]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> F {
+        unsafe { each([from, from.add(8)], |p| _mm256_cvtph_ps(_mm_loadu_si128(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(to: *mut u16, x: F) {
+        unsafe {
+            _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x[0]));
+            _mm_storeu_si128(to.add(8).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x[1]));
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> F {
+        unsafe {
+            each([from, from.add(8)], |p| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_u8(from: *const u8) -> F {
+        unsafe {
+            each([from, from.add(8)], |p| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()))))
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(a: F, b: F) -> F {
+        pairs(a, b, |x, y| unsafe { _mm256_add_ps(x, y) })
+    }
+    #[inline(always)]
+    unsafe fn sub(a: F, b: F) -> F {
+        pairs(a, b, |x, y| unsafe { _mm256_sub_ps(x, y) })
+    }
+    #[inline(always)]
+    unsafe fn mul(a: F, b: F) -> F {
+        pairs(a, b, |x, y| unsafe { _mm256_mul_ps(x, y) })
+    }
+    #[inline(always)]
+    unsafe fn div(a: F, b: F) -> F {
+        pairs(a, b, |x, y| unsafe { _mm256_div_ps(x, y) })
+    }
+    #[inline(always)]
+    unsafe fn fma(a: F, b: F, c: F) -> F {
+        unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+    }
+    #[inline(always)]
+    unsafe fn max(a: F, b: F) -> F {
+        pairs(a, b, |x, y| unsafe { _mm256_max_ps(x, y) })
+    }
+    #[inline(always)]
+    unsafe fn min(a: F, b: F) -> F {
+        pairs(a, b, |x, y| unsafe { _mm256_min_ps(x, y) })
+    }
+    #[inline(always)]
+    unsafe fn abs(a: F) -> F {
+        each(a, |x| unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), x) })
+    }
+    #[inline(always)]
+    unsafe fn round(a: F) -> F {
+        each(a, |x| unsafe { _mm256_round_ps::<EXACT>(x) })
+    }
+    #[inline(always)]
+    unsafe fn exp2_whole(n: F) -> F {
+        each(n, |x| unsafe {
+            let biased = _mm256_add_epi32(_mm256_cvttps_epi32(x), _mm256_set1_epi32(127));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+        })
+    }
+    #[inline(always)]
+    unsafe fn i_splat(x: i32) -> I {
+        unsafe { [_mm256_set1_epi32(x); 2] }
+    }
+    #[inline(always)]
+    unsafe fn i_shift_left<const SHIFT: u32>(a: I) -> I {
+        each(a, |x| unsafe { _mm256_sll_epi32(x, _mm_cvtsi32_si128(SHIFT as i32)) })
+    }
+    #[inline(always)]
+    unsafe fn i_to_f(a: I) -> F {
+        each(a, |x| unsafe { _mm256_cvtepi32_ps(x) })
+    }
+    #[inline(always)]
+    unsafe fn f_to_i(a: F) -> I {
+        each(a, |x| unsafe { _mm256_cvttps_epi32(x) })
+    }
+    #[inline(always)]
+    unsafe fn i_store_i8(to: *mut i8, a: I) {
+        unsafe {
+            // Packing works within 128-bit halves: put the quarters back in order afterwards.
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(a[0], a[1]));
+            let bytes = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi16(words, words));
+            _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(bytes));
+        }
+    }
+    #[inline(always)]
+    unsafe fn b_load(from: *const u8) -> I {
+        unsafe { each([from, from.add(32)], |p| _mm256_loadu_si256(p.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn b_table(from: &[u8; 16]) -> I {
+        unsafe { [_mm256_broadcastsi128_si256(_mm_loadu_si128(from.as_ptr().cast())); 2] }
+    }
+    #[inline(always)]
+    unsafe fn b_low(a: I) -> I {
+        each(a, |x| unsafe { _mm256_and_si256(x, _mm256_set1_epi8(15)) })
+    }
+    #[inline(always)]
+    unsafe fn b_high(a: I) -> I {
+        each(a, |x| unsafe { _mm256_and_si256(_mm256_srli_epi16::<4>(x), _mm256_set1_epi8(15)) })
+    }
+    #[inline(always)]
+    unsafe fn b_plane1(nibbles: I, mask: u64) -> I {
+        pairs(nibbles, [mask as u32, (mask >> 32) as u32], |x, m| unsafe {
+            // Byte i gets mask byte i/8, then its own bit of it.
+            let spread = _mm256_shuffle_epi8(
+                _mm256_set1_epi32(m as i32),
+                _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303),
+            );
+            let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201u64 as i64);
+            let set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit);
+            _mm256_or_si256(x, _mm256_and_si256(set, _mm256_set1_epi8(16)))
+        })
+    }
+    #[inline(always)]
+    unsafe fn b_plane2<const PAIR: u32>(nibbles: I, plane: I) -> I {
+        pairs(nibbles, plane, |x, p| unsafe {
+            let moved = match PAIR {
+                0 => _mm256_slli_epi16::<4>(p),
+                1 => _mm256_slli_epi16::<2>(p),
+                2 => p,
+                _ => _mm256_srli_epi16::<2>(p),
+            };
+            _mm256_or_si256(x, _mm256_and_si256(moved, _mm256_set1_epi8(0x30)))
+        })
+    }
+    #[inline(always)]
+    unsafe fn b_lookup(nibbles: I, table: I) -> I {
+        pairs(nibbles, table, |x, t| unsafe { _mm256_shuffle_epi8(t, x) })
+    }
+    #[inline(always)]
+    unsafe fn dot4<const WIDE: bool>(acc: I, w: I, x: *const i8) -> I {
+        unsafe {
+            let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
+            let ones = _mm256_set1_epi16(1);
+            if WIDE {
+                // maddubs would saturate on bytes above 127: split them into nibbles.
+                let low = Self::b_low(w);
+                let high = Self::b_high(w);
+                std::array::from_fn(|i| {
+                    let l = _mm256_madd_epi16(_mm256_maddubs_epi16(low[i], x), ones);
+                    let h = _mm256_madd_epi16(_mm256_maddubs_epi16(high[i], x), _mm256_set1_epi16(16));
+                    _mm256_add_epi32(acc[i], _mm256_add_epi32(l, h))
+                })
+            } else {
+                pairs(acc, w, |a, b| _mm256_add_epi32(a, _mm256_madd_epi16(_mm256_maddubs_epi16(b, x), ones)))
+            }
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Element-wise operations and norms, written once over [`Simd`].
+
+// Register tiles are indexed by constants; iterators would hide the tiling.
+#![allow(clippy::needless_range_loop)]
+
+use crate::simd::{LANES, Simd, exp, sum};
+
+/// The first `length` (1 to 16) values at `from`, the rest zero.
+///
+/// # Safety
+/// The instruction set is there and the values exist.
+#[inline(always)]
+unsafe fn load_part<S: Simd>(from: *const f32, length: usize) -> S::F {
+    // SAFETY: reads `length` values, writes within the array.
+    unsafe {
+        if length >= LANES {
+            return S::load(from);
+        }
+        let mut lanes = [0f32; LANES];
+        std::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), length);
+        S::load(lanes.as_ptr())
+    }
+}
+
+/// Writes the first `length` (1 to 16) lanes.
+///
+/// # Safety
+/// The instruction set and the room are there.
+#[inline(always)]
+unsafe fn store_part<S: Simd>(to: *mut f32, x: S::F, length: usize) {
+    // SAFETY: writes `length` values.
+    unsafe {
+        if length >= LANES {
+            return S::store(to, x);
+        }
+        let mut lanes = [0f32; LANES];
+        S::store(lanes.as_mut_ptr(), x);
+        std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, length);
+    }
+}
+
+/// Calls `f` for each piece of up to 16 values.
+#[inline(always)]
+fn pieces(length: usize, mut f: impl FnMut(usize, usize)) {
+    let mut at = 0;
+    while at < length {
+        let piece = LANES.min(length - at);
+        f(at, piece);
+        at += piece;
+    }
+}
+
+/// out = x / rms(x) · weight, rms² = mean(x²) + epsilon (Zhang & Sennrich 2019).
+///
+/// # Safety
+/// The instruction set is there.
+#[inline(always)]
+pub(crate) unsafe fn rms_norm<S: Simd>(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
+    assert!(weight.len() == x.len() && out.len() == x.len());
+    // SAFETY: pieces lie within the slices, whose lengths agree.
+    unsafe {
+        let mut squares = S::splat(0.0);
+        pieces(x.len(), |at, n| {
+            let v = load_part::<S>(x.as_ptr().add(at), n);
+            squares = S::fma(v, v, squares);
+        });
+        let mean = sum::<S>(squares) / x.len() as f32;
+        let scale = S::splat(1.0 / (mean + epsilon).sqrt());
+        pieces(x.len(), |at, n| {
+            let v = S::mul(load_part::<S>(x.as_ptr().add(at), n), scale);
+            let w = load_part::<S>(weight.as_ptr().add(at), n);
+            store_part::<S>(out.as_mut_ptr().add(at), S::mul(v, w), n);
+        });
+    }
+}
+
+/// x / (1 + e^−u)
+///
+/// # Safety
+/// The instruction set is there.
+#[inline(always)]
+unsafe fn gate<S: Simd>(x: S::F, u: S::F) -> S::F {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let one = S::splat(1.0);
+        S::div(x, S::add(one, exp::<S>(S::sub(S::splat(0.0), u))))
+    }
+}
+
+/// gate = silu(gate) · up, silu(x) = x / (1 + e^−x).
+///
+/// # Safety
+/// The instruction set is there.
+#[inline(always)]
+pub(crate) unsafe fn silu_mul<S: Simd>(gates: &mut [f32], up: &[f32]) {
+    assert!(gates.len() == up.len());
+    // SAFETY: pieces lie within the slices, whose lengths agree.
+    unsafe {
+        pieces(up.len(), |at, n| {
+            let to = gates.as_mut_ptr().add(at);
+            let x = load_part::<S>(to, n);
+            let y = S::mul(gate::<S>(x, x), load_part::<S>(up.as_ptr().add(at), n));
+            store_part::<S>(to, y, n);
+        });
+    }
+}
+
+/// gate = gelu(gate) · up, with the tanh form of GELU: x · σ(2 √(2/π) (x + 0.044715 x³)).
+///
+/// # Safety
+/// The instruction set is there.
+#[inline(always)]
+pub(crate) unsafe fn gelu_mul<S: Simd>(gates: &mut [f32], up: &[f32]) {
+    assert!(gates.len() == up.len());
+    const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769;
+    // SAFETY: pieces lie within the slices, whose lengths agree.
+    unsafe {
+        pieces(up.len(), |at, n| {
+            let to = gates.as_mut_ptr().add(at);
+            let x = load_part::<S>(to, n);
+            let cubic = S::fma(S::mul(S::mul(x, x), x), S::splat(0.044_715), x);
+            let u = S::mul(cubic, S::splat(TWICE_SQRT_2_OVER_PI));
+            let y = S::mul(gate::<S>(x, u), load_part::<S>(up.as_ptr().add(at), n));
+            store_part::<S>(to, y, n);
+        });
+    }
+}
+
+/// x = x · factor + y.
+///
+/// # Safety
+/// The instruction set is there.
+#[inline(always)]
+pub(crate) unsafe fn scale_add<S: Simd>(x: &mut [f32], factor: f32, y: &[f32]) {
+    assert!(x.len() == y.len());
+    // SAFETY: pieces lie within the slices, whose lengths agree.
+    unsafe {
+        pieces(y.len(), |at, n| {
+            let to = x.as_mut_ptr().add(at);
+            let sum = S::fma(load_part::<S>(to, n), S::splat(factor), load_part::<S>(y.as_ptr().add(at), n));
+            store_part::<S>(to, sum, n);
+        });
+    }
+}
+
+/// cap · tanh(x / cap) for one vector.
+///
+/// # Safety
+/// The instruction set is there.
+#[inline(always)]
+pub(crate) unsafe fn soft_cap_lanes<S: Simd>(x: S::F, cap: f32) -> S::F {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let e = exp::<S>(S::mul(x, S::splat(2.0 / cap)));
+        let tanh = S::sub(S::splat(1.0), S::div(S::splat(2.0), S::add(e, S::splat(1.0))));
+        S::mul(tanh, S::splat(cap))
+    }
+}
+
+/// x = cap · tanh(x / cap) (Gemma 2).
+///
+/// # Safety
+/// The instruction set is there.
+#[inline(always)]
+pub(crate) unsafe fn soft_cap<S: Simd>(x: &mut [f32], cap: f32) {
+    // SAFETY: pieces lie within the slice.
+    unsafe {
+        pieces(x.len(), |at, n| {
+            let to = x.as_mut_ptr().add(at);
+            store_part::<S>(to, soft_cap_lanes::<S>(load_part::<S>(to, n), cap), n);
+        });
+    }
+}
+
+/// Inner products of `row` with several columns: output[c] = row · x[c]. Sixteen lanes, then the fixed
+/// tree: the same for every number of columns.
+///
+/// # Safety
+/// The instruction set is there; `x` holds `columns` columns of `row.len()` values, `stride` apart, and
+/// outputs lie `output_stride` apart.
+#[inline(always)]
+pub(crate) unsafe fn float_row<S: Simd>(row: &[f32], call: &FloatRow) {
+    // SAFETY: within what the caller vouches for.
+    unsafe {
+        let mut column = 0;
+        while column < call.columns {
+            let x = call.x.add(column * call.stride);
+            let to = call.output.add(column * call.output_stride);
+            if column + 4 <= call.columns {
+                for (c, sum) in float_columns::<S, 4>(row, x, call.stride).into_iter().enumerate() {
+                    *to.add(c * call.output_stride) = sum;
+                }
+                column += 4;
+            } else {
+                *to = float_columns::<S, 1>(row, x, call.stride)[0];
+                column += 1;
+            }
+        }
+    }
+}
+
+/// The columns of [`float_row`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FloatRow {
+    pub x: *const f32,
+    pub stride: usize,
+    pub columns: usize,
+    pub output: *mut f32,
+    pub output_stride: usize,
+}
+
+/// # Safety
+/// As [`float_row`], for `C` columns.
+#[inline(always)]
+unsafe fn float_columns<S: Simd, const C: usize>(row: &[f32], x: *const f32, stride: usize) -> [f32; C] {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let mut even = [S::splat(0.0); C];
+        let mut odd = [S::splat(0.0); C];
+        let pairs = row.len() / (2 * LANES);
+        for pair in 0..pairs {
+            let at = pair * 2 * LANES;
+            let (a, b) = (S::load(row.as_ptr().add(at)), S::load(row.as_ptr().add(at + LANES)));
+            for c in 0..C {
+                let x = x.add(c * stride + at);
+                even[c] = S::fma(a, S::load(x), even[c]);
+                odd[c] = S::fma(b, S::load(x.add(LANES)), odd[c]);
+            }
+        }
+        let rest = pairs * 2 * LANES;
+        pieces(row.len() - rest, |at, n| {
+            let a = load_part::<S>(row.as_ptr().add(rest + at), n);
+            for c in 0..C {
+                even[c] = S::fma(a, load_part::<S>(x.add(c * stride + rest + at), n), even[c]);
+            }
+        });
+        std::array::from_fn(|c| sum::<S>(S::add(even[c], odd[c])))
+    }
+}
