@@ -20,8 +20,10 @@ pub(crate) struct Kernels {
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub silu_mul: unsafe fn(&mut [f32], &[f32]),
     pub gelu_mul: unsafe fn(&mut [f32], &[f32]),
-    pub scale_add: unsafe fn(&mut [f32], f32, &[f32]),
+    pub add_scaled: unsafe fn(&mut [f32], f32, &[f32]),
     pub soft_cap: unsafe fn(&mut [f32], f32),
+    pub highest: unsafe fn(&[f32]) -> f32,
+    pub exp_shifted: unsafe fn(&[f32], (f32, f32), &mut [f32]) -> f64,
     pub float_row: unsafe fn(&[f32], &FloatRow),
     pub attend: unsafe fn(&AttentionShape, &HeadCache, &QueryRows, (*mut f32, &mut AttentionScratch)),
     pub store_kv: unsafe fn(&KvSlot, &[f32], &[f32]),
@@ -37,12 +39,13 @@ macro_rules! tiles {
     ]};
 }
 
-/// Instantiates every kernel for one instruction set, its features enabled. Each function's contract
-/// is that of the generic one it calls.
+// SAFETY: each function enables the features that its `Simd` needs and hands its arguments on: its
+// contract is that of the generic function it calls.
+/// Instantiates every kernel for one instruction set, its features enabled.
 macro_rules! instantiate {
     ($module:ident, $simd:ty $(, $feature:literal)*) => {
         mod $module {
-            #![allow(clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)] // see the macro
+            #![allow(clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]
             use super::*;
             use crate::simd::Simd;
             $(#[target_feature(enable = $feature)])*
@@ -66,12 +69,20 @@ macro_rules! instantiate {
                 unsafe { vector::gelu_mul::<$simd>(gate, up) }
             }
             $(#[target_feature(enable = $feature)])*
-            unsafe fn scale_add(x: &mut [f32], factor: f32, y: &[f32]) {
-                unsafe { vector::scale_add::<$simd>(x, factor, y) }
+            unsafe fn add_scaled(x: &mut [f32], factor: f32, y: &[f32]) {
+                unsafe { vector::add_scaled::<$simd>(x, factor, y) }
             }
             $(#[target_feature(enable = $feature)])*
             unsafe fn soft_cap(x: &mut [f32], cap: f32) {
                 unsafe { vector::soft_cap::<$simd>(x, cap) }
+            }
+            $(#[target_feature(enable = $feature)])*
+            unsafe fn highest(x: &[f32]) -> f32 {
+                unsafe { vector::highest::<$simd>(x) }
+            }
+            $(#[target_feature(enable = $feature)])*
+            unsafe fn exp_shifted(x: &[f32], scale: (f32, f32), out: &mut [f32]) -> f64 {
+                unsafe { vector::exp_shifted::<$simd>(x, scale, out) }
             }
             $(#[target_feature(enable = $feature)])*
             unsafe fn float_row(row: &[f32], call: &FloatRow) {
@@ -97,8 +108,10 @@ macro_rules! instantiate {
                 rms_norm,
                 silu_mul,
                 gelu_mul,
-                scale_add,
+                add_scaled,
                 soft_cap,
+                highest,
+                exp_shifted,
                 float_row,
                 attend,
                 store_kv,
@@ -235,15 +248,27 @@ impl Isa {
         unsafe { (self.kernels().gelu_mul)(gate, up) }
     }
 
-    /// x = x · factor + y. Slices have one length.
-    pub fn scale_add(self, x: &mut [f32], factor: f32, y: &[f32]) {
+    /// x = x + factor · y. Slices have one length.
+    pub fn add_scaled(self, x: &mut [f32], factor: f32, y: &[f32]) {
         // SAFETY: as above.
-        unsafe { (self.kernels().scale_add)(x, factor, y) }
+        unsafe { (self.kernels().add_scaled)(x, factor, y) }
     }
 
     /// x = cap · tanh(x / cap).
     pub fn soft_cap(self, x: &mut [f32], cap: f32) {
         // SAFETY: as above.
         unsafe { (self.kernels().soft_cap)(x, cap) }
+    }
+
+    /// The largest value; −∞ of an empty slice.
+    pub fn highest(self, x: &[f32]) -> f32 {
+        // SAFETY: as above.
+        unsafe { (self.kernels().highest)(x) }
+    }
+
+    /// out = e^((x − shift) · factor); returns the sum. Slices have one length.
+    pub fn exp_shifted(self, x: &[f32], (shift, factor): (f32, f32), out: &mut [f32]) -> f64 {
+        // SAFETY: as above.
+        unsafe { (self.kernels().exp_shifted)(x, (shift, factor), out) }
     }
 }

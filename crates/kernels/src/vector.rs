@@ -3,7 +3,7 @@
 // Register tiles are indexed by constants; iterators would hide the tiling.
 #![allow(clippy::needless_range_loop)]
 
-use crate::simd::{LANES, Simd, exp, sum};
+use crate::simd::{LANES, Simd, exp, largest, sum};
 
 /// The first `length` (1 to 16) values at `from`, the rest zero.
 ///
@@ -126,21 +126,65 @@ pub(crate) unsafe fn gelu_mul<S: Simd>(gates: &mut [f32], up: &[f32]) {
     }
 }
 
-/// x = x · factor + y.
+/// x = x + factor · y.
 ///
 /// # Safety
 /// The instruction set is there.
 #[inline(always)]
-pub(crate) unsafe fn scale_add<S: Simd>(x: &mut [f32], factor: f32, y: &[f32]) {
+pub(crate) unsafe fn add_scaled<S: Simd>(x: &mut [f32], factor: f32, y: &[f32]) {
     assert!(x.len() == y.len());
     // SAFETY: pieces lie within the slices, whose lengths agree.
     unsafe {
         pieces(y.len(), |at, n| {
             let to = x.as_mut_ptr().add(at);
-            let sum = S::fma(load_part::<S>(to, n), S::splat(factor), load_part::<S>(y.as_ptr().add(at), n));
+            let sum = S::fma(load_part::<S>(y.as_ptr().add(at), n), S::splat(factor), load_part::<S>(to, n));
             store_part::<S>(to, sum, n);
         });
     }
+}
+
+/// Largest value; −∞ of an empty slice.
+///
+/// # Safety
+/// The instruction set is there.
+#[inline(always)]
+pub(crate) unsafe fn highest<S: Simd>(x: &[f32]) -> f32 {
+    // SAFETY: whole vectors lie within the slice.
+    unsafe {
+        let mut top = S::splat(f32::NEG_INFINITY);
+        let (vectors, rest) = x.as_chunks::<LANES>();
+        for v in vectors {
+            top = S::max(S::load(v.as_ptr()), top);
+        }
+        rest.iter().fold(largest::<S>(top), |a, &b| a.max(b))
+    }
+}
+
+/// out = e^((x − shift) · factor); returns the sum.
+///
+/// # Safety
+/// The instruction set is there.
+#[inline(always)]
+pub(crate) unsafe fn exp_shifted<S: Simd>(x: &[f32], (shift, factor): (f32, f32), out: &mut [f32]) -> f64 {
+    assert!(out.len() == x.len());
+    // Lanes add up this many values in f32 before f64 takes over.
+    const STRETCH: usize = 64 * LANES;
+    let mut total = 0f64;
+    // SAFETY: pieces lie within the slices, whose lengths agree.
+    unsafe {
+        for (x, out) in x.chunks(STRETCH).zip(out.chunks_mut(STRETCH)) {
+            let mut lanes = S::splat(0.0);
+            pieces(x.len(), |at, n| {
+                let shifted = S::sub(load_part::<S>(x.as_ptr().add(at), n), S::splat(shift));
+                let e = exp::<S>(S::mul(shifted, S::splat(factor)));
+                store_part::<S>(out.as_mut_ptr().add(at), e, n);
+                // Lanes past the end must not count.
+                lanes = S::add(lanes, load_part::<S>(out.as_ptr().add(at), n));
+            });
+            total += f64::from(sum::<S>(lanes));
+        }
+    }
+    total
 }
 
 /// cap · tanh(x / cap) for one vector.
@@ -235,5 +279,60 @@ unsafe fn float_columns<S: Simd, const C: usize>(row: &[f32], x: *const f32, str
             }
         });
         std::array::from_fn(|c| sum::<S>(S::add(even[c], odd[c])))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use crate::isa::Isa;
+
+    fn close(got: f32, want: f64) -> bool {
+        (f64::from(got) - want).abs() <= 1e-5 * want.abs().max(1.0)
+    }
+
+    proptest! {
+        /// Every operation against plain f64, and the same bits on every instruction set.
+        #[test]
+        fn element_wise_operations_are_right_on_every_instruction_set(
+            x in prop::collection::vec(-20f32..20.0, 1..100), cap in 1f32..60.0, factor in -2f32..2.0,
+        ) {
+            let y: Vec<f32> = x.iter().rev().map(|v| v * 0.5 + 1.0).collect();
+            let mean = x.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / x.len() as f64;
+            let top = x.iter().copied().fold(f32::MIN, f32::max);
+            let mut first: Option<Vec<Vec<f32>>> = None;
+            for isa in Isa::available() {
+                let mut normed = vec![0.0; x.len()];
+                isa.rms_norm(&x, &y, 1e-5, &mut normed);
+                let (mut silu, mut gelu, mut added, mut capped) = (x.clone(), x.clone(), x.clone(), x.clone());
+                isa.silu_mul(&mut silu, &y);
+                isa.gelu_mul(&mut gelu, &y);
+                isa.add_scaled(&mut added, factor, &y);
+                isa.soft_cap(&mut capped, cap);
+                let mut weights = vec![0.0; x.len()];
+                let total = isa.exp_shifted(&x, (top, 0.5), &mut weights);
+                prop_assert_eq!(isa.highest(&x), top);
+                let mut sum = 0.0;
+                for i in 0..x.len() {
+                    let (v, w) = (f64::from(x[i]), f64::from(y[i]));
+                    prop_assert!(close(normed[i], v / (mean + 1e-5).sqrt() * w));
+                    prop_assert!(close(silu[i], v / (1.0 + (-v).exp()) * w));
+                    let inner = 0.797_884_560_8 * (v + 0.044715 * v.powi(3));
+                    prop_assert!(close(gelu[i], 0.5 * v * (1.0 + inner.tanh()) * w));
+                    prop_assert!(close(added[i], v + f64::from(factor) * w));
+                    prop_assert!(close(capped[i], f64::from(cap) * (v / f64::from(cap)).tanh()));
+                    let e = ((v - f64::from(top)) * 0.5).exp();
+                    prop_assert!(close(weights[i], e));
+                    sum += e;
+                }
+                prop_assert!((total - sum).abs() < 1e-5 * sum);
+                let all = vec![normed, silu, gelu, added, capped, weights];
+                match &first {
+                    None => first = Some(all),
+                    Some(first) => prop_assert_eq!(first, &all, "{}", isa.name()),
+                }
+            }
+        }
     }
 }

@@ -1,0 +1,2 @@
+//! The `tandem` binary: commands and configuration; it wires everything and decides nothing.
+fn main() {}

@@ -1,0 +1,448 @@
+//! The forward pass: [`Decoder`].
+
+use std::sync::Arc;
+
+use kernels::attention::{AttentionScratch, AttentionShape, BLOCK_POSITIONS, KvType};
+use kernels::isa::Isa;
+use kernels::kv::{AttentionBatch, SequenceRows};
+use kernels::pool::Pool;
+use kernels::product::{Columns, ColumnsShape, each_row, multiply};
+
+use super::BATCH_TOKENS_MAX;
+use super::kv::{KvCache, KvError};
+use super::rope::RopeTable;
+use super::weights::{HeadNorm, Layer, Linear};
+use crate::model::Model;
+use crate::models::spec::{Activation, DecoderSpec};
+
+/// How a [`Decoder`] is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct DecoderOptions {
+    /// Sequences at once.
+    pub sequences: usize,
+    /// Positions of the key-value cache, shared by all sequences.
+    pub kv_tokens: usize,
+}
+
+/// A sequence of a [`Decoder`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SequenceId(usize);
+
+/// Which tokens' logits are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logits {
+    /// None: the prompt goes on.
+    None,
+    /// Those after the last token.
+    Last,
+    /// Those after every token.
+    All,
+}
+
+/// New tokens of one sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Work<'a> {
+    /// Which sequence.
+    pub sequence: SequenceId,
+    /// At least one token.
+    pub tokens: &'a [u32],
+    /// What is wanted.
+    pub logits: Logits,
+}
+
+/// Why a forward pass did not take place.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ForwardError {
+    /// A token is not in the vocabulary.
+    #[error("token {token} is not in the vocabulary of {vocabulary}")]
+    Token {
+        /// The token.
+        token: u32,
+        /// Tokens there are.
+        vocabulary: usize,
+    },
+    /// The batch is empty, too large, or names a sequence twice.
+    #[error("a batch holds 1 to {BATCH_TOKENS_MAX} tokens and each sequence once, this one does not")]
+    Batch,
+    /// There is no room in the cache.
+    #[error(transparent)]
+    Kv(#[from] KvError),
+}
+
+/// A model with its cache and working memory: what turns tokens into logits.
+#[derive(Debug)]
+pub struct Decoder {
+    model: Arc<Model>,
+    pool: Arc<Pool>,
+    isa: Isa,
+    kv: KvCache,
+    ropes: Vec<RopeTable>,
+    columns: Columns,
+    scratch: Vec<AttentionScratch>,
+    residual: Vec<f32>,  // [token][hidden]
+    projected: Vec<f32>, // [token][hidden]: what a block adds
+    wide: Vec<f32>,      // [token][qkv or gate·up]
+    attended: Vec<f32>,  // [token][heads · head_dim]
+    logits: Vec<f32>,    // [wanted][vocabulary]
+}
+
+/// One sequence's rows in the batch.
+struct Rows {
+    sequence: usize,
+    position: usize,
+    row: usize,
+    tokens: usize,
+}
+
+impl Decoder {
+    /// A decoder of `model` that computes with `pool`.
+    pub fn new(model: Arc<Model>, pool: Arc<Pool>, isa: Isa, options: DecoderOptions) -> Self {
+        let spec = model.spec();
+        let kv_type = if model.is_exact() { KvType::F32 } else { KvType::F16 };
+        Decoder {
+            kv: KvCache::new(spec, options.sequences, options.kv_tokens, kv_type),
+            ropes: spec.ropes.iter().map(|_| RopeTable::default()).collect(),
+            columns: Columns::default(),
+            scratch: (0..pool.threads()).map(|_| AttentionScratch::new(spec.head_dim)).collect(),
+            residual: Vec::new(),
+            projected: Vec::new(),
+            wide: Vec::new(),
+            attended: Vec::new(),
+            logits: Vec::new(),
+            model,
+            pool,
+            isa,
+        }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Takes a free sequence.
+    ///
+    /// # Errors
+    /// If all are in use.
+    pub fn begin(&mut self) -> Result<SequenceId, KvError> {
+        self.kv.take().map(SequenceId)
+    }
+
+    /// Gives a sequence and its part of the cache back.
+    pub fn end(&mut self, sequence: SequenceId) {
+        self.kv.give_back(sequence.0);
+    }
+
+    /// Tokens a sequence holds.
+    pub fn position(&self, sequence: SequenceId) -> usize {
+        self.kv.position(sequence.0)
+    }
+
+    /// Makes sure that `tokens` more tokens have a place.
+    ///
+    /// # Errors
+    /// If they have none; then nothing changes.
+    pub fn reserve(&mut self, sequence: SequenceId, tokens: usize) -> Result<(), KvError> {
+        self.kv.reserve(sequence.0, tokens)
+    }
+
+    /// Blocks of 64 positions in use, over all groups of layers.
+    pub fn blocks_used(&self) -> usize {
+        self.kv.blocks_used().iter().sum()
+    }
+
+    /// Appends each work's tokens to its sequence. Returns the wanted logits, `[wanted][vocabulary]` in
+    /// the order of the works.
+    ///
+    /// # Errors
+    /// If the batch is not well-formed or there is no room; then no sequence has advanced.
+    pub fn forward(&mut self, works: &[Work]) -> Result<&[f32], ForwardError> {
+        let rows = self.admit(works)?;
+        let count: usize = works.iter().map(|w| w.tokens.len()).sum();
+        let model = self.model.clone();
+        let spec = model.spec();
+        self.resize(spec, count);
+        for (row, &token) in works.iter().flat_map(|w| w.tokens).enumerate() {
+            let to = &mut self.residual[row * spec.hidden..][..spec.hidden];
+            model.embed(token, to);
+            to.iter_mut().for_each(|x| *x *= spec.embedding_scale);
+        }
+        for (table, rope) in self.ropes.iter_mut().zip(&spec.ropes) {
+            table.fill(rope, rows.iter().flat_map(|r| r.position..r.position + r.tokens));
+        }
+        let mut pending = None;
+        for (index, layer) in model.weights().layers.iter().enumerate() {
+            self.attention_block(&model, index, (layer, pending), &rows, count);
+            self.feed_forward_block(&model, layer, count);
+            pending = Some(layer);
+        }
+        self.head(&model, works, pending);
+        for rows in &rows {
+            self.kv.advance(rows.sequence, rows.tokens);
+        }
+        Ok(&self.logits)
+    }
+
+    /// Checks a batch and makes room for it.
+    fn admit(&mut self, works: &[Work]) -> Result<Vec<Rows>, ForwardError> {
+        let vocabulary = self.model.vocabulary();
+        let mut rows: Vec<Rows> = Vec::with_capacity(works.len());
+        let mut row = 0;
+        for work in works {
+            let sequence = work.sequence.0;
+            if work.tokens.is_empty() || rows.iter().any(|r| r.sequence == sequence) {
+                return Err(ForwardError::Batch);
+            }
+            if let Some(&token) = work.tokens.iter().find(|&&t| t as usize >= vocabulary) {
+                return Err(ForwardError::Token { token, vocabulary });
+            }
+            let (position, tokens) = (self.kv.position(sequence), work.tokens.len());
+            rows.push(Rows { sequence, position, row, tokens });
+            row += tokens;
+        }
+        if row == 0 || row > BATCH_TOKENS_MAX {
+            return Err(ForwardError::Batch);
+        }
+        for rows in &rows {
+            self.kv.reserve(rows.sequence, rows.tokens)?;
+        }
+        Ok(rows)
+    }
+
+    /// Sizes the buffers for `count` tokens; allocates only to grow.
+    fn resize(&mut self, spec: &DecoderSpec, count: usize) {
+        let qkv = (spec.heads + 2 * spec.kv_heads) * spec.head_dim;
+        let wide = qkv.max(2 * spec.feed_forward);
+        let grow = |buffer: &mut Vec<f32>, width: usize| {
+            if buffer.len() < count * width {
+                buffer.resize(count * width, 0.0);
+            }
+        };
+        grow(&mut self.residual, spec.hidden);
+        grow(&mut self.projected, spec.hidden);
+        grow(&mut self.wide, wide);
+        grow(&mut self.attended, spec.heads * spec.head_dim);
+    }
+
+    /// Norm, queries · keys · values, attention and its projection. `before` is the layer whose
+    /// feed-forward result still waits in `projected`.
+    fn attention_block(
+        &mut self,
+        model: &Model,
+        index: usize,
+        (layer, before): (&Layer, Option<&Layer>),
+        rows: &[Rows],
+        count: usize,
+    ) {
+        let spec = model.spec();
+        let (hidden, isa) = (spec.hidden, self.isa);
+        let kernels = (isa, &*self.pool);
+        let residual = &mut self.residual[..count * hidden];
+        let join = Join { isa, spec, added: &self.projected, norm: layer.attention_norm.as_deref() };
+        let shape = ColumnsShape { inner: hidden, count, quantize: any_packed(&layer.qkv) };
+        let post = before.map(|b| b.post_feed_forward_norm.as_deref());
+        self.columns.fill(kernels, shape, residual, &|row, state, out| join.apply(row, post, state, out));
+        let width = (spec.heads + 2 * spec.kv_heads) * spec.head_dim;
+        let file = model.file();
+        let products: Vec<_> = layer.qkv.iter().map(|l| l.weights(file)).collect();
+        multiply(kernels, &products, &self.columns, &mut self.wide[..count * width]);
+
+        let rope = spec.layers[index].rope.map(|r| &self.ropes[r]);
+        let finish = FinishQkv { isa, spec, layer, rope };
+        each_row(&self.pool, &mut self.wide[..count * width], width, &|row, qkv| finish.apply(row, qkv));
+        self.attend(spec, index, rows, width);
+
+        let kernels = (isa, &*self.pool);
+        let inner = spec.heads * spec.head_dim;
+        let attended = &mut self.attended[..count * inner];
+        let shape = ColumnsShape { inner, count, quantize: layer.output.is_packed() };
+        self.columns.fill(kernels, shape, attended, &|_, state, out| out.copy_from_slice(state));
+        let projected = &mut self.projected[..count * hidden];
+        multiply(kernels, &[layer.output.weights(file)], &self.columns, projected);
+        if let Some(bias) = &layer.output_bias {
+            each_row(&self.pool, projected, hidden, &|_, row| isa.add_scaled(row, 1.0, bias));
+        }
+    }
+
+    /// Writes the batch's keys and values and attends to all that is visible.
+    fn attend(&mut self, spec: &DecoderSpec, index: usize, rows: &[Rows], width: usize) {
+        let (group, layer) = self.kv.layers[index];
+        let (wide, narrow) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+        for rows in rows {
+            for token in 0..rows.tokens {
+                let position = rows.position + token;
+                let block = self.kv.table(rows.sequence, group)[position / BLOCK_POSITIONS];
+                let (keys, values) = self.wide[(rows.row + token) * width..][wide..width].split_at(narrow);
+                let slot = position % BLOCK_POSITIONS;
+                self.kv.groups[group].memory.write(self.isa, layer, (block, slot), (keys, values));
+            }
+        }
+        let sequences: Vec<SequenceRows> = rows
+            .iter()
+            .map(|r| SequenceRows {
+                table: self.kv.table(r.sequence, group),
+                position: r.position,
+                row: r.row,
+                tokens: r.tokens,
+            })
+            .collect();
+        let shape = AttentionShape {
+            head_dim: spec.head_dim,
+            group: spec.heads / spec.kv_heads,
+            scale: spec.attention_scale,
+            window: spec.layers[index].window,
+            soft_cap: spec.attention_soft_cap,
+        };
+        let batch = AttentionBatch {
+            queries: &self.wide,
+            query_stride: width,
+            output: &mut self.attended,
+            sequences: &sequences,
+        };
+        let memory = &self.kv.groups[group].memory;
+        memory.attend((self.isa, &self.pool), layer, &shape, (batch, &mut self.scratch));
+    }
+
+    /// Norm, gate · up, activation and the projection down, which stays in `projected`.
+    fn feed_forward_block(&mut self, model: &Model, layer: &Layer, count: usize) {
+        let spec = model.spec();
+        let (hidden, isa, file) = (spec.hidden, self.isa, model.file());
+        let kernels = (isa, &*self.pool);
+        let residual = &mut self.residual[..count * hidden];
+        let join = Join { isa, spec, added: &self.projected, norm: layer.feed_forward_norm.as_deref() };
+        let shape = ColumnsShape { inner: hidden, count, quantize: any_packed(&layer.gate_up) };
+        let post = Some(layer.post_attention_norm.as_deref());
+        self.columns.fill(kernels, shape, residual, &|row, state, out| join.apply(row, post, state, out));
+        let wide = &mut self.wide[..count * 2 * spec.feed_forward];
+        let products: Vec<_> = layer.gate_up.iter().map(|l| l.weights(file)).collect();
+        multiply(kernels, &products, &self.columns, wide);
+        let shape = ColumnsShape { inner: spec.feed_forward, count, quantize: layer.down.is_packed() };
+        self.columns.fill(kernels, shape, wide, &|_, state, out| {
+            let (gate, up) = state.split_at_mut(spec.feed_forward);
+            match spec.activation {
+                Activation::Silu => isa.silu_mul(gate, up),
+                Activation::Gelu => isa.gelu_mul(gate, up),
+            }
+            out.copy_from_slice(gate);
+        });
+        let projected = &mut self.projected[..count * hidden];
+        multiply(kernels, &[layer.down.weights(file)], &self.columns, projected);
+    }
+
+    /// The wanted rows' logits.
+    fn head(&mut self, model: &Model, works: &[Work], last: Option<&Layer>) {
+        let spec = model.spec();
+        let (hidden, isa) = (spec.hidden, self.isa);
+        let mut wanted = Vec::new();
+        let mut row = 0;
+        for work in works {
+            let end = row + work.tokens.len();
+            match work.logits {
+                Logits::None => {}
+                Logits::Last => wanted.push(end - 1),
+                Logits::All => wanted.extend(row..end),
+            }
+            row = end;
+        }
+        // Wanted rows move to the front; they ascend, so none is overwritten before it has moved.
+        for (to, &from) in wanted.iter().enumerate() {
+            self.residual.copy_within(from * hidden..(from + 1) * hidden, to * hidden);
+            self.projected.copy_within(from * hidden..(from + 1) * hidden, to * hidden);
+        }
+        let weights = model.weights();
+        let vocabulary = weights.vocabulary;
+        self.logits.resize(wanted.len() * vocabulary, 0.0);
+        let join = Join { isa, spec, added: &self.projected, norm: Some(&weights.final_norm) };
+        let shape = ColumnsShape { inner: hidden, count: wanted.len(), quantize: weights.head.is_packed() };
+        let residual = &mut self.residual[..wanted.len() * hidden];
+        let post = last.map(|l| l.post_feed_forward_norm.as_deref());
+        let kernels = (isa, &*self.pool);
+        self.columns.fill(kernels, shape, residual, &|row, state, out| join.apply(row, post, state, out));
+        multiply(kernels, &[weights.head.weights(model.file())], &self.columns, &mut self.logits);
+        if spec.logit_scale != 1.0 || spec.logit_soft_cap.is_some() {
+            each_row(&self.pool, &mut self.logits, vocabulary, &|_, row| {
+                row.iter_mut().for_each(|x| *x *= spec.logit_scale);
+                if let Some(cap) = spec.logit_soft_cap {
+                    isa.soft_cap(row, cap);
+                }
+            });
+        }
+    }
+}
+
+fn any_packed(linears: &[Linear]) -> bool {
+    linears.iter().any(Linear::is_packed)
+}
+
+/// Adds a block's result to the residual stream and norms the sum for the next block.
+struct Join<'a> {
+    isa: Isa,
+    spec: &'a DecoderSpec,
+    added: &'a [f32],
+    norm: Option<&'a [f32]>,
+}
+
+impl Join<'_> {
+    /// `post`: `None` if nothing waits to be added; else the norm it goes through first, if any.
+    fn apply(&self, row: usize, post: Option<Option<&[f32]>>, state: &mut [f32], out: &mut [f32]) {
+        let epsilon = self.spec.norm_epsilon;
+        if let Some(norm) = post {
+            let added = &self.added[row * state.len()..][..state.len()];
+            match norm {
+                Some(norm) => {
+                    self.isa.rms_norm(added, norm, epsilon, out);
+                    self.isa.add_scaled(state, self.spec.residual_scale, out);
+                }
+                None => self.isa.add_scaled(state, self.spec.residual_scale, added),
+            }
+        }
+        match self.norm {
+            Some(norm) => self.isa.rms_norm(state, norm, epsilon, out),
+            None => out.copy_from_slice(state),
+        }
+    }
+}
+
+/// Bias, norms and rotation of one token's queries and keys.
+struct FinishQkv<'a> {
+    isa: Isa,
+    spec: &'a DecoderSpec,
+    layer: &'a Layer,
+    rope: Option<&'a RopeTable>,
+}
+
+impl FinishQkv<'_> {
+    fn apply(&self, token: usize, qkv: &mut [f32]) {
+        let spec = self.spec;
+        if let Some(bias) = &self.layer.qkv_bias {
+            self.isa.add_scaled(qkv, 1.0, bias);
+        }
+        let (queries, rest) = qkv.split_at_mut(spec.heads * spec.head_dim);
+        let keys = &mut rest[..spec.kv_heads * spec.head_dim];
+        for (vectors, norm) in [(queries, &self.layer.query_norm), (keys, &self.layer.key_norm)] {
+            if let Some(norm) = norm {
+                self.normalize(vectors, norm);
+            }
+            if let Some(rope) = self.rope {
+                for head in vectors.chunks_exact_mut(spec.head_dim) {
+                    rope.rotate(spec.rope_pairs, token, head);
+                }
+            }
+        }
+    }
+
+    fn normalize(&self, vectors: &mut [f32], norm: &HeadNorm) {
+        let mut normed = vec![0f32; vectors.len()];
+        let epsilon = self.spec.norm_epsilon;
+        match norm {
+            HeadNorm::Whole(weight) => self.isa.rms_norm(vectors, weight, epsilon, &mut normed),
+            HeadNorm::PerHead(weight) => {
+                let heads = vectors.chunks_exact(weight.len()).zip(normed.chunks_exact_mut(weight.len()));
+                for (head, out) in heads {
+                    self.isa.rms_norm(head, weight, epsilon, out);
+                }
+            }
+        }
+        vectors.copy_from_slice(&normed);
+    }
+}

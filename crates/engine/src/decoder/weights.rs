@@ -1,0 +1,268 @@
+//! A decoder's weights: found in the file, checked against the model's numbers, packed.
+
+use kernels::formats::Format;
+use kernels::panels::{PackError, Panels};
+use kernels::pool::Pool;
+use kernels::product;
+
+use crate::gguf::{Gguf, Tensor};
+use crate::models::spec::DecoderSpec;
+
+/// Why a file's tensors make no model.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightsError {
+    /// A tensor is missing.
+    #[error("tensor `{0}` is missing")]
+    Missing(String),
+    /// A tensor has other dimensions than the model's numbers say.
+    #[error("tensor `{name}` is {found_rows} × {found_columns}, expected {rows} × {columns}")]
+    Shape {
+        /// Its name.
+        name: String,
+        /// Rows it has.
+        found_rows: usize,
+        /// Columns it has.
+        found_columns: usize,
+        /// Rows it should have.
+        rows: usize,
+        /// Columns it should have.
+        columns: usize,
+    },
+    /// It can't be packed.
+    #[error("tensor `{name}`: {error}")]
+    Pack {
+        /// Its name.
+        name: String,
+        /// Why.
+        error: PackError,
+    },
+    /// A norm or bias is not plain numbers.
+    #[error("tensor `{name}` holds a value that is not finite")]
+    NotFinite {
+        /// Its name.
+        name: String,
+    },
+    /// The vocabulary's size is out of range.
+    #[error("`token_embd.weight` has {0} rows, which is no vocabulary")]
+    Vocabulary(usize),
+}
+
+/// Largest vocabulary.
+const VOCABULARY_MAX: usize = 1 << 22;
+
+/// One matrix: packed, or rows of the file.
+#[derive(Debug)]
+pub(crate) enum Linear {
+    Packed(Panels),
+    Rows { format: &'static dyn Format, at: std::ops::Range<usize>, rows: usize, columns: usize },
+}
+
+impl Linear {
+    /// As a product's operand; `file` is the whole file.
+    pub fn weights<'a>(&'a self, file: &'a [u8]) -> product::Weights<'a> {
+        match self {
+            Linear::Packed(panels) => product::Weights::Panels(panels),
+            Linear::Rows { format, at, rows, columns } => product::Weights::Float(product::FloatRows {
+                format: *format,
+                data: &file[at.clone()],
+                rows: *rows,
+                columns: *columns,
+            }),
+        }
+    }
+
+    /// Whether it multiplies quantized columns.
+    pub fn is_packed(&self) -> bool {
+        matches!(self, Linear::Packed(_))
+    }
+
+    /// Bytes read per product.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Linear::Packed(panels) => panels.bytes(),
+            Linear::Rows { at, .. } => at.len(),
+        }
+    }
+}
+
+/// Norm weights of queries or keys.
+#[derive(Debug)]
+pub(crate) enum HeadNorm {
+    /// Each head by itself.
+    PerHead(Vec<f32>),
+    /// All heads as one vector.
+    Whole(Vec<f32>),
+}
+
+/// One layer.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    pub attention_norm: Option<Vec<f32>>,
+    pub qkv: Vec<Linear>, // [(heads + 2 kv_heads) · head_dim, hidden] in all
+    pub qkv_bias: Option<Vec<f32>>,
+    pub query_norm: Option<HeadNorm>,
+    pub key_norm: Option<HeadNorm>,
+    pub output: Linear, // [hidden, heads · head_dim]
+    pub output_bias: Option<Vec<f32>>,
+    pub post_attention_norm: Option<Vec<f32>>,
+    pub feed_forward_norm: Option<Vec<f32>>,
+    pub gate_up: Vec<Linear>, // [2 feed_forward, hidden] in all, gate first
+    pub down: Linear,         // [hidden, feed_forward]
+    pub post_feed_forward_norm: Option<Vec<f32>>,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(crate) struct Weights {
+    pub vocabulary: usize,
+    pub layers: Vec<Layer>,
+    pub final_norm: Vec<f32>,
+    pub head: Linear, // [vocabulary, hidden]
+}
+
+/// Finds, checks and packs tensors.
+struct Source<'a> {
+    gguf: &'a Gguf,
+    pool: &'a Pool,
+    exact: bool,
+}
+
+impl Weights {
+    /// Loads the weights; `exact` keeps every matrix as it is in the file.
+    pub fn load(gguf: &Gguf, spec: &DecoderSpec, pool: &Pool, exact: bool) -> Result<Self, WeightsError> {
+        let source = Source { gguf, pool, exact };
+        let embeddings = source.tensor("token_embd.weight")?;
+        let vocabulary = embeddings.rows();
+        if vocabulary == 0 || vocabulary > VOCABULARY_MAX {
+            return Err(WeightsError::Vocabulary(vocabulary));
+        }
+        source.check(embeddings, (vocabulary, spec.hidden))?;
+        let layers = (0..spec.layers.len())
+            .map(|index| source.layer(spec, &format!("blk.{index}.")))
+            .collect::<Result<_, _>>()?;
+        let is_tied = gguf.tensor("output.weight").is_none();
+        let head = if is_tied { "token_embd.weight" } else { "output.weight" };
+        let weights = Weights {
+            vocabulary,
+            layers,
+            final_norm: source.required_vector("output_norm.weight", spec.hidden)?,
+            head: source.matrix(head, (vocabulary, spec.hidden))?,
+        };
+        Ok(weights)
+    }
+
+    /// Bytes of weights read per token.
+    pub fn bytes(&self) -> usize {
+        let layer = |l: &Layer| {
+            let fused = l.qkv.iter().chain(&l.gate_up).map(Linear::bytes).sum::<usize>();
+            fused + l.output.bytes() + l.down.bytes()
+        };
+        self.layers.iter().map(layer).sum::<usize>() + self.head.bytes()
+    }
+}
+
+impl Source<'_> {
+    fn tensor(&self, name: &str) -> Result<&Tensor, WeightsError> {
+        self.gguf.tensor(name).ok_or_else(|| WeightsError::Missing(name.to_owned()))
+    }
+
+    fn check(&self, tensor: &Tensor, (rows, columns): (usize, usize)) -> Result<(), WeightsError> {
+        if (tensor.rows(), tensor.columns()) == (rows, columns) {
+            return Ok(());
+        }
+        Err(WeightsError::Shape {
+            name: tensor.name().to_owned(),
+            found_rows: tensor.rows(),
+            found_columns: tensor.columns(),
+            rows,
+            columns,
+        })
+    }
+
+    fn matrix(&self, name: &str, (rows, columns): (usize, usize)) -> Result<Linear, WeightsError> {
+        let tensor = self.tensor(name)?;
+        self.check(tensor, (rows, columns))?;
+        let format = tensor.format();
+        if self.exact || !Panels::supports(format) {
+            return Ok(Linear::Rows { format, at: tensor.byte_range(), rows, columns });
+        }
+        let packed = Panels::pack(format, self.gguf.data(tensor), (rows, columns), self.pool);
+        packed.map(Linear::Packed).map_err(|error| WeightsError::Pack { name: name.to_owned(), error })
+    }
+
+    /// A vector of `length` numbers, if the tensor is there.
+    fn vector(&self, name: &str, length: usize) -> Result<Option<Vec<f32>>, WeightsError> {
+        let Some(tensor) = self.gguf.tensor(name) else { return Ok(None) };
+        self.check(tensor, (1, length))?;
+        let mut values = vec![0f32; length];
+        tensor.format().dequantize(self.gguf.data(tensor), &mut values);
+        if values.iter().all(|v| v.is_finite()) {
+            return Ok(Some(values));
+        }
+        Err(WeightsError::NotFinite { name: name.to_owned() })
+    }
+
+    fn required_vector(&self, name: &str, length: usize) -> Result<Vec<f32>, WeightsError> {
+        self.vector(name, length)?.ok_or_else(|| WeightsError::Missing(name.to_owned()))
+    }
+
+    fn head_norm(&self, name: &str, spec: &DecoderSpec, heads: usize) -> Result<Option<HeadNorm>, WeightsError> {
+        let is_whole = self.gguf.tensor(name).is_some_and(|t| t.columns() != spec.head_dim);
+        let length = if is_whole { heads * spec.head_dim } else { spec.head_dim };
+        let norm = self.vector(name, length)?;
+        Ok(norm.map(if is_whole { HeadNorm::Whole } else { HeadNorm::PerHead }))
+    }
+
+    fn layer(&self, spec: &DecoderSpec, prefix: &str) -> Result<Layer, WeightsError> {
+        let name = |suffix: &str| format!("{prefix}{suffix}");
+        let (hidden, wide) = (spec.hidden, spec.heads * spec.head_dim);
+        let narrow = spec.kv_heads * spec.head_dim;
+        let qkv = if self.gguf.tensor(&name("attn_qkv.weight")).is_some() {
+            vec![self.matrix(&name("attn_qkv.weight"), (wide + 2 * narrow, hidden))?]
+        } else {
+            vec![
+                self.matrix(&name("attn_q.weight"), (wide, hidden))?,
+                self.matrix(&name("attn_k.weight"), (narrow, hidden))?,
+                self.matrix(&name("attn_v.weight"), (narrow, hidden))?,
+            ]
+        };
+        let feed_forward = spec.feed_forward;
+        let gate_up = if self.gguf.tensor(&name("ffn_gate.weight")).is_some() {
+            vec![
+                self.matrix(&name("ffn_gate.weight"), (feed_forward, hidden))?,
+                self.matrix(&name("ffn_up.weight"), (feed_forward, hidden))?,
+            ]
+        } else {
+            vec![self.matrix(&name("ffn_up.weight"), (2 * feed_forward, hidden))?]
+        };
+        Ok(Layer {
+            attention_norm: self.vector(&name("attn_norm.weight"), hidden)?,
+            qkv,
+            qkv_bias: self.qkv_bias(prefix, wide, narrow)?,
+            query_norm: self.head_norm(&name("attn_q_norm.weight"), spec, spec.heads)?,
+            key_norm: self.head_norm(&name("attn_k_norm.weight"), spec, spec.kv_heads)?,
+            output: self.matrix(&name("attn_output.weight"), (hidden, wide))?,
+            output_bias: self.vector(&name("attn_output.bias"), hidden)?,
+            post_attention_norm: self.vector(&name("post_attention_norm.weight"), hidden)?,
+            feed_forward_norm: self.vector(&name("ffn_norm.weight"), hidden)?,
+            gate_up,
+            down: self.matrix(&name("ffn_down.weight"), (hidden, feed_forward))?,
+            post_feed_forward_norm: self.vector(&name("post_ffw_norm.weight"), hidden)?,
+        })
+    }
+
+    /// The three biases behind each other, zeros for those that are missing; `None` without any.
+    fn qkv_bias(&self, prefix: &str, wide: usize, narrow: usize) -> Result<Option<Vec<f32>>, WeightsError> {
+        if let Some(fused) = self.vector(&format!("{prefix}attn_qkv.bias"), wide + 2 * narrow)? {
+            return Ok(Some(fused));
+        }
+        let mut all = Vec::new();
+        let mut is_any = false;
+        for (name, length) in [("attn_q.bias", wide), ("attn_k.bias", narrow), ("attn_v.bias", narrow)] {
+            let bias = self.vector(&format!("{prefix}{name}"), length)?;
+            is_any |= bias.is_some();
+            all.extend(bias.unwrap_or_else(|| vec![0.0; length]));
+        }
+        Ok(is_any.then_some(all))
+    }
+}

@@ -1,0 +1,11 @@
+//! Text in, tokens out: model files, tokenizer, chat template, KV cache, scheduler, sampling.
+
+pub mod decoder;
+pub mod gguf;
+pub mod model;
+pub mod models;
+pub mod sampling;
+pub mod score;
+pub mod stop;
+pub mod template;
+pub mod tokenizer;

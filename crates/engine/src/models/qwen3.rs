@@ -1,0 +1,9 @@
+//! Qwen 3 (dense): norms on queries and keys, heads of their own size.
+
+use super::spec::{DecoderSpec, Keys};
+use super::{Settings, SpecError};
+use crate::gguf::Gguf;
+
+pub(super) fn read(gguf: &Gguf, settings: &Settings) -> Result<DecoderSpec, SpecError> {
+    DecoderSpec::plain(&Keys::new(gguf, "qwen3"), settings)
+}

@@ -1,0 +1,333 @@
+//! Drawing the next token: penalties, temperature, top-k, top-p, min-p, seed.
+
+use std::collections::HashMap;
+
+use kernels::isa::Isa;
+
+use crate::score::likeliest;
+
+/// How tokens are drawn. The order is: bias, penalties, temperature, min-p, top-k, top-p.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SamplingParams {
+    /// 0 is greedy.
+    pub temperature: f32,
+    /// Keeps the k likeliest; 0 is off.
+    pub top_k: u32,
+    /// Keeps the likeliest tokens up to this mass; 1 is off.
+    pub top_p: f32,
+    /// Drops tokens below this share of the likeliest one's probability; 0 is off.
+    pub min_p: f32,
+    /// Divides positive (multiplies negative) logits of tokens in prompt or output; 1 is off.
+    pub repetition_penalty: f32,
+    /// Subtracted from logits of tokens in the output.
+    pub presence_penalty: f32,
+    /// Subtracted per occurrence in the output.
+    pub frequency_penalty: f32,
+    /// Added to single logits.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Same seed, same tokens.
+    pub seed: u64,
+}
+
+impl Default for SamplingParams {
+    fn default() -> Self {
+        SamplingParams {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed: 0,
+        }
+    }
+}
+
+/// A drawn token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampled {
+    /// Its id.
+    pub id: u32,
+    /// Its log-probability in the model's own distribution (temperature 1, no penalties).
+    pub logprob: f32,
+    /// The likeliest tokens of that distribution, as many as asked for.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// Draws one sequence's tokens.
+#[derive(Debug)]
+pub struct Sampler {
+    params: SamplingParams,
+    isa: Isa,
+    /// Tokens drawn so far.
+    drawn: u64,
+    /// Occurrences in the output.
+    counts: HashMap<u32, u32>,
+    /// Tokens of the prompt, if a penalty looks at them.
+    prompt: Vec<u32>,
+    adjusted: Vec<f32>,
+    weights: Vec<f32>,
+}
+
+impl Sampler {
+    /// A sampler for a sequence that starts with `prompt`.
+    pub fn new(params: SamplingParams, isa: Isa, prompt: &[u32]) -> Self {
+        let mut seen = Vec::new();
+        if params.repetition_penalty != 1.0 {
+            seen = prompt.to_vec();
+            seen.sort_unstable();
+            seen.dedup();
+        }
+        Sampler {
+            params,
+            isa,
+            drawn: 0,
+            counts: HashMap::new(),
+            prompt: seen,
+            adjusted: Vec::new(),
+            weights: Vec::new(),
+        }
+    }
+
+    /// Draws a token from `logits` and remembers it. `top`: how many of the likeliest to report.
+    pub fn draw(&mut self, logits: &[f32], top: usize) -> Sampled {
+        self.weights.resize(logits.len(), 0.0);
+        let highest = self.isa.highest(logits);
+        let sum = self.isa.exp_shifted(logits, (highest, 1.0), &mut self.weights);
+        let log_sum = f64::from(highest) + sum.ln();
+        let id = self.pick(logits, highest);
+        self.drawn += 1;
+        *self.counts.entry(id).or_default() += 1;
+        let report = if top > 0 { likeliest(logits, log_sum, top) } else { Vec::new() };
+        Sampled {
+            id,
+            logprob: (f64::from(logits[id as usize]) - log_sum).min(0.0) as f32,
+            top: report.into_iter().map(|(id, logprob)| (id, logprob as f32)).collect(),
+        }
+    }
+
+    fn pick(&mut self, logits: &[f32], highest: f32) -> u32 {
+        if !self.adjusts() {
+            if self.params.temperature == 0.0 {
+                return first_at(logits, highest);
+            }
+            return self.sample(logits, highest);
+        }
+        let mut adjusted = std::mem::take(&mut self.adjusted);
+        adjusted.clear();
+        adjusted.extend_from_slice(logits);
+        self.adjust(&mut adjusted);
+        let highest = self.isa.highest(&adjusted);
+        let id = if self.params.temperature == 0.0 {
+            first_at(&adjusted, highest)
+        } else {
+            self.sample(&adjusted, highest)
+        };
+        self.adjusted = adjusted;
+        id
+    }
+
+    fn adjusts(&self) -> bool {
+        let p = &self.params;
+        !p.logit_bias.is_empty()
+            || p.repetition_penalty != 1.0
+            || p.presence_penalty != 0.0
+            || p.frequency_penalty != 0.0
+    }
+
+    fn adjust(&self, logits: &mut [f32]) {
+        let p = &self.params;
+        for &(id, bias) in &p.logit_bias {
+            if let Some(logit) = logits.get_mut(id as usize) {
+                *logit += bias;
+            }
+        }
+        if p.repetition_penalty != 1.0 {
+            let output = self.counts.keys().filter(|id| self.prompt.binary_search(id).is_err());
+            for &id in self.prompt.iter().chain(output) {
+                if let Some(logit) = logits.get_mut(id as usize) {
+                    *logit = if *logit > 0.0 { *logit / p.repetition_penalty } else { *logit * p.repetition_penalty };
+                }
+            }
+        }
+        for (&id, &count) in &self.counts {
+            if let Some(logit) = logits.get_mut(id as usize) {
+                *logit -= p.presence_penalty + p.frequency_penalty * count as f32;
+            }
+        }
+    }
+
+    /// Draws by the remaining tokens' weights.
+    fn sample(&mut self, logits: &[f32], highest: f32) -> u32 {
+        let p = &self.params;
+        let total = self.isa.exp_shifted(logits, (highest, 1.0 / p.temperature), &mut self.weights);
+        let uniform = uniform(p.seed, self.drawn);
+        if p.top_k == 0 && p.top_p >= 1.0 && p.min_p <= 0.0 {
+            return pick_by_weight(self.weights.iter().copied().enumerate(), uniform * total);
+        }
+        // Weights are relative to the likeliest token's, which is 1. Tokens below a share (1 − top_p) / n
+        // of all have less than 1 − top_p together, so the nucleus lies above it.
+        let mut floor = p.min_p;
+        if p.top_p < 1.0 {
+            floor = floor.max(((1.0 - f64::from(p.top_p)) * total / logits.len() as f64) as f32 * 0.5);
+        }
+        let mut kept: Vec<(usize, f32)> =
+            self.weights.iter().copied().enumerate().filter(|&(_, w)| w >= floor).collect();
+        kept.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        if p.top_k > 0 {
+            kept.truncate(p.top_k as usize);
+        }
+        if p.top_p < 1.0 {
+            // The mass is that of what min-p and top-k left.
+            let whole: f64 = if p.top_k > 0 || p.min_p > 0.0 { mass(&kept) } else { total };
+            let mut sum = 0.0;
+            let end = kept.iter().position(|&(_, w)| {
+                sum += f64::from(w);
+                sum >= f64::from(p.top_p) * whole
+            });
+            kept.truncate(end.map_or(kept.len(), |end| end + 1));
+        }
+        let target = uniform * mass(&kept);
+        pick_by_weight(kept.into_iter(), target)
+    }
+}
+
+fn mass(kept: &[(usize, f32)]) -> f64 {
+    kept.iter().map(|&(_, w)| f64::from(w)).sum()
+}
+
+/// The first token whose running weight passes `target`; the last with any weight if rounding left
+/// none.
+fn pick_by_weight(weights: impl Iterator<Item = (usize, f32)>, target: f64) -> u32 {
+    let mut sum = 0.0;
+    let mut last = 0;
+    for (id, weight) in weights {
+        if weight > 0.0 {
+            sum += f64::from(weight);
+            last = id as u32;
+            if sum > target {
+                break;
+            }
+        }
+    }
+    last
+}
+
+/// Index of the first `value`; 0 if there is none (a NaN).
+fn first_at(logits: &[f32], value: f32) -> u32 {
+    logits.iter().position(|&x| x == value).unwrap_or(0) as u32
+}
+
+/// The `index`th number in 0..1 of a seed's sequence: SplitMix64 (Steele et al. 2014) on a counter, so
+/// that a draw depends on nothing but the seed and its place.
+fn uniform(seed: u64, index: u64) -> f64 {
+    let mut z = seed.wrapping_add((index + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^= z >> 31;
+    (z >> 11) as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sampler(params: SamplingParams) -> Sampler {
+        Sampler::new(params, Isa::detect(), &[])
+    }
+
+    /// Frequencies of 20,000 independent draws.
+    fn frequencies(params: &SamplingParams, logits: &[f32]) -> Vec<f64> {
+        let mut counts = vec![0f64; logits.len()];
+        for seed in 0..20_000 {
+            let params = SamplingParams { seed: seed * 77 + 1, ..params.clone() };
+            counts[sampler(params).draw(logits, 0).id as usize] += 1.0;
+        }
+        counts.iter().map(|c| c / 20_000.0).collect()
+    }
+
+    #[test]
+    fn draws_follow_the_distribution() {
+        let logits = [1.0f32, 0.0, 2.0, -1.0, 0.5];
+        for temperature in [0.5f32, 1.0, 1.7] {
+            let params = SamplingParams { temperature, ..SamplingParams::default() };
+            let weights: Vec<f64> = logits.iter().map(|x| f64::from(x / temperature).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            for (got, want) in frequencies(&params, &logits).iter().zip(&weights) {
+                // Five standard deviations of 20,000 draws.
+                assert!((got - want / total).abs() < 5.0 * (0.25f64 / 20_000.0).sqrt());
+            }
+        }
+    }
+
+    #[test]
+    fn filters_keep_what_they_say() {
+        let logits: Vec<f32> = [0.5f32, 0.25, 0.15, 0.07, 0.03].iter().map(|p: &f32| p.ln()).collect();
+        let base = SamplingParams { temperature: 1.0, ..SamplingParams::default() };
+        let kept = |params: SamplingParams| {
+            frequencies(&params, &logits).iter().filter(|&&f| f > 0.0).count()
+        };
+        assert_eq!(kept(base.clone()), 5);
+        assert_eq!(kept(SamplingParams { top_k: 2, ..base.clone() }), 2);
+        assert_eq!(kept(SamplingParams { top_p: 0.76, ..base.clone() }), 3);
+        assert_eq!(kept(SamplingParams { top_p: 0.01, ..base.clone() }), 1);
+        assert_eq!(kept(SamplingParams { min_p: 0.2, ..base.clone() }), 3);
+        // Of the two that top-k leaves, the first holds two thirds.
+        assert_eq!(kept(SamplingParams { top_k: 2, top_p: 0.6, ..base }), 1);
+    }
+
+    #[test]
+    fn penalties_and_bias_move_the_greedy_choice() {
+        let logits = [2.0f32, 1.9, 1.0, -3.0];
+        let greedy = SamplingParams::default();
+        assert_eq!(sampler(greedy.clone()).draw(&logits, 0).id, 0);
+        let biased = SamplingParams { logit_bias: vec![(3, 100.0), (99, 1.0)], ..greedy.clone() };
+        assert_eq!(sampler(biased).draw(&logits, 0).id, 3);
+        let mut present = sampler(SamplingParams { presence_penalty: 0.5, ..greedy.clone() });
+        let ids: Vec<u32> = (0..4).map(|_| present.draw(&logits, 0).id).collect();
+        assert_eq!(ids, [0, 1, 0, 0]);
+        let mut frequent = sampler(SamplingParams { frequency_penalty: 0.5, ..greedy.clone() });
+        let ids: Vec<u32> = (0..4).map(|_| frequent.draw(&logits, 0).id).collect();
+        assert_eq!(ids, [0, 1, 0, 1]);
+        let repeated = SamplingParams { repetition_penalty: 1.5, ..greedy };
+        assert_eq!(Sampler::new(repeated, Isa::detect(), &[0]).draw(&logits, 0).id, 1);
+    }
+
+    #[test]
+    fn the_reported_log_probability_is_the_models_own() {
+        let logits = [1.0f32, 0.0];
+        let params = SamplingParams { temperature: 0.1, logit_bias: vec![(1, 50.0)], ..SamplingParams::default() };
+        let sampled = sampler(params).draw(&logits, 2);
+        assert_eq!(sampled.id, 1);
+        let want = -(1.0 + 1f64.exp()).ln();
+        assert!((f64::from(sampled.logprob) - want).abs() < 1e-5);
+        assert_eq!(sampled.top[0].0, 0);
+    }
+
+    proptest! {
+        #[test]
+        fn same_seed_same_tokens_and_every_draw_is_possible(
+            logits in prop::collection::vec(-8f32..8.0, 1..50), seed: u64,
+            temperature in 0f32..2.0, top_k in 0u32..10, top_p in 0.01f32..1.0, min_p in 0f32..1.0,
+        ) {
+            let params = SamplingParams { temperature, top_k, top_p, min_p, seed, ..SamplingParams::default() };
+            let draw = || {
+                let mut sampler = sampler(params.clone());
+                (0..5).map(|_| sampler.draw(&logits, 0)).collect::<Vec<_>>()
+            };
+            let first = draw();
+            prop_assert_eq!(&first, &draw());
+            for sampled in &first {
+                prop_assert!((sampled.id as usize) < logits.len() && sampled.logprob <= 0.0);
+                if top_k > 0 {
+                    let better = logits.iter().filter(|&&x| x > logits[sampled.id as usize]).count();
+                    prop_assert!(better < top_k as usize);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! How a request is answered, without HTTP: [`Flow`] runs the policy's loop over the backends,
+//! releases text only once the policy accepted it, prices every attempt and records the request.
+//!
+//! [`Flow::start`] gives a [`FlowStream`]; dropping it cancels what runs within one step and records
+//! that the client is gone. The server and `tandem chat` both use this.
+
+mod admission;
+mod clock;
+mod error;
+mod outcome;
+mod record;
+mod run;
+mod running;
+
+use std::sync::Arc;
+
+use contract::{Backend, Delta, Policy, Request, Role};
+use ledger::Ledger;
+use tokio::time::{Duration, Instant};
+use tokio_util::task::TaskTracker;
+
+pub use error::FlowError;
+pub use outcome::{Decided, Failure, Outcome, RouteTaken};
+
+use crate::board::Board;
+use crate::metrics::Metrics;
+use admission::Admission;
+use run::Run;
+
+/// Limits of the flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowLimits {
+    /// Most requests that are answered at the same time.
+    pub concurrent_max: usize,
+    /// Most requests that wait for a place.
+    pub queue_max: usize,
+    /// Longest time from arrival to the end.
+    pub request_timeout_ms: u64,
+    /// Most bytes of text of one attempt.
+    pub answer_bytes_max: usize,
+    /// Most decisions a policy may take for one request.
+    pub steps_max: usize,
+}
+
+impl Default for FlowLimits {
+    fn default() -> Self {
+        FlowLimits {
+            concurrent_max: 32,
+            queue_max: 256,
+            request_timeout_ms: 600_000,
+            answer_bytes_max: 16 << 20,
+            steps_max: 8,
+        }
+    }
+}
+
+/// What a [`Flow`] is made of.
+pub struct FlowParts {
+    /// Decides who answers.
+    pub policy: Arc<dyn Policy>,
+    /// Fills the role small.
+    pub small: Arc<dyn Backend>,
+    /// Fills the role large.
+    pub large: Arc<dyn Backend>,
+    /// Where requests are recorded; `None`: nowhere.
+    pub ledger: Option<Ledger>,
+    /// The limits.
+    pub limits: FlowLimits,
+    /// Where requests are counted.
+    pub metrics: Metrics,
+}
+
+/// A request as it comes in.
+#[derive(Debug)]
+pub struct Arrival {
+    /// What is asked.
+    pub request: Request,
+    /// Who asks: a short hash of the API key, if there is one.
+    pub tenant: Option<String>,
+    /// When it arrived; deadlines count from here.
+    pub at: Instant,
+    /// Time already spent on reading and validating it; counts as overhead.
+    pub door: Duration,
+}
+
+impl From<Request> for Arrival {
+    fn from(request: Request) -> Self {
+        Arrival { request, tenant: None, at: Instant::now(), door: Duration::ZERO }
+    }
+}
+
+/// What happens to a request: `Decided`? `Delta`* then exactly one of `Finished` and `Failed`.
+#[derive(Clone, Debug)]
+pub enum FlowEvent {
+    /// Text may leave: who answers, and why.
+    Decided(Decided),
+    /// A piece of the answer.
+    Delta(Delta),
+    /// The answer is complete.
+    Finished(Box<Outcome>),
+    /// It failed; what left before stays valid but is not the whole answer.
+    Failed(Box<Failure>),
+}
+
+/// What all requests share.
+struct Shared {
+    policy: Arc<dyn Policy>,
+    small: Arc<dyn Backend>,
+    large: Arc<dyn Backend>,
+    ledger: Option<Ledger>,
+    limits: FlowLimits,
+    metrics: Metrics,
+    board: Board,
+    admission: Admission,
+    /// Rows on their way into the ledger.
+    recordings: TaskTracker,
+}
+
+impl Shared {
+    fn backend(&self, role: Role) -> &Arc<dyn Backend> {
+        match role {
+            Role::Small => &self.small,
+            Role::Large => &self.large,
+        }
+    }
+}
+
+/// Answers requests. Clones share everything.
+#[derive(Clone)]
+pub struct Flow {
+    shared: Arc<Shared>,
+}
+
+impl Flow {
+    /// A flow over these parts.
+    pub fn new(parts: FlowParts) -> Self {
+        let FlowParts { policy, small, large, ledger, limits, metrics } = parts;
+        let admission = Admission::new(&limits, metrics.queue_depth().clone());
+        let recordings = TaskTracker::new();
+        let board = Board::default();
+        let shared = Shared { policy, small, large, ledger, limits, metrics, board, admission, recordings };
+        Flow { shared: Arc::new(shared) }
+    }
+
+    /// Starts answering; nothing happens before the stream is polled. Needs a tokio runtime.
+    pub fn start(&self, arrival: impl Into<Arrival>) -> FlowStream {
+        FlowStream { run: Run::new(Arc::clone(&self.shared), arrival.into()) }
+    }
+
+    /// The backend of a role.
+    pub fn backend(&self, role: Role) -> &Arc<dyn Backend> {
+        self.shared.backend(role)
+    }
+
+    /// The ledger, if requests are recorded.
+    pub fn ledger(&self) -> Option<&Ledger> {
+        self.shared.ledger.as_ref()
+    }
+
+    /// The figures.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    pub(crate) fn board(&self) -> &Board {
+        &self.shared.board
+    }
+
+    /// Waits until every request that is over lies in the ledger, on disk.
+    pub async fn settle(&self) {
+        self.shared.recordings.close();
+        self.shared.recordings.wait().await;
+        self.shared.recordings.reopen();
+        if let Some(ledger) = &self.shared.ledger
+            && let Err(error) = ledger.flush().await
+        {
+            tracing::error!(%error, "the ledger could not be flushed");
+        }
+    }
+}
+
+/// The events of one request. Dropping it cancels the request.
+pub struct FlowStream {
+    run: Run,
+}
+
+impl FlowStream {
+    /// The next event; `None` after the last. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<FlowEvent> {
+        self.run.next().await
+    }
+
+    /// The request's id.
+    pub fn request_id(&self) -> &str {
+        self.run.request_id()
+    }
+}

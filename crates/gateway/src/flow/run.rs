@@ -1,0 +1,440 @@
+//! One request's way through policy and backends: [`Run`], a state machine that is polled for events.
+//!
+//! Text leaves only through [`Run::release`] (once) and, after it, [`Run::emit`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use contract::{
+    Attempt, AttemptStatus, BackendError, Call, Check, Delta, Event, FailureKind, FinishReason, Finished,
+    Readiness, Refusal, Request, Role, Signals, Step, Timings, Usage,
+};
+use tokio::task::JoinHandle;
+use tokio::time::{Duration, Instant, timeout_at};
+
+use super::admission::Place;
+use super::clock::Clock;
+use super::outcome::{Decided, Failure, Outcome, RouteTaken};
+use super::running::Running;
+use super::{Arrival, FlowError, FlowEvent, Shared, record};
+
+/// Where a request stands.
+enum Phase {
+    /// It waits for a place.
+    Arrived,
+    /// The policy is to be asked.
+    Deciding,
+    /// A backend is writing.
+    Reading,
+    /// It is over; its row is on the way into the ledger and the last event is still to be given.
+    Ending { recording: Option<JoinHandle<()>>, last: Option<FlowEvent> },
+}
+
+/// One request in progress.
+pub(super) struct Run {
+    shared: Arc<Shared>,
+    request: Arc<Request>,
+    tenant: Option<String>,
+    arrived_unix_ms: i64,
+    clock: Clock,
+    deadline: Deadline,
+    place: Option<Place>,
+    phase: Phase,
+    attempts: Vec<Attempt>,
+    /// Text of each attempt that has not left.
+    held: Vec<Vec<Delta>>,
+    decisions: Vec<contract::Decision>,
+    running: Option<Running>,
+    released: Option<usize>,
+    first_token: Option<Duration>,
+    last_delta: Option<Instant>,
+    out: VecDeque<FlowEvent>,
+}
+
+/// When the request must be over, and what to say if it is not.
+struct Deadline {
+    at: Instant,
+    error: FlowError,
+}
+
+impl Deadline {
+    fn new(arrived: Instant, client_ms: Option<u64>, server_ms: u64) -> Self {
+        let (after_ms, error) = match client_ms {
+            Some(after_ms) if after_ms < server_ms => (after_ms, FlowError::Deadline { after_ms }),
+            _ => (server_ms, FlowError::TooSlow { after_ms: server_ms }),
+        };
+        // A limit past the end of time is no limit: a century will do.
+        let century = Duration::from_secs(100 * 365 * 86_400);
+        Deadline { at: arrived + Duration::from_millis(after_ms).min(century), error }
+    }
+}
+
+impl Run {
+    pub(super) fn new(shared: Arc<Shared>, arrival: Arrival) -> Self {
+        let Arrival { request, tenant, at, door } = arrival;
+        let deadline = Deadline::new(at, request.deadline_ms, shared.limits.request_timeout_ms);
+        Run {
+            shared,
+            request: Arc::new(request),
+            tenant,
+            arrived_unix_ms: record::unix_ms_before(at.elapsed()),
+            clock: Clock::new(at, door),
+            deadline,
+            place: None,
+            phase: Phase::Arrived,
+            attempts: Vec::new(),
+            held: Vec::new(),
+            decisions: Vec::new(),
+            running: None,
+            released: None,
+            first_token: None,
+            last_delta: None,
+            out: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn request_id(&self) -> &str {
+        &self.request.id
+    }
+
+    pub(super) async fn next(&mut self) -> Option<FlowEvent> {
+        self.clock.work();
+        let event = self.advance().await;
+        self.clock.wait();
+        event
+    }
+
+    async fn advance(&mut self) -> Option<FlowEvent> {
+        loop {
+            if let Some(event) = self.out.pop_front() {
+                return Some(event);
+            }
+            match &mut self.phase {
+                Phase::Arrived => self.admit().await,
+                Phase::Deciding => self.decide(),
+                Phase::Reading => self.read().await,
+                Phase::Ending { recording, last } => {
+                    if let Some(handle) = recording {
+                        // The row is the ledger's before the client sees the end. The task logs its
+                        // own failure.
+                        let _ = handle.await;
+                        *recording = None;
+                    }
+                    return last.take();
+                }
+            }
+        }
+    }
+
+    async fn admit(&mut self) {
+        self.clock.wait();
+        let entered = timeout_at(self.deadline.at, self.shared.admission.enter()).await;
+        self.clock.work();
+        match entered {
+            Ok(Ok(place)) => {
+                self.place = Some(place);
+                self.phase = Phase::Deciding;
+            }
+            Ok(Err(error)) => self.fail(error),
+            Err(_) => self.fail(self.deadline.error.clone()),
+        }
+    }
+
+    fn decide(&mut self) {
+        let steps_max = self.shared.limits.steps_max;
+        if self.decisions.len() >= steps_max {
+            return self.policy_fault(format!("came to no end within {steps_max} decisions (steps_max)"));
+        }
+        let decision = self.shared.policy.next(&self.request, &self.attempts);
+        self.decisions.push(decision.clone());
+        match decision.step {
+            Step::Read => {
+                self.policy_fault("asks for a reading, which this version does not have yet".to_owned());
+            }
+            Step::Call { role, check } => self.call(role, check),
+            Step::Answer { attempt } => self.answer(attempt),
+            Step::Refuse(refusal) => self.refuse(refusal),
+        }
+    }
+
+    fn call(&mut self, role: Role, check: Check) {
+        self.cancel_running();
+        let backend = Arc::clone(self.shared.backend(role));
+        let model = backend.info().model;
+        let status = match backend.readiness() {
+            Readiness::Ready => AttemptStatus::Partial,
+            Readiness::Loading => return self.fail(FlowError::Loading { role, model }),
+            Readiness::Failed(why) => {
+                let message = format!("the {} model {model} is not available: {why}", role.as_str());
+                AttemptStatus::Failed(BackendError::new(FailureKind::Unready, message))
+            }
+        };
+        let ready = status == AttemptStatus::Partial;
+        self.attempts.push(Attempt {
+            role,
+            model,
+            status,
+            text: String::new(),
+            signals: Signals::default(),
+            usage: Usage::default(),
+            timings: Timings::default(),
+            cost_usd: 0.0,
+        });
+        self.held.push(Vec::new());
+        if ready {
+            let call = Call { request: Arc::clone(&self.request), signals: check != Check::Never };
+            self.running = Some(Running::new(backend.call(call), check));
+            self.phase = Phase::Reading;
+        }
+    }
+
+    fn answer(&mut self, index: usize) {
+        let is_running = self.running.is_some() && index + 1 == self.attempts.len();
+        let status = self.attempts.get(index).map(|attempt| attempt.status.clone());
+        if !is_running {
+            self.cancel_running();
+        }
+        match status {
+            Some(AttemptStatus::Partial) if is_running => {
+                self.release(index);
+                self.phase = Phase::Reading;
+            }
+            Some(AttemptStatus::Finished(reason)) => {
+                self.release(index);
+                self.finish(reason);
+            }
+            Some(AttemptStatus::Failed(error)) => self.fail(FlowError::Backend(error)),
+            Some(AttemptStatus::Partial | AttemptStatus::Cancelled) => {
+                self.policy_fault(format!("answers with attempt {index}, which was cancelled"));
+            }
+            None => self
+                .policy_fault(format!("answers with attempt {index}, but there are {}", self.attempts.len())),
+        }
+    }
+
+    /// A refusal that only follows from a failed backend is that failure.
+    fn refuse(&mut self, refusal: Refusal) {
+        let error = match self.attempts.last().map(|attempt| &attempt.status) {
+            Some(AttemptStatus::Failed(error)) => FlowError::Backend(error.clone()),
+            _ => FlowError::Refused(refusal),
+        };
+        self.fail(error);
+    }
+
+    async fn read(&mut self) {
+        let Some(running) = self.running.as_mut() else {
+            // Unreachable: whoever sets this phase has set a running call.
+            return self.policy_fault("waits on a call that does not run".to_owned());
+        };
+        self.clock.wait();
+        let event = timeout_at(self.deadline.at, running.next()).await;
+        self.clock.work();
+        match event {
+            Err(_) => self.fail(self.deadline.error.clone()),
+            Ok(Some(Event::Started)) => running.note_started(),
+            Ok(Some(Event::Delta(delta))) => self.take_delta(delta),
+            Ok(Some(Event::Finished(finished))) => self.take_finished(finished),
+            Ok(Some(Event::Failed(error))) => self.take_failed(error),
+            Ok(None) => {
+                let message = "the backend ended its answer without saying so";
+                self.take_failed(BackendError::new(FailureKind::Internal, message));
+            }
+        }
+    }
+
+    fn take_delta(&mut self, delta: Delta) {
+        let index = self.attempts.len().saturating_sub(1);
+        let (Some(running), Some(attempt), Some(held)) =
+            (self.running.as_mut(), self.attempts.last_mut(), self.held.last_mut())
+        else {
+            return;
+        };
+        running.note_delta(&delta);
+        let bytes_max = self.shared.limits.answer_bytes_max;
+        if running.bytes > bytes_max {
+            let message = format!("{} wrote more than {bytes_max} bytes (answer_bytes_max)", attempt.model);
+            return self.take_failed(BackendError::new(FailureKind::Upstream, message));
+        }
+        attempt.text.push_str(&delta.text);
+        delta.tokens.iter().for_each(|token| attempt.signals.add(token));
+        // Counted here so that a call that is given up has a figure; `Finished` brings the exact one.
+        let untold = u64::from(delta.tokens.is_empty() && !delta.text.is_empty());
+        attempt.usage.completion_tokens += delta.tokens.len() as u64 + untold;
+
+        if self.released == Some(index) {
+            self.note_live(&delta);
+            return self.emit(delta);
+        }
+        held.push(delta);
+        if running.check == Check::Never && self.request.stream {
+            self.release(index);
+        } else if running.window_is_full(attempt.signals.tokens) {
+            running.asked = true;
+            self.phase = Phase::Deciding;
+        }
+    }
+
+    fn take_finished(&mut self, finished: Finished) {
+        let index = self.attempts.len().saturating_sub(1);
+        let (Some(running), Some(attempt)) = (self.running.take(), self.attempts.last_mut()) else {
+            return;
+        };
+        attempt.status = AttemptStatus::Finished(finished.reason);
+        attempt.usage = finished.usage;
+        attempt.timings = finished.timings;
+        attempt.cost_usd = self.shared.backend(attempt.role).info().price.cost_usd(&attempt.usage);
+        if self.released == Some(index) {
+            self.finish(finished.reason);
+        } else if running.check == Check::Never {
+            self.release(index);
+            self.finish(finished.reason);
+        } else {
+            self.phase = Phase::Deciding;
+        }
+    }
+
+    /// Before anything left, the policy may turn elsewhere; afterwards the request has failed.
+    fn take_failed(&mut self, error: BackendError) {
+        self.stop_running(AttemptStatus::Failed(error.clone()));
+        match self.released {
+            Some(_) => self.fail(FlowError::Backend(error)),
+            None => self.phase = Phase::Deciding,
+        }
+    }
+
+    fn cancel_running(&mut self) {
+        self.stop_running(AttemptStatus::Cancelled);
+    }
+
+    /// Drops the running call, if any, which cancels it; its attempt keeps what is known of it.
+    fn stop_running(&mut self, status: AttemptStatus) {
+        if let (Some(running), Some(attempt)) = (self.running.take(), self.attempts.last_mut()) {
+            attempt.status = status;
+            attempt.timings = running.timings();
+            attempt.cost_usd = self.shared.backend(attempt.role).info().price.cost_usd(&attempt.usage);
+        }
+    }
+
+    /// From here on the text of this attempt leaves, and of no other.
+    fn release(&mut self, index: usize) {
+        self.released = Some(index);
+        let (reason, confidence) = self.last_decision();
+        let decided = Decided {
+            route: RouteTaken::to(&self.attempts, index),
+            model: self.attempts.get(index).map(|attempt| attempt.model.clone()).unwrap_or_default(),
+            reason,
+            confidence,
+            overhead_ms: self.clock.overhead_ms(),
+        };
+        self.out.push_back(FlowEvent::Decided(decided));
+        for delta in self.held.get_mut(index).map(std::mem::take).unwrap_or_default() {
+            self.emit(delta);
+        }
+    }
+
+    fn emit(&mut self, delta: Delta) {
+        let shows = !delta.text.is_empty() || !delta.tool_calls.is_empty();
+        // Only a stream has a first token; a whole answer leaves at its end.
+        if shows && self.request.stream && self.first_token.is_none() {
+            let first = self.clock.elapsed();
+            self.first_token = Some(first);
+            self.last_delta = Some(Instant::now());
+            self.shared.metrics.first_token(first.as_secs_f64());
+        }
+        self.out.push_back(FlowEvent::Delta(delta));
+    }
+
+    /// Times the gap before a piece that leaves as it is written; held ones leave all at once.
+    fn note_live(&mut self, delta: &Delta) {
+        if !self.request.stream || delta.text.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        if let Some(last) = self.last_delta.replace(now) {
+            self.shared.metrics.inter_token((now - last).as_secs_f64());
+        }
+    }
+
+    /// The last decision's sentence, and the last confidence that was computed.
+    fn last_decision(&self) -> (String, Option<f64>) {
+        let reason = self.decisions.last().map(|decision| decision.reason.clone()).unwrap_or_default();
+        (reason, self.decisions.iter().rev().find_map(|decision| decision.confidence))
+    }
+
+    fn policy_fault(&mut self, fault: String) {
+        let policy = self.shared.policy.name().to_owned();
+        self.fail(FlowError::Policy { policy, fault });
+    }
+
+    fn finish(&mut self, reason: FinishReason) {
+        let outcome = self.outcome(200, Some(reason));
+        let recording = self.record(&outcome, None);
+        self.phase = Phase::Ending { recording, last: Some(FlowEvent::Finished(Box::new(outcome))) };
+    }
+
+    fn fail(&mut self, error: FlowError) {
+        self.cancel_running();
+        let mut outcome = self.outcome(error.status(), None);
+        if matches!(error, FlowError::Refused(_)) || self.decisions.is_empty() {
+            outcome.route = RouteTaken::Refused;
+        }
+        if self.decisions.is_empty() {
+            outcome.reason = error.to_string();
+        }
+        let recording = self.record(&outcome, Some(&error));
+        let failure = Failure { error, outcome };
+        self.phase = Phase::Ending { recording, last: Some(FlowEvent::Failed(Box::new(failure))) };
+    }
+
+    /// Sums up. The attempt that was released, else the last one, stands for the request.
+    fn outcome(&self, status: u16, finish: Option<FinishReason>) -> Outcome {
+        let standing = self.released.or(self.attempts.len().checked_sub(1));
+        let attempt = standing.and_then(|index| self.attempts.get(index));
+        let (reason, confidence) = self.last_decision();
+        let price = self.shared.large.info().price;
+        Outcome {
+            request_id: self.request.id.clone(),
+            route: standing.map_or(RouteTaken::Refused, |index| RouteTaken::to(&self.attempts, index)),
+            model: attempt.map(|attempt| attempt.model.clone()),
+            reason,
+            confidence,
+            status,
+            finish,
+            usage: attempt.map(|attempt| attempt.usage).unwrap_or_default(),
+            timings: attempt.map(|attempt| attempt.timings).unwrap_or_default(),
+            cost_usd: self.attempts.iter().map(|attempt| attempt.cost_usd).sum(),
+            saved_usd: planner::cost::saved_usd(&price, &self.attempts, self.released),
+            overhead_ms: self.clock.overhead_ms(),
+            first_token_ms: self.first_token.map(|first| first.as_secs_f64() * 1e3),
+            total_ms: self.clock.elapsed().as_secs_f64() * 1e3,
+            decisions: self.decisions.clone(),
+            attempts: self.attempts.clone(),
+            answered: self.released,
+        }
+    }
+
+    /// Counts the request, logs it and sends its row to the ledger.
+    fn record(&mut self, outcome: &Outcome, error: Option<&FlowError>) -> Option<JoinHandle<()>> {
+        self.place = None;
+        let row = record::Row {
+            request: &self.request,
+            tenant: self.tenant.as_deref(),
+            arrived_unix_ms: self.arrived_unix_ms,
+            outcome,
+            error,
+        };
+        record::record(&self.shared, row)
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if matches!(self.phase, Phase::Ending { .. }) {
+            return;
+        }
+        self.cancel_running();
+        let outcome = self.outcome(record::STATUS_CLIENT_GONE, None);
+        // The task goes on without anybody waiting for it.
+        drop(self.record(&outcome, None));
+    }
+}

@@ -1,0 +1,202 @@
+//! The server's figures for Prometheus: [`Metrics`]. Each instance has its own registry, so several
+//! servers can live in one process.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use contract::Attempt;
+use prometheus::{
+    CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::flow::Outcome;
+
+/// Tells how many bytes each part of the program holds, by part; asked at every scrape.
+pub type MemoryProbe = Box<dyn Fn() -> Vec<(String, u64)> + Send + Sync>;
+
+/// Bounds of the time to first token: from a cached small answer to a long prompt on a slow machine.
+const FIRST_TOKEN_SECONDS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+/// Bounds of the time between tokens.
+const INTER_TOKEN_SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
+/// Bounds of the time Tandem itself takes.
+const OVERHEAD_SECONDS: &[f64] = &[0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25];
+
+/// The figures. Clones share them.
+#[derive(Clone)]
+pub struct Metrics {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    registry: Registry,
+    requests: IntCounterVec,
+    tokens: IntCounterVec,
+    cost_usd: CounterVec,
+    /// A gauge although it only sums up: an escalation costs more than always-large, so it may fall.
+    saved_usd: Gauge,
+    first_token_seconds: Histogram,
+    inter_token_seconds: Histogram,
+    overhead_seconds: Histogram,
+    queue_depth: IntGauge,
+    ledger_lag_rows: IntGauge,
+    memory_bytes: GaugeVec,
+    memory_probe: Mutex<Option<MemoryProbe>>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+/// Makes the figures and registers them.
+struct Builder {
+    registry: Registry,
+}
+
+impl Builder {
+    fn register<C: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        collector: prometheus::Result<C>,
+    ) -> prometheus::Result<C> {
+        let collector = collector?;
+        self.registry.register(Box::new(collector.clone()))?;
+        Ok(collector)
+    }
+
+    fn histogram(&self, name: &str, help: &str, bounds: &[f64]) -> prometheus::Result<Histogram> {
+        let options = HistogramOpts::new(name, help).buckets(bounds.to_vec());
+        self.register(Histogram::with_opts(options))
+    }
+
+    fn build(self) -> prometheus::Result<Inner> {
+        let requests = Opts::new("tandem_requests_total", "Requests by who answered and HTTP status.");
+        let tokens =
+            Opts::new("tandem_tokens_total", "Tokens processed; kind cached is a part of kind prompt.");
+        let cost = Opts::new("tandem_cost_usd_total", "What the attempts cost, US dollars.");
+        let memory = Opts::new("tandem_memory_bytes", "Memory held, by part.");
+        Ok(Inner {
+            requests: self.register(IntCounterVec::new(requests, &["route", "model", "status"]))?,
+            tokens: self.register(IntCounterVec::new(tokens, &["backend", "kind"]))?,
+            cost_usd: self.register(CounterVec::new(cost, &["backend"]))?,
+            saved_usd: self.register(Gauge::new(
+                "tandem_saved_usd_total",
+                "Saved against sending everything to the large model, US dollars; net, so it may fall.",
+            ))?,
+            first_token_seconds: self.histogram(
+                "tandem_time_to_first_token_seconds",
+                "From a request's arrival to its first released token, of streamed answers.",
+                FIRST_TOKEN_SECONDS,
+            )?,
+            inter_token_seconds: self.histogram(
+                "tandem_inter_token_seconds",
+                "Between tokens of one answer that leave as they are written.",
+                INTER_TOKEN_SECONDS,
+            )?,
+            overhead_seconds: self.histogram(
+                "tandem_overhead_seconds",
+                "Time a request spent in Tandem outside of queue and backends.",
+                OVERHEAD_SECONDS,
+            )?,
+            queue_depth: self
+                .register(IntGauge::new("tandem_queue_depth", "Requests waiting for a place."))?,
+            ledger_lag_rows: self
+                .register(IntGauge::new("tandem_ledger_lag_rows", "Ledger rows not yet on disk."))?,
+            memory_bytes: self.register(GaugeVec::new(memory, &["part"]))?,
+            memory_probe: Mutex::new(None),
+            registry: self.registry,
+        })
+    }
+}
+
+impl Metrics {
+    /// Figures at zero.
+    ///
+    /// Fails only if two figures were given one name, which the tests rule out.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let inner = Builder { registry: Registry::new() }.build()?;
+        Ok(Metrics { inner: Arc::new(inner) })
+    }
+
+    /// Sets whom to ask for `tandem_memory_bytes`.
+    pub fn set_memory_probe(&self, probe: MemoryProbe) {
+        *self.inner.memory_probe.lock().unwrap_or_else(PoisonError::into_inner) = Some(probe);
+    }
+
+    /// Prometheus' text format. `ledger_lag_rows`: how far the ledger is behind now.
+    pub fn render(&self, ledger_lag_rows: u64) -> Result<String, prometheus::Error> {
+        self.inner.ledger_lag_rows.set(i64::try_from(ledger_lag_rows).unwrap_or(i64::MAX));
+        let probe = self.inner.memory_probe.lock().unwrap_or_else(PoisonError::into_inner);
+        for (part, bytes) in probe.as_ref().map(|probe| probe()).unwrap_or_default() {
+            self.inner.memory_bytes.with_label_values(&[part.as_str()]).set(bytes as f64);
+        }
+        drop(probe);
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.inner.registry.gather(), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    pub(crate) fn queue_depth(&self) -> &IntGauge {
+        &self.inner.queue_depth
+    }
+
+    pub(crate) fn first_token(&self, seconds: f64) {
+        self.inner.first_token_seconds.observe(seconds);
+    }
+
+    pub(crate) fn inter_token(&self, seconds: f64) {
+        self.inner.inter_token_seconds.observe(seconds);
+    }
+
+    /// Counts a request that is over.
+    pub(crate) fn request(&self, outcome: &Outcome) {
+        let inner = &self.inner;
+        let model = outcome.model.as_deref().unwrap_or("none");
+        let status = outcome.status.to_string();
+        inner.requests.with_label_values(&[outcome.route.as_str(), model, &status]).inc();
+        inner.overhead_seconds.observe(outcome.overhead_ms / 1e3);
+        inner.saved_usd.add(outcome.saved_usd);
+        for attempt in &outcome.attempts {
+            self.attempt(attempt);
+        }
+    }
+
+    fn attempt(&self, attempt: &Attempt) {
+        let backend = attempt.role.as_str();
+        let usage = &attempt.usage;
+        let kinds = [
+            ("prompt", usage.prompt_tokens),
+            ("cached", usage.cached_tokens),
+            ("completion", usage.completion_tokens),
+        ];
+        for (kind, tokens) in kinds {
+            self.inner.tokens.with_label_values(&[backend, kind]).inc_by(tokens);
+        }
+        // A counter can't fall; a price below zero is refused where prices are read.
+        self.inner.cost_usd.with_label_values(&[backend]).inc_by(attempt.cost_usd.max(0.0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_instance_counts_for_itself() {
+        let (one, other) = (Metrics::new().unwrap(), Metrics::new().unwrap());
+        one.queue_depth().set(3);
+        one.first_token(0.2);
+        assert!(one.render(7).unwrap().contains("tandem_queue_depth 3"));
+        assert!(one.render(7).unwrap().contains("tandem_ledger_lag_rows 7"));
+        assert!(one.render(7).unwrap().contains("tandem_time_to_first_token_seconds_count 1"));
+        assert!(other.render(0).unwrap().contains("tandem_queue_depth 0"));
+    }
+
+    #[test]
+    fn memory_is_asked_for_at_every_scrape() {
+        let metrics = Metrics::new().unwrap();
+        metrics.set_memory_probe(Box::new(|| vec![("weights".to_owned(), 1024)]));
+        assert!(metrics.render(0).unwrap().contains("tandem_memory_bytes{part=\"weights\"} 1024"));
+    }
+}

@@ -1,0 +1,187 @@
+//! The flow without HTTP, driven by policies made up for the test.
+
+use std::sync::Arc;
+
+use backends::{Reply as Script, ScriptedBackend};
+use contract::{
+    Attempt, Check, Decision, Input, Options, Policy, Refusal, Request, Role, Sampling, Step, Target,
+};
+use gateway::flow::{FlowError, FlowEvent, RouteTaken};
+use gateway::{Flow, FlowLimits, FlowParts, Metrics};
+use proptest::prelude::*;
+
+/// A policy that is a function of the attempts.
+struct Made<F>(F);
+
+impl<F: Fn(&[Attempt]) -> Step + Send + Sync> Policy for Made<F> {
+    fn name(&self) -> &str {
+        "made"
+    }
+
+    fn next(&self, _: &Request, attempts: &[Attempt]) -> Decision {
+        Decision::new((self.0)(attempts), "because")
+    }
+}
+
+fn flow(
+    small: &ScriptedBackend,
+    large: &ScriptedBackend,
+    policy: impl Fn(&[Attempt]) -> Step + Send + Sync + 'static,
+) -> Flow {
+    Flow::new(FlowParts {
+        policy: Arc::new(Made(policy)),
+        small: Arc::new(small.clone()),
+        large: Arc::new(large.clone()),
+        ledger: None,
+        limits: FlowLimits::default(),
+        metrics: Metrics::new().unwrap(),
+    })
+}
+
+fn request(stream: bool) -> Request {
+    Request {
+        id: "cmpl-1".into(),
+        input: Input::Completion { prompt: "go".into() },
+        target: Target::Auto,
+        sampling: Sampling::default(),
+        max_tokens: None,
+        stop: Vec::new(),
+        top_logprobs: None,
+        stream,
+        deadline_ms: None,
+        options: Options::default(),
+        passthrough: serde_json::Map::new(),
+    }
+}
+
+async fn run(flow: &Flow, stream: bool) -> Vec<FlowEvent> {
+    let mut events = Vec::new();
+    let mut running = flow.start(request(stream));
+    while let Some(event) = running.next().await {
+        events.push(event);
+    }
+    events
+}
+
+fn text(events: &[FlowEvent]) -> String {
+    let texts = events.iter().filter_map(|event| match event {
+        FlowEvent::Delta(delta) => Some(delta.text.as_str()),
+        _ => None,
+    });
+    texts.collect()
+}
+
+fn failure(events: &[FlowEvent]) -> &FlowError {
+    match events.last() {
+        Some(FlowEvent::Failed(failure)) => &failure.error,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn call(role: Role, check: Check) -> Step {
+    Step::Call { role, check }
+}
+
+#[tokio::test]
+async fn a_policy_that_breaks_its_contract_is_an_internal_error_that_names_it() {
+    let backend = ScriptedBackend::new("m").otherwise(Script::text("a b c"));
+    let endless = |_: &[Attempt]| call(Role::Small, Check::WhenFinished);
+    let reads = |_: &[Attempt]| Step::Read;
+    let nobody = |_: &[Attempt]| Step::Answer { attempt: 3 };
+    let cancelled = |attempts: &[Attempt]| match attempts.len() {
+        0 => call(Role::Small, Check::AfterTokens(1)),
+        1 => call(Role::Large, Check::WhenFinished),
+        _ => Step::Answer { attempt: 0 },
+    };
+    let cases = [
+        (flow(&backend, &backend, endless), "steps_max"),
+        (flow(&backend, &backend, reads), "reading"),
+        (flow(&backend, &backend, nobody), "attempt 3"),
+        (flow(&backend, &backend, cancelled), "cancelled"),
+    ];
+    for (flow, word) in cases {
+        let events = run(&flow, true).await;
+        let error = failure(&events);
+        assert_eq!(error.status(), 500);
+        assert!(error.to_string().contains(word) && error.to_string().contains("made"), "{error}");
+        assert_eq!(text(&events), "");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_400_with_its_code_and_stops_what_runs() {
+    let backend = ScriptedBackend::new("m").otherwise(Script::text("a b c"));
+    let refuse = |attempts: &[Attempt]| match attempts.len() {
+        0 => call(Role::Small, Check::AfterTokens(2)),
+        _ => Step::Refuse(Refusal { code: "not_today".into(), message: "not today".into() }),
+    };
+    let events = run(&flow(&backend, &backend, refuse), true).await;
+    let Some(FlowEvent::Failed(failure)) = events.last() else { panic!("{events:?}") };
+    assert_eq!((failure.error.status(), failure.error.code()), (400, "not_today"));
+    assert_eq!(failure.outcome.route, RouteTaken::Refused);
+    assert_eq!((text(&events).as_str(), backend.cancelled()), ("", 1));
+}
+
+#[tokio::test]
+async fn an_earlier_finished_attempt_can_still_be_the_answer() {
+    let small = ScriptedBackend::new("s").otherwise(Script::text("from small"));
+    let large = ScriptedBackend::new("l").otherwise(Script::text("from large"));
+    let back = |attempts: &[Attempt]| match attempts.len() {
+        0 => call(Role::Small, Check::WhenFinished),
+        1 => call(Role::Large, Check::AfterTokens(1)),
+        _ => Step::Answer { attempt: 0 },
+    };
+    let events = run(&flow(&small, &large, back), true).await;
+    assert_eq!(text(&events), "from small");
+    let Some(FlowEvent::Finished(outcome)) = events.last() else { panic!("{events:?}") };
+    assert_eq!((outcome.route, outcome.answered), (RouteTaken::Small, Some(0)));
+    assert_eq!(large.cancelled(), 1);
+}
+
+#[tokio::test]
+async fn a_backend_that_tells_no_tokens_is_judged_after_as_many_pieces() {
+    let pieces = ["a", "b", "c", "d"].map(|text| contract::Delta { text: text.into(), ..Default::default() });
+    let backend = ScriptedBackend::new("m").otherwise(Script::deltas(pieces));
+    let judge = |attempts: &[Attempt]| match attempts.first() {
+        None => call(Role::Small, Check::AfterTokens(3)),
+        Some(attempt) => {
+            assert_eq!(attempt.text, "abc");
+            Step::Answer { attempt: 0 }
+        }
+    };
+    assert_eq!(text(&run(&flow(&backend, &backend, judge), true).await), "abcd");
+}
+
+proptest! {
+    /// Whatever the window and the verdict: nothing of a rejected attempt leaves, all of the accepted
+    /// one does, in order and once, and `Decided` comes before any of it.
+    #[test]
+    fn only_accepted_text_leaves(
+        small_words in 0usize..12,
+        large_words in 0usize..12,
+        window in 1u32..10,
+        accept: bool,
+        when_finished: bool,
+        stream: bool,
+    ) {
+        let small_text: String = (0..small_words).map(|n| format!("s{n} ")).collect();
+        let large_text: String = (0..large_words).map(|n| format!("l{n} ")).collect();
+        let small = ScriptedBackend::new("s").otherwise(Script::text(small_text.trim_end()));
+        let large = ScriptedBackend::new("l").otherwise(Script::text(large_text.trim_end()));
+        let check = if when_finished { Check::WhenFinished } else { Check::AfterTokens(window) };
+        let judge = move |attempts: &[Attempt]| match (attempts.len(), accept) {
+            (0, _) => call(Role::Small, check),
+            (_, true) => Step::Answer { attempt: 0 },
+            (_, false) => call(Role::Large, Check::Never),
+        };
+        let flow = flow(&small, &large, judge);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let events = runtime.block_on(run(&flow, stream));
+        let expected = if accept { small_text.trim_end() } else { large_text.trim_end() };
+        prop_assert_eq!(text(&events), expected);
+        prop_assert!(matches!(events.first(), Some(FlowEvent::Decided(_))), "{:?}", events);
+        let decided = events.iter().filter(|event| matches!(event, FlowEvent::Decided(_))).count();
+        prop_assert_eq!(decided, 1);
+        prop_assert!(matches!(events.last(), Some(FlowEvent::Finished(_))));
+    }
+}

@@ -1,0 +1,10 @@
+//! The server from the outside: over HTTP, on a random port, with scripted backends.
+
+mod answers;
+mod bad_input;
+mod cascade;
+mod flow;
+mod lifecycle;
+mod limits;
+mod recorded;
+mod server;

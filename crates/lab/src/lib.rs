@@ -1,0 +1,3 @@
+//! Offline work with the same policies: report, replay, evaluate.
+
+pub mod report;

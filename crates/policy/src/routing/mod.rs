@@ -1,0 +1,157 @@
+//! The routing policies, one file each, and the registry that names them.
+//!
+//! A new policy is a file here plus a line in [`REGISTRY`]; the tests below then hold for it too.
+
+use contract::Policy;
+
+use crate::PolicySettings;
+
+mod cascade;
+pub(crate) mod fixed;
+mod large;
+mod small;
+
+/// A policy that configuration can name.
+pub struct Entry {
+    /// The name in `policy.kind`, the ledger and metrics.
+    pub name: &'static str,
+    /// What it does, in a line.
+    pub about: &'static str,
+    /// Makes it from settings that are already validated.
+    pub build: fn(&PolicySettings) -> Box<dyn Policy>,
+}
+
+/// All policies there are.
+pub const REGISTRY: &[Entry] = &[small::ENTRY, large::ENTRY, cascade::ENTRY];
+
+#[cfg(test)]
+pub(crate) mod testing;
+
+#[cfg(test)]
+mod tests {
+    use contract::{
+        Attempt, AttemptStatus, Check, Decision, FinishReason, Request, Role, Route, Signals, Step,
+    };
+    use proptest::prelude::*;
+
+    use super::testing::{Outcome, all_statuses, attempt, outcomes, request, settings, signals, statuses};
+    use super::*;
+    use crate::OnLargeFailure;
+
+    /// No policy here may need more: small, large, and small once more.
+    const CALLS_MAX: usize = 3;
+
+    fn ask(policy: &dyn Policy, request: &Request, attempts: &[Attempt]) -> Decision {
+        let decision = policy.next(request, attempts);
+        assert_eq!(decision, policy.next(request, attempts), "the same question, two answers");
+        assert!(!decision.reason.trim().is_empty(), "no reason for {:?}", decision.step);
+        if let Some(confidence) = decision.confidence {
+            assert!((0.0..=1.0).contains(&confidence), "confidence {confidence}");
+        }
+        if let Step::Answer { attempt } = decision.step {
+            let answering = &attempts[attempt].status;
+            assert!(
+                matches!(answering, AttemptStatus::Partial | AttemptStatus::Finished(_)),
+                "{answering:?}"
+            );
+        }
+        decision
+    }
+
+    /// Everything that can become of a request from here on, whichever of `outcomes` each call has.
+    /// Panics unless every path ends within `calls_left` calls.
+    fn explore(
+        policy: &dyn Policy,
+        request: &Request,
+        past: &[Attempt],
+        (outcomes, calls_left): (&[Outcome], usize),
+    ) {
+        let (role, check) = match ask(policy, request, past).step {
+            Step::Call { role, check } => (role, check),
+            Step::Read => panic!("no policy here reads"),
+            Step::Answer { .. } | Step::Refuse(_) => return,
+        };
+        assert!(calls_left > 0, "one more call after {past:?}");
+        for outcome in outcomes {
+            let mut attempts = past.to_vec();
+            if let Some(last) = attempts.last_mut().filter(|last| last.status == AttemptStatus::Partial) {
+                last.status = AttemptStatus::Cancelled;
+            }
+            let mut next = attempt(role, outcome);
+            match (check, &next.status) {
+                // Released at once: the policy is not asked again.
+                (Check::Never, AttemptStatus::Partial | AttemptStatus::Finished(_)) => continue,
+                (Check::WhenFinished, AttemptStatus::Partial) => {
+                    next.status = AttemptStatus::Finished(FinishReason::Length);
+                }
+                _ => {}
+            }
+            attempts.push(next);
+            explore(policy, request, &attempts, (outcomes, calls_left - 1));
+        }
+    }
+
+    /// `explore` for every policy, forced or not, streaming or not.
+    fn explore_all(settings: &PolicySettings, outcomes: &[Outcome]) {
+        for entry in REGISTRY {
+            let policy =
+                crate::build(&PolicySettings { kind: entry.name.to_owned(), ..settings.clone() }).unwrap();
+            for route in [Route::Auto, Route::Small, Route::Large] {
+                for stream in [true, false] {
+                    let mut request = request(stream);
+                    request.options.route = route;
+                    explore(policy.as_ref(), &request, &[], (outcomes, CALLS_MAX));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_policy_ends_whatever_the_backends_do() {
+        let sure = signals(24, 0.95, 0.5);
+        let unsure = signals(24, 0.4, 0.01);
+        let all_signals = [Signals::default(), sure, unsure];
+        let outcomes: Vec<Outcome> = all_statuses()
+            .into_iter()
+            .flat_map(|status| all_signals.map(|signals| Outcome { status: status.clone(), signals }))
+            .collect();
+        for on_large_failure in [OnLargeFailure::Small, OnLargeFailure::Error] {
+            explore_all(&PolicySettings { on_large_failure, ..PolicySettings::default() }, &outcomes);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_signals_or_thresholds_keep_a_policy_from_ending(outcomes in outcomes(4), settings in settings()) {
+            explore_all(&settings, &outcomes);
+        }
+
+        /// Also histories that no gateway makes, such as a damaged ledger's.
+        #[test]
+        fn no_history_makes_a_policy_answer_with_a_failed_attempt(
+            roles in proptest::collection::vec(any::<bool>(), 0..6), outcomes in outcomes(6), stream: bool,
+            settings in settings(), cancelled in statuses(),
+        ) {
+            let mut attempts: Vec<Attempt> = roles.iter().zip(&outcomes)
+                .map(|(small, outcome)| attempt(if *small { Role::Small } else { Role::Large }, outcome))
+                .collect();
+            if let Some(first) = attempts.first_mut() {
+                first.status = cancelled;
+            }
+            for entry in REGISTRY {
+                let settings = PolicySettings { kind: entry.name.to_owned(), ..settings.clone() };
+                ask(crate::build(&settings).unwrap().as_ref(), &request(stream), &attempts);
+            }
+        }
+    }
+
+    #[test]
+    fn entries_are_described_and_build_what_their_name_says() {
+        for (index, entry) in REGISTRY.iter().enumerate() {
+            assert!(!entry.about.is_empty(), "{}", entry.name);
+            let settings = PolicySettings { kind: entry.name.to_owned(), ..PolicySettings::default() };
+            assert_eq!(crate::build(&settings).unwrap().name(), entry.name);
+            assert!(REGISTRY[..index].iter().all(|other| other.name != entry.name), "{} twice", entry.name);
+        }
+    }
+}

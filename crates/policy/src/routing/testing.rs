@@ -1,0 +1,93 @@
+//! Requests and attempts for the policies' tests.
+
+use contract::{
+    Attempt, AttemptStatus, BackendError, FailureKind, FinishReason, Input, Options, Request, Role, Sampling,
+    Signals, Target, Timings, Usage,
+};
+use proptest::prelude::*;
+
+use crate::{OnLargeFailure, PolicySettings};
+
+/// What an attempt turned out to be.
+#[derive(Clone, Debug)]
+pub(crate) struct Outcome {
+    pub(crate) status: AttemptStatus,
+    pub(crate) signals: Signals,
+}
+
+pub(crate) fn request(stream: bool) -> Request {
+    Request {
+        id: "chatcmpl-1".to_owned(),
+        input: Input::Completion { prompt: "Once".to_owned() },
+        target: Target::Auto,
+        sampling: Sampling::default(),
+        max_tokens: None,
+        stop: Vec::new(),
+        top_logprobs: None,
+        stream,
+        deadline_ms: None,
+        options: Options::default(),
+        passthrough: serde_json::Map::new(),
+    }
+}
+
+pub(crate) fn attempt(role: Role, outcome: &Outcome) -> Attempt {
+    Attempt {
+        role,
+        model: format!("the-{}-one", role.as_str()),
+        status: outcome.status.clone(),
+        text: "upon a time".to_owned(),
+        signals: outcome.signals,
+        usage: Usage::default(),
+        timings: Timings::default(),
+        cost_usd: 0.0,
+    }
+}
+
+/// `tokens` tokens with this geometric mean and lowest probability.
+pub(crate) fn signals(tokens: u32, mean: f64, lowest: f64) -> Signals {
+    Signals { tokens, logprob_sum: mean.ln() * f64::from(tokens), logprob_min: lowest.ln() }
+}
+
+pub(crate) fn failed(kind: FailureKind) -> AttemptStatus {
+    AttemptStatus::Failed(BackendError::new(kind, "it said: Once"))
+}
+
+/// Every status, with every kind of failure.
+pub(crate) fn all_statuses() -> Vec<AttemptStatus> {
+    use FailureKind::{BadInput, Busy, Deadline, Internal, Timeout, TooLong, Unready, Upstream};
+    let kinds = [BadInput, TooLong, Busy, Unready, Upstream, Timeout, Deadline, Internal];
+    let mut statuses = vec![
+        AttemptStatus::Partial,
+        AttemptStatus::Finished(FinishReason::Stop),
+        AttemptStatus::Finished(FinishReason::Length),
+        AttemptStatus::Cancelled,
+    ];
+    statuses.extend(kinds.map(failed));
+    statuses
+}
+
+pub(crate) fn statuses() -> impl Strategy<Value = AttemptStatus> {
+    proptest::sample::select(all_statuses())
+}
+
+/// `count` outcomes; log-probabilities include what only a broken upstream reports.
+pub(crate) fn outcomes(count: usize) -> impl Strategy<Value = Vec<Outcome>> {
+    let logprob = prop_oneof![-10.0..0.1f64, proptest::num::f64::ANY];
+    let signals = (0u32..100, logprob.clone(), logprob)
+        .prop_map(|(tokens, logprob_sum, logprob_min)| Signals { tokens, logprob_sum, logprob_min });
+    let outcome = (statuses(), signals).prop_map(|(status, signals)| Outcome { status, signals });
+    proptest::collection::vec(outcome, count)
+}
+
+pub(crate) fn settings() -> impl Strategy<Value = PolicySettings> {
+    (1u32..100, 0.0..=1.0f64, 0.0..=1.0f64, any::<bool>()).prop_map(|(window_tokens, least, floor, small)| {
+        PolicySettings {
+            window_tokens,
+            confidence_min: least,
+            token_probability_min: floor,
+            on_large_failure: if small { OnLargeFailure::Small } else { OnLargeFailure::Error },
+            ..PolicySettings::default()
+        }
+    })
+}
