@@ -66,7 +66,7 @@ async fn answer(backend: &OpenaiBackend, input: Input, stream: bool) -> Result<(
     let (mut text, mut signals, mut deltas) = (String::new(), Signals::default(), 0);
     while let Some(event) = events.next().await {
         match event {
-            Event::Started => {}
+            Event::Started(_) => {}
             Event::Delta(delta) => {
                 text += &delta.text;
                 delta.tokens.iter().for_each(|token| signals.add(token));

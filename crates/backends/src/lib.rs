@@ -2,10 +2,12 @@
 //! `scripted` (tests). Each kind is one module that implements [`contract::Backend`]; nothing here
 //! decides which of them answers.
 
+pub mod embedded;
 pub mod openai;
 pub mod scripted;
 mod secret;
 
+pub use embedded::{EmbeddedBackend, EmbeddedOptions};
 pub use openai::{OpenaiBackend, OpenaiSettings};
 pub use scripted::{Reply, ScriptedBackend};
 pub use secret::Secret;

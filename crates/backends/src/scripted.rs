@@ -325,7 +325,7 @@ impl Playing {
         self.ending.as_ref()?;
         let Some(started) = self.started else {
             self.started = Some(Instant::now());
-            return Some((Event::Started, self));
+            return Some((Event::Started(Usage::default()), self));
         };
         let delay = std::mem::replace(&mut self.delay, self.delta_delay);
         if let Some(mut delta) = self.deltas.pop_front() {
@@ -438,7 +438,7 @@ mod tests {
     async fn an_answer_is_started_deltas_finished_with_usage() {
         let backend = ScriptedBackend::new("m").then(Reply::text("Hello  dear world").logprob(-0.5));
         let events = answer(&backend, "say it now").await;
-        assert_eq!(events[0], Event::Started);
+        assert_eq!(events[0], Event::Started(Usage::default()));
         assert_eq!(text(&events), "Hello  dear world");
         let Some(Event::Finished(finished)) = events.last() else { panic!("{events:?}") };
         assert_eq!(finished.reason, FinishReason::Stop);
@@ -464,7 +464,10 @@ mod tests {
         let backend = ScriptedBackend::new("m")
             .then(Reply::fails(error.clone()))
             .then(Reply::text("a b c d").fails_after(2, error.clone()));
-        assert_eq!(answer(&backend, "x").await, [Event::Started, Event::Failed(error.clone())]);
+        assert_eq!(
+            answer(&backend, "x").await,
+            [Event::Started(Usage::default()), Event::Failed(error.clone())]
+        );
         let events = answer(&backend, "x").await;
         assert_eq!(text(&events), "a b");
         assert_eq!(events.last(), Some(&Event::Failed(error)));
@@ -491,7 +494,7 @@ mod tests {
         assert_eq!(start.elapsed(), Duration::from_millis(120));
 
         let mut hanging = backend.call(call("x"));
-        assert_eq!(hanging.next().await, Some(Event::Started));
+        assert_eq!(hanging.next().await, Some(Event::Started(Usage::default())));
         assert!(matches!(hanging.next().await, Some(Event::Delta(_))));
         let third = tokio::time::timeout(Duration::from_secs(3600), hanging.next()).await;
         assert!(third.is_err(), "it hangs");

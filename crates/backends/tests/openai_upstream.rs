@@ -180,7 +180,7 @@ async fn a_chat_is_streamed_with_logprobs_and_usage() {
     let stream: String = [delta("Hé"), delta("llo"), end(), usage()].map(data).concat();
     let (url, mut asked) = serve_recording(stream + "data: [DONE]\n\n").await;
     let events = events(&url).await;
-    assert_eq!(events[0], Event::Started);
+    assert_eq!(events[0], Event::Started(contract::Usage::default()));
     assert_eq!(text(&events), "Héllo");
     let Event::Delta(first) = &events[1] else { panic!("{events:?}") };
     assert_eq!((first.tokens[0].logprob, first.tokens[0].bytes.as_slice()), (-0.25, "Hé".as_bytes()));

@@ -51,7 +51,9 @@ impl Timings {
     }
 }
 
-/// What an attempt's tokens say about its quality. Log-probabilities are natural logs.
+/// What an attempt's tokens say about its quality. Each token counts with the log-probability (natural
+/// log) of the likeliest token at its place, where the backend tells it: so the figures measure how sure
+/// the model was, not what a temperature made it draw.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Signals {
     /// Tokens the figures are over; 0: the backend told none.
@@ -65,7 +67,8 @@ pub struct Signals {
 impl Signals {
     /// Takes one more token in.
     pub fn add(&mut self, token: &TokenLogprob) {
-        let logprob = f64::from(token.logprob);
+        let likeliest = token.top.first().map_or(token.logprob, |top| top.2.max(token.logprob));
+        let logprob = f64::from(likeliest);
         self.logprob_min = if self.tokens == 0 { logprob } else { self.logprob_min.min(logprob) };
         self.logprob_sum += logprob;
         self.tokens += 1;
@@ -115,5 +118,9 @@ mod tests {
         }
         assert_eq!(signals.logprob_mean(), Some(-1.0));
         assert_eq!(signals.logprob_min, -1.5);
+        // An unlikely draw beside a sure token says nothing against the model.
+        let drawn = TokenLogprob { top: vec![("x".into(), vec![b'x'], -0.25)], ..token(-9.0) };
+        signals.add(&drawn);
+        assert_eq!((signals.logprob_sum, signals.logprob_min), (-3.25, -1.5));
     }
 }

@@ -121,8 +121,9 @@ pub struct Finished {
 /// What a call yields: `Started`? `Delta`* then exactly one of `Finished` and `Failed`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// The backend has begun on it (the queue is behind it).
-    Started,
+    /// The backend has begun on it (the queue is behind it), with what it knows of the usage by now:
+    /// the prompt's tokens count even if the call is cancelled later.
+    Started(Usage),
     /// A piece of the answer.
     Delta(Delta),
     /// It is complete.

@@ -112,6 +112,11 @@ impl Model {
         self.weights.bytes()
     }
 
+    /// Multiply-adds of the layers' products per token; a prompt's tokens need no more but the last.
+    pub fn layer_macs_per_token(&self) -> usize {
+        self.weights.layer_macs()
+    }
+
     pub(crate) fn weights(&self) -> &Weights {
         &self.weights
     }

@@ -148,7 +148,11 @@ impl Sampler {
             let output = self.counts.keys().filter(|id| self.prompt.binary_search(id).is_err());
             for &id in self.prompt.iter().chain(output) {
                 if let Some(logit) = logits.get_mut(id as usize) {
-                    *logit = if *logit > 0.0 { *logit / p.repetition_penalty } else { *logit * p.repetition_penalty };
+                    *logit = if *logit > 0.0 {
+                        *logit / p.repetition_penalty
+                    } else {
+                        *logit * p.repetition_penalty
+                    };
                 }
             }
         }
@@ -268,9 +272,8 @@ mod tests {
     fn filters_keep_what_they_say() {
         let logits: Vec<f32> = [0.5f32, 0.25, 0.15, 0.07, 0.03].iter().map(|p: &f32| p.ln()).collect();
         let base = SamplingParams { temperature: 1.0, ..SamplingParams::default() };
-        let kept = |params: SamplingParams| {
-            frequencies(&params, &logits).iter().filter(|&&f| f > 0.0).count()
-        };
+        let kept =
+            |params: SamplingParams| frequencies(&params, &logits).iter().filter(|&&f| f > 0.0).count();
         assert_eq!(kept(base.clone()), 5);
         assert_eq!(kept(SamplingParams { top_k: 2, ..base.clone() }), 2);
         assert_eq!(kept(SamplingParams { top_p: 0.76, ..base.clone() }), 3);
@@ -300,7 +303,8 @@ mod tests {
     #[test]
     fn the_reported_log_probability_is_the_models_own() {
         let logits = [1.0f32, 0.0];
-        let params = SamplingParams { temperature: 0.1, logit_bias: vec![(1, 50.0)], ..SamplingParams::default() };
+        let params =
+            SamplingParams { temperature: 0.1, logit_bias: vec![(1, 50.0)], ..SamplingParams::default() };
         let sampled = sampler(params).draw(&logits, 2);
         assert_eq!(sampled.id, 1);
         let want = -(1.0 + 1f64.exp()).ln();

@@ -11,6 +11,11 @@ use crate::{attention, vector};
 /// Tiles of one encoding, by columns: 1, 2, 4, 8.
 pub(crate) type Tiles = [unsafe fn(&TileCall); 4];
 
+/// Where attention writes, and its buffers.
+type AttendOutput<'a> = (*mut f32, &'a mut AttentionScratch);
+/// Attention of one task: shape, cache, rows, and where the output goes.
+type Attend = unsafe fn(&AttentionShape, &HeadCache, &QueryRows, AttendOutput);
+
 /// All kernels for one instruction set. Calling one needs a CPU that has the set: only
 /// [`Isa::detect`] and [`Isa::named`] hand tables out, and only of sets that are there.
 pub(crate) struct Kernels {
@@ -24,8 +29,9 @@ pub(crate) struct Kernels {
     pub soft_cap: unsafe fn(&mut [f32], f32),
     pub highest: unsafe fn(&[f32]) -> f32,
     pub exp_shifted: unsafe fn(&[f32], (f32, f32), &mut [f32]) -> f64,
+    pub dot_loop: unsafe fn(u64) -> i32,
     pub float_row: unsafe fn(&[f32], &FloatRow),
-    pub attend: unsafe fn(&AttentionShape, &HeadCache, &QueryRows, (*mut f32, &mut AttentionScratch)),
+    pub attend: Attend,
     pub store_kv: unsafe fn(&KvSlot, &[f32], &[f32]),
 }
 
@@ -85,6 +91,10 @@ macro_rules! instantiate {
                 unsafe { vector::exp_shifted::<$simd>(x, scale, out) }
             }
             $(#[target_feature(enable = $feature)])*
+            unsafe fn dot_loop(rounds: u64) -> i32 {
+                unsafe { vector::dot_loop::<$simd>(rounds) }
+            }
+            $(#[target_feature(enable = $feature)])*
             unsafe fn float_row(row: &[f32], call: &FloatRow) {
                 unsafe { vector::float_row::<$simd>(row, call) }
             }
@@ -112,6 +122,7 @@ macro_rules! instantiate {
                 soft_cap,
                 highest,
                 exp_shifted,
+                dot_loop,
                 float_row,
                 attend,
                 store_kv,

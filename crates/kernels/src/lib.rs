@@ -11,6 +11,7 @@ pub mod kv;
 pub mod mapped;
 pub mod panels;
 pub mod pool;
+pub mod probe;
 pub mod product;
 mod simd;
 mod vector;

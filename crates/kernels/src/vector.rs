@@ -3,6 +3,7 @@
 // Register tiles are indexed by constants; iterators would hide the tiling.
 #![allow(clippy::needless_range_loop)]
 
+use crate::probe::DOT_CHAINS;
 use crate::simd::{LANES, Simd, exp, largest, sum};
 
 /// The first `length` (1 to 16) values at `from`, the rest zero.
@@ -213,6 +214,27 @@ pub(crate) unsafe fn soft_cap<S: Simd>(x: &mut [f32], cap: f32) {
             let to = x.as_mut_ptr().add(at);
             store_part::<S>(to, soft_cap_lanes::<S>(load_part::<S>(to, n), cap), n);
         });
+    }
+}
+
+/// `rounds` rounds of independent dot-product steps on registers: the peak of the products' inner loop.
+///
+/// # Safety
+/// The instruction set is there.
+#[inline(always)]
+pub(crate) unsafe fn dot_loop<S: Simd>(rounds: u64) -> i32 {
+    let x = std::hint::black_box([1i8; 4]);
+    // SAFETY: arrays hold what is loaded.
+    unsafe {
+        let weights = S::b_load(std::hint::black_box([1u8; 64]).as_ptr());
+        let mut chains = [S::i_splat(0); DOT_CHAINS as usize];
+        for _ in 0..rounds {
+            for chain in &mut chains {
+                *chain = S::dot4::<false>(*chain, weights, x.as_ptr());
+            }
+        }
+        let total = chains.into_iter().fold(S::splat(0.0), |sum, chain| S::add(sum, S::i_to_f(chain)));
+        sum::<S>(total) as i32
     }
 }
 

@@ -109,7 +109,7 @@ impl<'a> Exchange<'a> {
         }
         let is_json = content_type(response.headers()).starts_with("application/json");
         self.response = Some(response);
-        self.emit(Event::Started).await?;
+        self.emit(Event::Started(Usage::default())).await?;
         if self.upstream.settings.stream && !is_json {
             self.read_stream().await?;
         } else {

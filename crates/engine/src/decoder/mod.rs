@@ -7,8 +7,8 @@ mod weights;
 
 pub use forward::{Decoder, DecoderOptions, ForwardError, Logits, SequenceId, Work};
 pub use kv::KvError;
-pub use weights::WeightsError;
 pub(crate) use weights::Weights;
+pub use weights::WeightsError;
 
 /// Most tokens of one forward pass.
 pub const BATCH_TOKENS_MAX: usize = 512;

@@ -76,6 +76,14 @@ impl Linear {
         matches!(self, Linear::Packed(_))
     }
 
+    /// Rows × columns.
+    pub fn cells(&self) -> usize {
+        match self {
+            Linear::Packed(panels) => panels.rows() * panels.columns(),
+            Linear::Rows { rows, columns, .. } => rows * columns,
+        }
+    }
+
     /// Bytes read per product.
     pub fn bytes(&self) -> usize {
         match self {
@@ -151,13 +159,22 @@ impl Weights {
         Ok(weights)
     }
 
-    /// Bytes of weights read per token.
+    /// Bytes of weights read per written token.
     pub fn bytes(&self) -> usize {
+        self.sum(Linear::bytes) + self.head.bytes()
+    }
+
+    /// Multiply-adds of the layers' products per token.
+    pub fn layer_macs(&self) -> usize {
+        self.sum(Linear::cells)
+    }
+
+    fn sum(&self, of: impl Fn(&Linear) -> usize) -> usize {
         let layer = |l: &Layer| {
-            let fused = l.qkv.iter().chain(&l.gate_up).map(Linear::bytes).sum::<usize>();
-            fused + l.output.bytes() + l.down.bytes()
+            let fused: usize = l.qkv.iter().chain(&l.gate_up).map(&of).sum();
+            fused + of(&l.output) + of(&l.down)
         };
-        self.layers.iter().map(layer).sum::<usize>() + self.head.bytes()
+        self.layers.iter().map(layer).sum()
     }
 }
 
@@ -206,7 +223,12 @@ impl Source<'_> {
         self.vector(name, length)?.ok_or_else(|| WeightsError::Missing(name.to_owned()))
     }
 
-    fn head_norm(&self, name: &str, spec: &DecoderSpec, heads: usize) -> Result<Option<HeadNorm>, WeightsError> {
+    fn head_norm(
+        &self,
+        name: &str,
+        spec: &DecoderSpec,
+        heads: usize,
+    ) -> Result<Option<HeadNorm>, WeightsError> {
         let is_whole = self.gguf.tensor(name).is_some_and(|t| t.columns() != spec.head_dim);
         let length = if is_whole { heads * spec.head_dim } else { spec.head_dim };
         let norm = self.vector(name, length)?;

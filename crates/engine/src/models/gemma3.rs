@@ -21,7 +21,8 @@ pub(super) fn read(gguf: &Gguf, settings: &Settings) -> Result<DecoderSpec, Spec
     if spec.layers.len() == LAYERS_27B {
         spec.attention_scale = 1.0 / ((spec.hidden / spec.heads) as f32).sqrt();
     }
-    let global = spec.rope(&keys, keys.positive("rope.freq_base", 1_000_000.0)?, linear_scaling(&keys)?, None)?;
+    let global =
+        spec.rope(&keys, keys.positive("rope.freq_base", 1_000_000.0)?, linear_scaling(&keys)?, None)?;
     let local = spec.rope(&keys, keys.positive("rope.freq_base_swa", LOCAL_BASE)?, 1.0, None)?;
     spec.ropes = vec![global, local];
     if let Some(window) = keys.u32("attention.sliding_window")?.filter(|&w| w > 0) {

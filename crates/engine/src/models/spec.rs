@@ -242,13 +242,21 @@ impl DecoderSpec {
     /// What the decoder takes for granted.
     pub(crate) fn validate(&self) -> Result<(), SpecError> {
         let fault = |key: &str, value: usize, why| {
-            Err(SpecError::Value { key: format!("{}.{key}", self.architecture), value: value.to_string(), why })
+            Err(SpecError::Value {
+                key: format!("{}.{key}", self.architecture),
+                value: value.to_string(),
+                why,
+            })
         };
         if !self.heads.is_multiple_of(self.kv_heads) {
             return fault("attention.head_count_kv", self.kv_heads, "does not divide the number of heads");
         }
         if self.heads / self.kv_heads > kernels::attention::ROWS_MAX {
-            return fault("attention.head_count_kv", self.kv_heads, "too many heads share one key-value head");
+            return fault(
+                "attention.head_count_kv",
+                self.kv_heads,
+                "too many heads share one key-value head",
+            );
         }
         if self.head_dim == 0 || !self.head_dim.is_multiple_of(16) {
             return fault("attention.key_length", self.head_dim, "must be a multiple of 16");

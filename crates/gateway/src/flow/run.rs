@@ -231,7 +231,12 @@ impl Run {
         self.clock.work();
         match event {
             Err(_) => self.fail(self.deadline.error.clone()),
-            Ok(Some(Event::Started)) => running.note_started(),
+            Ok(Some(Event::Started(usage))) => {
+                running.note_started();
+                if let Some(attempt) = self.attempts.last_mut() {
+                    attempt.usage = usage;
+                }
+            }
             Ok(Some(Event::Delta(delta))) => self.take_delta(delta),
             Ok(Some(Event::Finished(finished))) => self.take_finished(finished),
             Ok(Some(Event::Failed(error))) => self.take_failed(error),

@@ -1,0 +1,163 @@
+//! The embedded backend on tiny models: events, signals, failures, cancellation.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backends::{EmbeddedBackend, EmbeddedOptions};
+use contract::{
+    Backend, Call, Event, FailureKind, FinishReason, Input, Message, MessageRole, Options, Price, Readiness,
+    Request, Sampling, Target, Usage,
+};
+use engine::model::{LoadOptions, Model};
+use futures_util::StreamExt;
+use kernels::isa::Isa;
+use kernels::pool::Pool;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn request(prompt: &str, max_tokens: Option<u32>) -> Request {
+    Request {
+        id: "cmpl-1".into(),
+        input: Input::Completion { prompt: prompt.into() },
+        target: Target::Auto,
+        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+        max_tokens,
+        stop: Vec::new(),
+        top_logprobs: None,
+        stream: true,
+        deadline_ms: None,
+        options: Options::default(),
+        passthrough: serde_json::Map::new(),
+    }
+}
+
+fn call(request: Request, signals: bool) -> Call {
+    Call { request: Arc::new(request), signals }
+}
+
+fn ready(sequences: usize, queue_max: usize) -> EmbeddedBackend {
+    let backend = EmbeddedBackend::loading("tiny".into(), Price::default());
+    let pool = Arc::new(Pool::new(2));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny/tiny-qwen2.gguf");
+    let model = Arc::new(Model::load(&path, LoadOptions::default(), &pool).unwrap());
+    let options = EmbeddedOptions { pool, isa: Isa::detect(), sequences, kv_tokens: 1024, queue_max };
+    backend.start(model, &options).unwrap();
+    backend
+}
+
+async fn events(backend: &EmbeddedBackend, call: Call) -> Vec<Event> {
+    tokio::time::timeout(PATIENCE, backend.call(call).collect()).await.unwrap()
+}
+
+fn text(events: &[Event]) -> String {
+    events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Delta(delta) => Some(delta.text.as_str()),
+            _ => None,
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn an_answer_is_started_deltas_and_finished_with_what_was_processed() {
+    let backend = ready(2, 4);
+    assert_eq!(backend.readiness(), Readiness::Ready);
+    let events = events(&backend, call(request("hello world", Some(12)), false)).await;
+    let Event::Started(Usage { prompt_tokens, completion_tokens: 0, .. }) = events[0] else {
+        panic!("{events:?}")
+    };
+    let Some(Event::Finished(finished)) = events.last() else { panic!("{events:?}") };
+    assert_eq!(finished.reason, FinishReason::Length);
+    assert_eq!((finished.usage.prompt_tokens, finished.usage.completion_tokens), (prompt_tokens, 12));
+    assert!(prompt_tokens > 0 && finished.timings.decode_ms > 0.0);
+    for event in &events[1..events.len() - 1] {
+        let Event::Delta(delta) = event else { panic!("{event:?}") };
+        assert!(delta.tokens.is_empty(), "nobody asked for log-probabilities");
+    }
+}
+
+#[tokio::test]
+async fn signals_and_log_probabilities_come_when_asked_for() {
+    let backend = ready(1, 4);
+    let with = |signals, top_logprobs| {
+        let mut request = request("abc", Some(6));
+        request.top_logprobs = top_logprobs;
+        events(&backend, call(request, signals))
+    };
+    for (signals, top_logprobs, alternatives) in [(true, None, 1), (false, Some(3), 3), (true, Some(0), 1)] {
+        let events = with(signals, top_logprobs).await;
+        let tokens: Vec<_> = events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Delta(delta) => Some(delta.tokens.clone()),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        assert_eq!(tokens.len(), 6);
+        for token in tokens {
+            assert_eq!(token.top.len(), alternatives);
+            assert!(token.logprob <= 0.0 && token.top[0].2 >= token.logprob);
+            assert_eq!(token.token.as_bytes(), String::from_utf8_lossy(&token.bytes).as_bytes());
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_same_request_gives_the_same_text_alone_or_among_others() {
+    let backend = ready(3, 8);
+    let sampled = |id: &str| {
+        let mut request = request("once upon", Some(30));
+        request.id = id.into();
+        request.sampling.temperature = 1.0;
+        call(request, false)
+    };
+    let alone = text(&events(&backend, sampled("a")).await);
+    let calls = ["a", "b", "c", "a"].map(|id| events(&backend, sampled(id)));
+    let together = futures_util::future::join_all(calls).await;
+    assert_eq!(text(&together[0]), alone);
+    assert_eq!(text(&together[3]), alone);
+    assert_ne!(text(&together[1]), alone, "another id is another seed");
+}
+
+#[tokio::test]
+async fn what_can_not_be_served_says_why() {
+    let backend = ready(1, 1);
+    let failure = |events: Vec<Event>| match events.as_slice() {
+        [Event::Failed(error)] => error.clone(),
+        other => panic!("{other:?}"),
+    };
+    let long = failure(events(&backend, call(request(&"word ".repeat(2000), Some(5)), false)).await);
+    assert_eq!(long.kind, FailureKind::TooLong);
+    assert!(long.message.contains("context holds 512"), "{long}");
+    let empty = failure(events(&backend, call(request("", Some(5)), false)).await);
+    assert_eq!(empty.kind, FailureKind::BadInput);
+    let mut chat = request("", Some(5));
+    chat.input = Input::Chat { messages: vec![Message::text(MessageRole::User, "hi")], tools: Vec::new() };
+    let chat = failure(events(&backend, call(chat, false)).await);
+    assert_eq!(chat.kind, FailureKind::BadInput);
+    assert!(chat.message.contains("no chat template"), "{chat}");
+
+    let loading = EmbeddedBackend::loading("later".into(), Price::default());
+    assert_eq!(loading.readiness(), Readiness::Loading);
+    let unready = failure(events(&loading, call(request("x", None), false)).await);
+    assert_eq!(unready.kind, FailureKind::Unready);
+    loading.fail("the file is damaged".into());
+    let unready = failure(events(&loading, call(request("x", None), false)).await);
+    assert!(unready.message.contains("the file is damaged"), "{unready}");
+}
+
+#[tokio::test]
+async fn a_dropped_stream_frees_the_place_for_who_waits() {
+    let backend = ready(1, 1);
+    let mut first = backend.call(call(request("a b c", Some(400)), false));
+    assert!(matches!(first.next().await, Some(Event::Started(_))));
+    let mut second = backend.call(call(request("d", Some(3)), false));
+    // The queue of one is taken by the second call.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    drop(first);
+    let events: Vec<Event> = tokio::time::timeout(PATIENCE, second.by_ref().collect()).await.unwrap();
+    assert!(matches!(events.last(), Some(Event::Finished(_))), "{events:?}");
+}

@@ -1,0 +1,216 @@
+//! `tandem bench`: how fast a model runs, beside what the machine could do at most.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use engine::decoder::{BATCH_TOKENS_MAX, Decoder, DecoderOptions, ForwardError, Logits, SequenceId, Work};
+use engine::model::{LoadOptions, Model};
+use kernels::probe;
+use serde_json::{Value, json};
+
+use crate::context::Context;
+use crate::error::CliError;
+use crate::output;
+
+/// Repeats of the machine's own measurements.
+const PROBE_REPEATS: usize = 3;
+/// Steps per measurement of a verify width.
+const VERIFY_STEPS: usize = 8;
+
+/// Measures reading a prompt, writing, and verifying drafts
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  tandem bench qwen2.5-coder-1.5b --threads 2 --json")]
+pub struct Args {
+    /// The model: a .gguf file, a catalogue name, or hf:OWNER/REPO/FILE
+    #[arg(value_name = "REF")]
+    model: String,
+    /// Tokens of the prompt
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    prompt_tokens: usize,
+    /// Tokens to write
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    generate_tokens: usize,
+    /// Widths of verify steps, in tokens
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [1, 2, 4, 8])]
+    verify: Vec<usize>,
+    /// Repeats; medians are told
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    repeat: usize,
+}
+
+/// A sequence with a prompt read.
+struct Run<'a> {
+    decoder: &'a mut Decoder,
+    sequence: SequenceId,
+}
+
+impl<'a> Run<'a> {
+    fn begin(decoder: &'a mut Decoder, prompt: &[u32]) -> Result<Self, ForwardError> {
+        let sequence = decoder.begin()?;
+        let last = prompt.len().saturating_sub(1) / BATCH_TOKENS_MAX;
+        for (index, tokens) in prompt.chunks(BATCH_TOKENS_MAX).enumerate() {
+            let logits = if index == last { Logits::Last } else { Logits::None };
+            decoder.forward(&[Work { sequence, tokens, logits }])?;
+        }
+        Ok(Run { decoder, sequence })
+    }
+
+    fn step(&mut self, tokens: &[u32]) -> Result<(), ForwardError> {
+        let work = Work { sequence: self.sequence, tokens, logits: Logits::All };
+        self.decoder.forward(&[work]).map(|_| ())
+    }
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        self.decoder.end(self.sequence);
+    }
+}
+
+pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
+    let widest = args.verify.iter().copied().max().unwrap_or(1);
+    if args.prompt_tokens == 0 || args.generate_tokens == 0 || args.repeat == 0 || args.verify.contains(&0) {
+        return Err(CliError::usage("tokens, widths and repeats must be at least 1"));
+    }
+    if widest > BATCH_TOKENS_MAX {
+        return Err(CliError::usage(format!("--verify {widest} is wider than a batch of {BATCH_TOKENS_MAX}")));
+    }
+    let started = Instant::now();
+    let model = context.load_model(&args.model, LoadOptions::default())?;
+    let load_seconds = started.elapsed().as_secs_f64();
+    let longest = args.prompt_tokens + args.generate_tokens.max(widest * VERIFY_STEPS * args.verify.len());
+    if longest > model.spec().context_tokens {
+        let limit = model.spec().context_tokens;
+        return Err(CliError::usage(format!("{longest} tokens exceed the model's context of {limit}")));
+    }
+    let options = DecoderOptions { sequences: 1, kv_tokens: longest };
+    let mut decoder = Decoder::new(model.clone(), context.pool(), context.isa(), options);
+    let measured = measure(&args, &mut decoder).map_err(CliError::failed)?;
+    let report = report(&args, context, (&model, load_seconds), measured);
+    if context.json { output::json(&report) } else { print(&report) }
+}
+
+/// Medians, seconds.
+struct Measured {
+    prompt: f64,
+    decode: f64,
+    verify: Vec<(usize, f64)>,
+}
+
+fn measure(args: &Args, decoder: &mut Decoder) -> Result<Measured, ForwardError> {
+    let vocabulary = decoder.model().vocabulary() as u32;
+    let prompt: Vec<u32> = (0..args.prompt_tokens as u32).map(|i| (i * 7919 + 11) % vocabulary).collect();
+    Run::begin(decoder, &prompt)?; // touches every page once
+    let (mut prompts, mut decodes) = (Vec::new(), Vec::new());
+    let mut widths: Vec<(usize, Vec<f64>)> = args.verify.iter().map(|&w| (w, Vec::new())).collect();
+    for _ in 0..args.repeat {
+        let start = Instant::now();
+        let mut run = Run::begin(decoder, &prompt)?;
+        prompts.push(start.elapsed().as_secs_f64());
+        let start = Instant::now();
+        for i in 0..args.generate_tokens {
+            run.step(&prompt[i % prompt.len()..][..1])?;
+        }
+        decodes.push(start.elapsed().as_secs_f64());
+        drop(run);
+        let mut run = Run::begin(decoder, &prompt)?;
+        // Widths alternate, so that a slow moment hits all of them.
+        for _ in 0..VERIFY_STEPS {
+            for (width, seconds) in &mut widths {
+                let tokens: Vec<u32> = prompt.iter().cycle().take(*width).copied().collect();
+                let start = Instant::now();
+                run.step(&tokens)?;
+                seconds.push(start.elapsed().as_secs_f64());
+            }
+        }
+    }
+    let verify = widths.into_iter().map(|(width, seconds)| (width, median(seconds))).collect();
+    Ok(Measured { prompt: median(prompts), decode: median(decodes), verify })
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn report(args: &Args, context: &Context, (model, load_seconds): (&Arc<Model>, f64), measured: Measured) -> Value {
+    let pool = context.pool();
+    let bandwidth = probe::read_bandwidth(context.isa(), &pool, PROBE_REPEATS);
+    let peak = probe::int8_peak(context.isa(), &pool, PROBE_REPEATS);
+    let prompt_rate = args.prompt_tokens as f64 / measured.prompt;
+    let decode_rate = args.generate_tokens as f64 / measured.decode;
+    let bytes = model.weight_bytes() as f64;
+    let one = measured.verify.iter().find(|(width, _)| *width == 1).map(|v| v.1);
+    let one = one.unwrap_or(measured.decode / args.generate_tokens as f64);
+    let verify: Vec<Value> = measured
+        .verify
+        .iter()
+        .map(|&(tokens, s)| json!({"tokens": tokens, "milliseconds": s * 1e3, "ratio": s / one}))
+        .collect();
+    json!({
+        "model": args.model,
+        "threads": pool.threads(),
+        "isa": context.isa().label(),
+        "load_seconds": load_seconds,
+        // Weights are packed at every start: there is no packed-weights cache yet.
+        "first_load_seconds": load_seconds,
+        "rss_bytes": resident_bytes(),
+        "prompt": {
+            "tokens": args.prompt_tokens,
+            "tokens_per_second": prompt_rate,
+            "int8_peak_fraction": prompt_rate * model.layer_macs_per_token() as f64 / peak,
+        },
+        "decode": {
+            "tokens": args.generate_tokens,
+            "tokens_per_second": decode_rate,
+            "bytes_per_token": bytes,
+            "bandwidth_fraction": decode_rate * bytes / bandwidth,
+        },
+        "verify": verify,
+        "machine": {
+            "read_bandwidth_gb_s": bandwidth / 1e9,
+            "int8_gmac_s": peak / 1e9,
+        },
+    })
+}
+
+/// Resident memory of this process; 0 where the system does not tell.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|rest| rest.split_whitespace().next()).and_then(|text| text.parse::<u64>().ok());
+    kib.map_or(0, |kib| kib * 1024)
+}
+
+fn print(report: &Value) -> Result<(), CliError> {
+    let number = |pointer: &str| report.pointer(pointer).and_then(Value::as_f64).unwrap_or_default();
+    output::line(&format!(
+        "{}, {} threads, {}: loaded in {:.1} s, {:.2} GB resident",
+        report["model"].as_str().unwrap_or_default(),
+        report["threads"],
+        report["isa"].as_str().unwrap_or_default(),
+        number("/load_seconds"),
+        number("/rss_bytes") / 1e9
+    ))?;
+    output::line(&format!(
+        "prompt  {:>8.1} tokens/s   {:>3.0}% of int8 peak ({:.0} GMAC/s)",
+        number("/prompt/tokens_per_second"),
+        number("/prompt/int8_peak_fraction") * 100.0,
+        number("/machine/int8_gmac_s")
+    ))?;
+    output::line(&format!(
+        "decode  {:>8.1} tokens/s   {:>3.0}% of read bandwidth ({:.1} GB/s)",
+        number("/decode/tokens_per_second"),
+        number("/decode/bandwidth_fraction") * 100.0,
+        number("/machine/read_bandwidth_gb_s")
+    ))?;
+    for step in report["verify"].as_array().into_iter().flatten() {
+        output::line(&format!(
+            "step of {:>3} tokens {:>8.2} ms   {:.2} × one",
+            step["tokens"],
+            step["milliseconds"].as_f64().unwrap_or_default(),
+            step["ratio"].as_f64().unwrap_or_default()
+        ))?;
+    }
+    Ok(())
+}
