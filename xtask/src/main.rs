@@ -1,6 +1,7 @@
 //! Project chores, run as `cargo xtask COMMAND`: each is one module and one line in [`COMMANDS`].
 
 mod licences;
+mod real;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ struct Command {
 }
 
 /// Every chore.
-const COMMANDS: &[Command] = &[tidy::COMMAND, licences::COMMAND];
+const COMMANDS: &[Command] = &[tidy::COMMAND, licences::COMMAND, real::COMMAND];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

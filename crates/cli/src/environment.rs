@@ -14,7 +14,8 @@ pub struct Environment {
 impl Environment {
     /// Those of this process. Names that are not UTF-8 are none of ours.
     pub fn of_process() -> Self {
-        let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+        let variables =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
         Environment { variables: variables.collect() }
     }
 
@@ -42,10 +43,17 @@ impl Environment {
 }
 
 #[cfg(test)]
+impl<'a> FromIterator<(&'a str, &'a str)> for Environment {
+    fn from_iter<T: IntoIterator<Item = (&'a str, &'a str)>>(pairs: T) -> Self {
+        let variables = pairs.into_iter().map(|(name, value)| (name.to_owned(), OsString::from(value)));
+        Environment { variables: variables.collect() }
+    }
+}
+
+#[cfg(test)]
 impl<const N: usize> From<[(&str, &str); N]> for Environment {
     fn from(pairs: [(&str, &str); N]) -> Self {
-        let variables = pairs.iter().map(|(name, value)| ((*name).to_owned(), OsString::from(value)));
-        Environment { variables: variables.collect() }
+        pairs.into_iter().collect()
     }
 }
 

@@ -91,13 +91,9 @@ mod tests {
 
     #[test]
     fn each_kind_has_its_exit_code() {
-        let codes = [
-            CliError::OutputClosed,
-            CliError::failed("x"),
-            CliError::usage("x"),
-            CliError::missing("x"),
-        ]
-        .map(|error| error.exit_code());
+        let codes =
+            [CliError::OutputClosed, CliError::failed("x"), CliError::usage("x"), CliError::missing("x")]
+                .map(|error| error.exit_code());
         assert_eq!(codes, [0, 1, 2, 3]);
     }
 

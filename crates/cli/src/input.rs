@@ -27,10 +27,7 @@ fn open(path: &Path) -> Result<Box<dyn BufRead>, CliError> {
 /// If it can't be read, is not UTF-8 or has more than [`FILE_BYTES_MAX`] bytes.
 pub fn text(path: &Path) -> Result<String, CliError> {
     let mut bytes = Vec::new();
-    open(path)?
-        .take(FILE_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| unreadable(path, &error))?;
+    open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| unreadable(path, &error))?;
     let shown = path.display();
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(CliError::usage(format!("{shown} has more than {FILE_BYTES_MAX} bytes")));
@@ -46,8 +43,9 @@ pub fn text(path: &Path) -> Result<String, CliError> {
 /// # Errors
 /// As [`text`], and if it is not the JSON that is expected.
 pub fn json<T: DeserializeOwned>(path: &Path) -> Result<T, CliError> {
-    serde_json::from_str(&text(path)?)
-        .map_err(|error| CliError::usage(format!("{}: not the JSON that is expected: {error}", path.display())))
+    serde_json::from_str(&text(path)?).map_err(|error| {
+        CliError::usage(format!("{}: not the JSON that is expected: {error}", path.display()))
+    })
 }
 
 /// Calls `each` with the JSON of every line; empty lines are skipped.
@@ -74,8 +72,9 @@ pub fn json_lines<T: DeserializeOwned>(
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let value = serde_json::from_slice(&line)
-            .map_err(|error| CliError::usage(format!("{}: not the JSON that is expected: {error}", place())))?;
+        let value = serde_json::from_slice(&line).map_err(|error| {
+            CliError::usage(format!("{}: not the JSON that is expected: {error}", place()))
+        })?;
         each(value).map_err(|error| error.at(&place()))?;
     }
     Ok(())

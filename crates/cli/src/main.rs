@@ -12,6 +12,7 @@ mod input;
 mod logging;
 mod output;
 mod progress;
+mod settings;
 
 use std::process::ExitCode;
 

@@ -7,6 +7,7 @@ pub mod models;
 pub mod sampling;
 pub mod scheduler;
 pub mod score;
+pub mod spec;
 pub mod stop;
 pub mod template;
 pub mod tokenizer;

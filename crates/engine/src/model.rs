@@ -6,8 +6,8 @@ use kernels::pool::Pool;
 
 use crate::decoder::{Weights, WeightsError};
 use crate::gguf::{Gguf, GgufError};
-use crate::models::spec::DecoderSpec;
 use crate::models::{self, Settings, SpecError};
+use crate::spec::DecoderSpec;
 use crate::template::{ChatTemplate, TemplateError};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 

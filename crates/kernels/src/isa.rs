@@ -11,6 +11,8 @@ use crate::{attention, vector};
 /// Tiles of one encoding, by columns: 1, 2, 4, 8.
 pub(crate) type Tiles = [unsafe fn(&TileCall); 4];
 
+/// Values, (shift, factor), output.
+type ExpShifted = unsafe fn(&[f32], (f32, f32), &mut [f32]) -> f64;
 /// Where attention writes, and its buffers.
 type AttendOutput<'a> = (*mut f32, &'a mut AttentionScratch);
 /// Attention of one task: shape, cache, rows, and where the output goes.
@@ -28,7 +30,7 @@ pub(crate) struct Kernels {
     pub add_scaled: unsafe fn(&mut [f32], f32, &[f32]),
     pub soft_cap: unsafe fn(&mut [f32], f32),
     pub highest: unsafe fn(&[f32]) -> f32,
-    pub exp_shifted: unsafe fn(&[f32], (f32, f32), &mut [f32]) -> f64,
+    pub exp_shifted: ExpShifted,
     pub dot_loop: unsafe fn(u64) -> i32,
     pub float_row: unsafe fn(&[f32], &FloatRow),
     pub attend: Attend,

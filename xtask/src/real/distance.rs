@@ -162,7 +162,9 @@ mod tests {
         assert!(distance.add(&golden_text(), &ours, |position| position == 1).is_err());
         assert!(distance.add(&golden_text(), &ours, |position| position == 0).is_err());
         let nothing = Distance::default();
-        for figure in [nothing.mean(), nothing.max(), nothing.p99(), nothing.same_first(), nothing.next_bias()] {
+        for figure in
+            [nothing.mean(), nothing.max(), nothing.p99(), nothing.same_first(), nothing.next_bias()]
+        {
             assert!(figure.is_nan());
         }
     }

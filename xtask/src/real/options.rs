@@ -123,9 +123,12 @@ mod tests {
 
     #[test]
     fn what_is_unknown_is_named() {
-        for (arguments, named) in
-            [("--onyl a", "--onyl"), ("--only gredy", "greedy"), ("--models x", "gemma3-270m"), ("--only", "greedy")]
-        {
+        for (arguments, named) in [
+            ("--onyl a", "--onyl"),
+            ("--only gredy", "greedy"),
+            ("--models x", "gemma3-270m"),
+            ("--only", "greedy"),
+        ] {
             assert!(parse(arguments).unwrap_err().contains(named), "{arguments}");
         }
     }

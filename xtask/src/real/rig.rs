@@ -110,7 +110,9 @@ impl Rig {
         let mut lines = self.lines(arguments)?;
         match (lines.pop(), lines.len()) {
             (Some(only), 0) => Ok(only),
-            (_, more) => Err(format!("tandem {}: {more} lines of output too many, or none", arguments.join(" "))),
+            (_, more) => {
+                Err(format!("tandem {}: {more} lines of output too many, or none", arguments.join(" ")))
+            }
         }
     }
 
@@ -170,9 +172,11 @@ impl Rig {
     ///
     /// # Errors
     /// If it is not installed.
-    pub fn model_file(&self, model: &str) -> Result<PathBuf, String> {
-        let file = self.home.join("models").join(format!("{model}.gguf"));
-        if file.is_file() { Ok(file) } else { Err(format!("{} is missing", file.display())) }
+    pub fn model_file(&self, model: &str) -> Result<String, String> {
+        let listed = self.json(&["models", "--json"])?;
+        let found = golden::list(&listed, "models")?.iter().find(|line| line["name"] == model);
+        let found = found.ok_or_else(|| format!("`tandem models` does not list {model}"))?;
+        golden::text(found, "path").map(str::to_owned)
     }
 
     /// A server whose settings and ledger lie in `scratch`. `arguments` say who is small and large.

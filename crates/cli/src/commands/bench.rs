@@ -73,7 +73,9 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
         return Err(CliError::usage("tokens, widths and repeats must be at least 1"));
     }
     if widest > BATCH_TOKENS_MAX {
-        return Err(CliError::usage(format!("--verify {widest} is wider than a batch of {BATCH_TOKENS_MAX}")));
+        return Err(CliError::usage(format!(
+            "--verify {widest} is wider than a batch of {BATCH_TOKENS_MAX}"
+        )));
     }
     let started = Instant::now();
     let model = context.load_model(&args.model, LoadOptions::default())?;
@@ -133,7 +135,12 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-fn report(args: &Args, context: &Context, (model, load_seconds): (&Arc<Model>, f64), measured: Measured) -> Value {
+fn report(
+    args: &Args,
+    context: &Context,
+    (model, load_seconds): (&Arc<Model>, f64),
+    measured: Measured,
+) -> Value {
     let pool = context.pool();
     let bandwidth = probe::read_bandwidth(context.isa(), &pool, PROBE_REPEATS);
     let peak = probe::int8_peak(context.isa(), &pool, PROBE_REPEATS);

@@ -18,7 +18,9 @@ const CONTEXT_TOKENS: usize = 8192;
 
 /// Continues a text
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  tandem generate smollm2-135m --prompt 'The capital of France is' --max-tokens 8")]
+#[command(
+    after_help = "Example:\n  tandem generate smollm2-135m --prompt 'The capital of France is' --max-tokens 8"
+)]
 pub struct Args {
     /// The model: a .gguf file, a catalogue name, or hf:OWNER/REPO/FILE
     #[arg(value_name = "REF")]

@@ -158,7 +158,13 @@ fn shown(value: Value<'_>) -> serde_json::Value {
 impl Inspected {
     fn print(&self) -> Result<(), CliError> {
         let size = output::size;
-        output::line(&format!("{}\n{} ({}), GGUF {}", self.path, self.architecture, size(self.bytes), self.gguf_version))?;
+        output::line(&format!(
+            "{}\n{} ({}), GGUF {}",
+            self.path,
+            self.architecture,
+            size(self.bytes),
+            self.gguf_version
+        ))?;
         output::line(&format!(
             "parameters    {:.1} million\ncontext       {} tokens\nchat template {}\nKV per token  {}",
             self.parameters as f64 / 1e6,
@@ -184,7 +190,10 @@ impl Inspected {
         output::line("\ntensors")?;
         for tensor in &self.tensors {
             let bytes = size(tensor.bytes);
-            output::line(&format!("  {:8} {:>5}  {:>14} values  {bytes:>10}", tensor.name, tensor.count, tensor.values))?;
+            output::line(&format!(
+                "  {:8} {:>5}  {:>14} values  {bytes:>10}",
+                tensor.name, tensor.count, tensor.values
+            ))?;
         }
         output::line("\nmetadata")?;
         for (key, value) in &self.metadata {

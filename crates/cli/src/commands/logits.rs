@@ -74,9 +74,9 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
 fn read_lines(path: &std::path::Path) -> Result<Vec<Vec<u32>>, CliError> {
     let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
     let parse = |(index, line): (usize, &str)| {
-        serde_json::from_str::<Line>(line).map(|line| line.ids).map_err(|error| {
-            CliError::usage(format!("{}, line {}: {error}", path.display(), index + 1))
-        })
+        serde_json::from_str::<Line>(line)
+            .map(|line| line.ids)
+            .map_err(|error| CliError::usage(format!("{}, line {}: {error}", path.display(), index + 1)))
     };
     text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(parse).collect()
 }

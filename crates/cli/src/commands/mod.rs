@@ -2,10 +2,14 @@
 
 mod bench;
 mod generate;
+mod inspect;
 mod logits;
 mod models;
 mod perplexity;
 mod pull;
+mod render;
+mod report;
+mod tokenize;
 
 use clap::Subcommand;
 

@@ -48,7 +48,8 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     let bos = model.tokenizer().bos().filter(|_| model.tokenizer().adds_bos());
     let available = ids.len() / length;
     if available == 0 {
-        let message = format!("{} has {} tokens, less than one chunk of {length}", args.file.display(), ids.len());
+        let message =
+            format!("{} has {} tokens, less than one chunk of {length}", args.file.display(), ids.len());
         return Err(CliError::usage(message));
     }
     let chunks = args.chunks.unwrap_or(available).clamp(1, available);
@@ -70,5 +71,8 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
         }));
     }
     let (value, error) = (perplexity.value(), perplexity.error());
-    output::line(&format!("perplexity {value:.4} ± {error:.4} over {} tokens in {chunks} chunks", perplexity.tokens))
+    output::line(&format!(
+        "perplexity {value:.4} ± {error:.4} over {} tokens in {chunks} chunks",
+        perplexity.tokens
+    ))
 }

@@ -9,7 +9,9 @@ use crate::progress::Style;
 
 /// Fetch models and verify them (sha256); an interrupted fetch goes on where it stopped
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  tandem pull qwen2.5-coder-0.5b hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q8_0.gguf")]
+#[command(
+    after_help = "Example:\n  tandem pull qwen2.5-coder-0.5b hf:Qwen/Qwen2.5-0.5B-Instruct-GGUF/qwen2.5-0.5b-instruct-q8_0.gguf"
+)]
 pub struct Args {
     /// Catalogue names (`tandem models` lists them) or hf:OWNER/REPO/FILE
     #[arg(required = true, value_name = "REF")]

@@ -84,7 +84,9 @@ impl Renderer {
         let template = ChatTemplate::from_gguf(&gguf).map_err(|error| in_file(&path, &error.into()))?;
         let template = template.ok_or_else(|| {
             let path = path.display();
-            CliError::failed(format!("{path} has no chat template: it is a base model; use `tandem generate`"))
+            CliError::failed(format!(
+                "{path} has no chat template: it is a base model; use `tandem generate`"
+            ))
         })?;
         let text_of = |id: Option<u32>| {
             id.map(|id| String::from_utf8_lossy(tokenizer.piece(id)).into_owned()).unwrap_or_default()

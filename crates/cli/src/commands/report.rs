@@ -42,7 +42,8 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     }
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let now_ms = i64::try_from(now_ms).unwrap_or(i64::MAX);
-    let query = ReportQuery { since_unix_ms: args.since.map(|ms| now_ms.saturating_sub(ms)), until_unix_ms: None };
+    let query =
+        ReportQuery { since_unix_ms: args.since.map(|ms| now_ms.saturating_sub(ms)), until_unix_ms: None };
     let report = runtime()?.block_on(async {
         let ledger = Ledger::open(&path, LedgerSettings::default()).await?;
         let report = ledger.report(query).await;

@@ -13,7 +13,7 @@ use super::kv::{KvCache, KvError};
 use super::rope::RopeTable;
 use super::weights::{HeadNorm, Layer, Linear};
 use crate::model::Model;
-use crate::models::spec::{Activation, DecoderSpec};
+use crate::spec::{Activation, DecoderSpec};
 
 /// How a [`Decoder`] is set up.
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +84,12 @@ pub struct Decoder {
     wide: Vec<f32>,      // [token][qkv or gate·up]
     attended: Vec<f32>,  // [token][heads · head_dim]
     logits: Vec<f32>,    // [wanted][vocabulary]
+}
+
+/// The tokens of one forward pass.
+struct Batch {
+    rows: Vec<Rows>,
+    tokens: usize,
 }
 
 /// One sequence's rows in the batch.
@@ -157,34 +163,33 @@ impl Decoder {
     /// # Errors
     /// If the batch is not well-formed or there is no room; then no sequence has advanced.
     pub fn forward(&mut self, works: &[Work]) -> Result<&[f32], ForwardError> {
-        let rows = self.admit(works)?;
-        let count: usize = works.iter().map(|w| w.tokens.len()).sum();
+        let batch = self.admit(works)?;
         let model = self.model.clone();
         let spec = model.spec();
-        self.resize(spec, count);
+        self.resize(spec, batch.tokens);
         for (row, &token) in works.iter().flat_map(|w| w.tokens).enumerate() {
             let to = &mut self.residual[row * spec.hidden..][..spec.hidden];
             model.embed(token, to);
             to.iter_mut().for_each(|x| *x *= spec.embedding_scale);
         }
         for (table, rope) in self.ropes.iter_mut().zip(&spec.ropes) {
-            table.fill(rope, rows.iter().flat_map(|r| r.position..r.position + r.tokens));
+            table.fill(rope, batch.rows.iter().flat_map(|r| r.position..r.position + r.tokens));
         }
         let mut pending = None;
         for (index, layer) in model.weights().layers.iter().enumerate() {
-            self.attention_block(&model, index, (layer, pending), &rows, count);
-            self.feed_forward_block(&model, layer, count);
+            self.attention_block(&model, index, (layer, pending), &batch);
+            self.feed_forward_block(&model, layer, batch.tokens);
             pending = Some(layer);
         }
         self.head(&model, works, pending);
-        for rows in &rows {
+        for rows in &batch.rows {
             self.kv.advance(rows.sequence, rows.tokens);
         }
         Ok(&self.logits)
     }
 
     /// Checks a batch and makes room for it.
-    fn admit(&mut self, works: &[Work]) -> Result<Vec<Rows>, ForwardError> {
+    fn admit(&mut self, works: &[Work]) -> Result<Batch, ForwardError> {
         let vocabulary = self.model.vocabulary();
         let mut rows: Vec<Rows> = Vec::with_capacity(works.len());
         let mut row = 0;
@@ -206,7 +211,7 @@ impl Decoder {
         for rows in &rows {
             self.kv.reserve(rows.sequence, rows.tokens)?;
         }
-        Ok(rows)
+        Ok(Batch { rows, tokens: row })
     }
 
     /// Sizes the buffers for `count` tokens; allocates only to grow.
@@ -231,10 +236,9 @@ impl Decoder {
         model: &Model,
         index: usize,
         (layer, before): (&Layer, Option<&Layer>),
-        rows: &[Rows],
-        count: usize,
+        batch: &Batch,
     ) {
-        let spec = model.spec();
+        let (spec, count) = (model.spec(), batch.tokens);
         let (hidden, isa) = (spec.hidden, self.isa);
         let kernels = (isa, &*self.pool);
         let residual = &mut self.residual[..count * hidden];
@@ -250,7 +254,7 @@ impl Decoder {
         let rope = spec.layers[index].rope.map(|r| &self.ropes[r]);
         let finish = FinishQkv { isa, spec, layer, rope };
         each_row(&self.pool, &mut self.wide[..count * width], width, &|row, qkv| finish.apply(row, qkv));
-        self.attend(spec, index, rows, width);
+        self.attend(spec, index, &batch.rows, width);
 
         let kernels = (isa, &*self.pool);
         let inner = spec.heads * spec.head_dim;

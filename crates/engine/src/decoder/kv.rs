@@ -7,7 +7,7 @@ use kernels::attention::{BLOCK_POSITIONS, KvType, first_visible};
 use kernels::kv::{KvMemory, KvShape};
 
 use super::BATCH_TOKENS_MAX;
-use crate::models::spec::DecoderSpec;
+use crate::spec::DecoderSpec;
 
 /// Marks a block that a window has passed.
 const PASSED: u32 = u32::MAX;
@@ -189,7 +189,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::models::spec::{Activation, LayerSpec, RopePairs};
+    use crate::spec::{Activation, LayerSpec, RopePairs};
 
     fn spec() -> DecoderSpec {
         let layer = |window| LayerSpec { window, rope: None };

@@ -1,6 +1,6 @@
 //! Rotary position embeddings (Su et al. 2021).
 
-use crate::models::spec::{Rope, RopePairs};
+use crate::spec::{Rope, RopePairs};
 
 /// Cosines and sines of a batch's positions for one [`Rope`].
 #[derive(Debug, Default)]

@@ -6,7 +6,7 @@ use kernels::pool::Pool;
 use kernels::product;
 
 use crate::gguf::{Gguf, Tensor};
-use crate::models::spec::DecoderSpec;
+use crate::spec::DecoderSpec;
 
 /// Why a file's tensors make no model.
 #[derive(Debug, thiserror::Error)]

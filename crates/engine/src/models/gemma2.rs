@@ -1,8 +1,8 @@
 //! Gemma 2: every other layer a sliding window, soft caps on scores and logits.
 
-use super::spec::{Activation, DecoderSpec, Keys};
 use super::{Settings, SpecError};
 use crate::gguf::Gguf;
+use crate::spec::{Activation, DecoderSpec, Keys};
 
 /// The 27B's depth: it scales scores by the width per head instead of the head's size.
 const LAYERS_27B: usize = 46;

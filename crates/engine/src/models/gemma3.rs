@@ -1,9 +1,9 @@
 //! Gemma 3: five sliding-window layers to one global, each kind with its own rotary base, norms on
 //! queries and keys and around both blocks.
 
-use super::spec::{Activation, DecoderSpec, Keys, linear_scaling};
 use super::{Settings, SpecError};
 use crate::gguf::Gguf;
+use crate::spec::{Activation, DecoderSpec, Keys, linear_scaling};
 
 /// The family's pattern where the file does not say: every sixth layer is global.
 const PATTERN: u32 = 6;

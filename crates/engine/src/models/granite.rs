@@ -1,8 +1,8 @@
 //! Granite 3 (dense): Llama's graph with four scales.
 
-use super::spec::{DecoderSpec, Keys, RopePairs};
 use super::{Settings, SpecError};
 use crate::gguf::Gguf;
+use crate::spec::{DecoderSpec, Keys, RopePairs};
 
 pub(super) fn read(gguf: &Gguf, settings: &Settings) -> Result<DecoderSpec, SpecError> {
     let keys = Keys::new(gguf, "granite");

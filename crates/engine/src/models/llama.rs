@@ -1,9 +1,9 @@
 //! Llama 1–3 and what shares its graph (SmolLM2, Mistral, TinyLlama): interleaved rotary pairs, with
 //! Llama 3's frequency factors if the file has them.
 
-use super::spec::{DecoderSpec, Keys, RopePairs};
 use super::{Settings, SpecError};
 use crate::gguf::Gguf;
+use crate::spec::{DecoderSpec, Keys, RopePairs};
 
 pub(super) fn read(gguf: &Gguf, settings: &Settings) -> Result<DecoderSpec, SpecError> {
     let keys = Keys::new(gguf, "llama");

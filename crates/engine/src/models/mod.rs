@@ -11,10 +11,9 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 mod smollm3;
-pub(crate) mod spec;
 
 use crate::gguf::{Gguf, GgufError};
-use spec::DecoderSpec;
+use crate::spec::DecoderSpec;
 
 /// One architecture.
 pub(crate) struct Architecture {

@@ -1,9 +1,9 @@
 //! OLMo 2 and 3: norms after the blocks only, and over the whole width of queries and keys. With a
 //! window (OLMo 3) every fourth layer is global.
 
-use super::spec::{DecoderSpec, Keys};
 use super::{Settings, SpecError};
 use crate::gguf::Gguf;
+use crate::spec::{DecoderSpec, Keys};
 
 /// Every fourth layer is global.
 const PATTERN: usize = 4;

@@ -2,9 +2,9 @@
 //! contexts up to the original length, long ones beyond (chosen by the context, not the text, so that
 //! a sequence never changes its embedding while it grows).
 
-use super::spec::{DecoderSpec, Keys};
 use super::{Settings, SpecError};
 use crate::gguf::Gguf;
+use crate::spec::{DecoderSpec, Keys};
 
 pub(super) fn read(gguf: &Gguf, settings: &Settings) -> Result<DecoderSpec, SpecError> {
     let keys = Keys::new(gguf, "phi3");

@@ -1,8 +1,8 @@
 //! SmolLM3: Llama's graph with every fourth layer without rotary embedding.
 
-use super::spec::{DecoderSpec, Keys, RopePairs};
 use super::{Settings, SpecError};
 use crate::gguf::Gguf;
+use crate::spec::{DecoderSpec, Keys, RopePairs};
 
 /// Every fourth layer has no rotary embedding.
 const PATTERN: usize = 4;

@@ -3,35 +3,35 @@
 use contract::{Input, Request};
 use serde_json::{Map, Value};
 
-use super::{Accepted, Door, Fields, common, messages};
+use super::{Accepted, Door, Fields, messages, options};
 use crate::wire::ApiError;
 
 /// Most alternatives per token, as with OpenAI.
 const TOP_LOGPROBS_MAX: u64 = 20;
 
-/// Fields read here rather than in `common`.
+/// Fields read here rather than in `options`.
 const OWN: &[&str] = &["messages", "tools", "logprobs", "top_logprobs"];
 
 /// Validates a chat request.
 pub(crate) fn accept(door: &Door<'_>, body: &Map<String, Value>) -> Result<Accepted, ApiError> {
     let fields = Fields::new(body, "");
-    let common = common::read(door, fields, OWN)?;
+    let options = options::read(door, fields, OWN)?;
     text_only(fields)?;
     let input = Input::Chat { messages: messages::read(fields)?, tools: tools(fields)? };
     let request = Request {
         id: door.id.clone(),
         input,
-        target: common.target,
-        sampling: common.sampling,
-        max_tokens: common.max_tokens,
-        stop: common.stop,
+        target: options.target,
+        sampling: options.sampling,
+        max_tokens: options.max_tokens,
+        stop: options.stop,
         top_logprobs: top_logprobs(fields)?,
-        stream: common.stream,
+        stream: options.stream,
         deadline_ms: door.deadline_ms,
-        options: common.options,
-        passthrough: common.passthrough,
+        options: options.options,
+        passthrough: options.passthrough,
     };
-    Ok(Accepted { request, include_usage: common.include_usage, ignored: common.ignored })
+    Ok(Accepted { request, include_usage: options.include_usage, ignored: options.ignored })
 }
 
 fn text_only(fields: Fields<'_>) -> Result<(), ApiError> {

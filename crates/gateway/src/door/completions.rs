@@ -3,35 +3,35 @@
 use contract::{Input, Request};
 use serde_json::{Map, Value};
 
-use super::{Accepted, Door, Fields, common};
+use super::{Accepted, Door, Fields, options};
 use crate::wire::ApiError;
 
 /// Most alternatives per token, as with OpenAI.
 const LOGPROBS_MAX: u64 = 5;
 
-/// Fields read here rather than in `common`.
+/// Fields read here rather than in `options`.
 const OWN: &[&str] = &["prompt", "logprobs", "echo", "suffix", "best_of"];
 
 /// Validates a completion request.
 pub(crate) fn accept(door: &Door<'_>, body: &Map<String, Value>) -> Result<Accepted, ApiError> {
     let fields = Fields::new(body, "");
-    let common = common::read(door, fields, OWN)?;
+    let options = options::read(door, fields, OWN)?;
     unsupported(fields)?;
     let top_logprobs = fields.integer("logprobs", 0, LOGPROBS_MAX)?;
     let request = Request {
         id: door.id.clone(),
         input: Input::Completion { prompt: prompt(fields)? },
-        target: common.target,
-        sampling: common.sampling,
-        max_tokens: common.max_tokens,
-        stop: common.stop,
+        target: options.target,
+        sampling: options.sampling,
+        max_tokens: options.max_tokens,
+        stop: options.stop,
         top_logprobs: top_logprobs.map(|top| u8::try_from(top).unwrap_or(u8::MAX)),
-        stream: common.stream,
+        stream: options.stream,
         deadline_ms: door.deadline_ms,
-        options: common.options,
-        passthrough: common.passthrough,
+        options: options.options,
+        passthrough: options.passthrough,
     };
-    Ok(Accepted { request, include_usage: common.include_usage, ignored: common.ignored })
+    Ok(Accepted { request, include_usage: options.include_usage, ignored: options.ignored })
 }
 
 /// Old fields of OpenAI's that change the answer: better refused than silently ignored.

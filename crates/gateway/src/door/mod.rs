@@ -3,10 +3,10 @@
 
 mod body;
 mod chat;
-mod common;
 mod completions;
 mod fields;
 mod messages;
+mod options;
 
 use contract::Request;
 
@@ -116,7 +116,7 @@ mod tests {
             && sampling.presence_penalty.abs() <= 2.0
             && sampling.logit_bias.iter().all(|(_, bias)| bias.abs() <= 100.0)
             && request.max_tokens.is_some_and(|tokens| (1..=1000).contains(&tokens))
-            && request.stop.len() <= common::STOP_MAX
+            && request.stop.len() <= options::STOP_MAX
             && request.stop.iter().all(|stop| !stop.is_empty())
             && request.top_logprobs.unwrap_or(0) <= 20
             && request.options.max_quality_loss.is_none_or(|loss| (0.0..=1.0).contains(&loss))

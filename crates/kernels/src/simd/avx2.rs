@@ -108,6 +108,7 @@ unsafe impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn exp2_whole(n: F) -> F {
+        // SAFETY: as the impl says.
         each(n, |x| unsafe {
             let biased = _mm256_add_epi32(_mm256_cvttps_epi32(x), _mm256_set1_epi32(127));
             _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
@@ -131,6 +132,7 @@ unsafe impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn i_store_i8(to: *mut i8, a: I) {
+        // SAFETY: as the impl says.
         unsafe {
             // Packing works within 128-bit halves: put the quarters back in order afterwards.
             let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(a[0], a[1]));
@@ -156,6 +158,7 @@ unsafe impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn b_plane1(nibbles: I, mask: u64) -> I {
+        // SAFETY: as the impl says.
         pairs(nibbles, [mask as u32, (mask >> 32) as u32], |x, m| unsafe {
             // Byte i gets mask byte i/8, then its own bit of it.
             let spread = _mm256_shuffle_epi8(
@@ -169,6 +172,7 @@ unsafe impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn b_plane2<const PAIR: u32>(nibbles: I, plane: I) -> I {
+        // SAFETY: as the impl says.
         pairs(nibbles, plane, |x, p| unsafe {
             let moved = match PAIR {
                 0 => _mm256_slli_epi16::<4>(p),
@@ -185,6 +189,7 @@ unsafe impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn dot4<const WIDE: bool>(acc: I, w: I, x: *const i8) -> I {
+        // SAFETY: as the impl says.
         unsafe {
             let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
             let ones = _mm256_set1_epi16(1);

@@ -84,6 +84,7 @@ unsafe impl Simd for Avx512 {
     }
     #[inline(always)]
     unsafe fn exp2_whole(n: __m512) -> __m512 {
+        // SAFETY: as the impl says.
         unsafe {
             let biased = _mm512_add_epi32(_mm512_cvttps_epi32(n), _mm512_set1_epi32(127));
             _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
@@ -107,6 +108,7 @@ unsafe impl Simd for Avx512 {
     }
     #[inline(always)]
     unsafe fn i_store_i8(to: *mut i8, a: __m512i) {
+        // SAFETY: as the impl says.
         unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(a)) }
     }
     #[inline(always)]
@@ -127,10 +129,12 @@ unsafe impl Simd for Avx512 {
     }
     #[inline(always)]
     unsafe fn b_plane1(nibbles: __m512i, mask: u64) -> __m512i {
+        // SAFETY: as the impl says.
         unsafe { _mm512_mask_add_epi8(nibbles, mask, nibbles, _mm512_set1_epi8(16)) }
     }
     #[inline(always)]
     unsafe fn b_plane2<const PAIR: u32>(nibbles: __m512i, plane: __m512i) -> __m512i {
+        // SAFETY: as the impl says.
         unsafe {
             let moved = match PAIR {
                 0 => _mm512_slli_epi16::<4>(plane),
@@ -148,6 +152,7 @@ unsafe impl Simd for Avx512 {
     }
     #[inline(always)]
     unsafe fn dot4<const WIDE: bool>(acc: __m512i, w: __m512i, x: *const i8) -> __m512i {
+        // SAFETY: as the impl says.
         unsafe { _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x.cast::<i32>().read_unaligned())) }
     }
 }

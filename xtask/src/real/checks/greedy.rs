@@ -142,7 +142,8 @@ fn free(rig: &Rig, model: &str, runs: &[Run]) -> Result<Line, String> {
         }
     }
     let all: usize = runs.iter().map(|run| run.ids.len()).sum();
-    let line = Line::new(format!("{model}, free")).all("firm steps", (firm_same, firm), first_wrong.as_deref());
+    let line =
+        Line::new(format!("{model}, free")).all("firm steps", (firm_same, firm), first_wrong.as_deref());
     Ok(line.note(format!("{same} of all {all} steps before the runs part")))
 }
 

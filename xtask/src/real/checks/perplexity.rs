@@ -42,13 +42,16 @@ fn tolerance(chunks: usize) -> f64 {
 fn run(rig: &Rig, report: &mut Report) -> Result<(), String> {
     let file = rig.golden_path("perplexity.json");
     let text = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-    let golden: Value = serde_json::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))?;
+    let golden: Value =
+        serde_json::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))?;
     for &model in &rig.models {
         let of_model = |result: &&Value| result["model"] == model;
         for result in golden::list(&golden, "results")?.iter().filter(of_model) {
             let recorded = golden::list(result, "running")?.len();
-            let (_, quick, normal) =
-                *CHUNKS.iter().find(|(name, ..)| *name == model).ok_or_else(|| format!("no chunks for {model}"))?;
+            let (_, quick, normal) = *CHUNKS
+                .iter()
+                .find(|(name, ..)| *name == model)
+                .ok_or_else(|| format!("no chunks for {model}"))?;
             let chunks = rig.scope.pick(quick, normal, recorded).min(recorded);
             report.line(measure(rig, result, chunks, &[])?);
             if model == EXACT {
@@ -81,9 +84,11 @@ fn compare(line: Line, golden: &Value, ours: &Value, chunks: usize) -> Result<Li
     let off = |chunk: usize| running[chunk] / expected[chunk] - 1.0;
     let perplexity = golden::number(ours, "perplexity")?;
     let last = off(chunks - 1);
-    let mut line = line
-        .note(format!("{perplexity:.4}, llama.cpp {:.4}", expected[chunks - 1]))
-        .at_most("|off|", last.abs(), tolerance(chunks));
+    let mut line = line.note(format!("{perplexity:.4}, llama.cpp {:.4}", expected[chunks - 1])).at_most(
+        "|off|",
+        last.abs(),
+        tolerance(chunks),
+    );
     let early = (0..chunks).filter(|&chunk| off(chunk).abs() <= tolerance(chunk + 1)).count();
     line = line.all("running values", (early, chunks), None);
     let same = (perplexity - running[chunks - 1]).abs() <= 1e-3 * perplexity;

@@ -29,7 +29,10 @@ fn run(rig: &Rig, report: &mut Report) -> Result<(), String> {
                 right += 1;
             } else {
                 let wrong = || {
-                    format!("case {}: expected {}, got {}", expected["case"], expected["rendered"], found["text"])
+                    format!(
+                        "case {}: expected {}, got {}",
+                        expected["case"], expected["rendered"], found["text"]
+                    )
                 };
                 first_wrong.get_or_insert_with(wrong);
             }

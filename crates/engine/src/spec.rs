@@ -2,7 +2,7 @@
 
 use crate::gguf::Gguf;
 
-use super::{Settings, SpecError};
+use crate::models::{Settings, SpecError};
 
 /// Most layers of a model.
 pub const LAYERS_MAX: u32 = 512;

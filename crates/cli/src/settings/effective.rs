@@ -1,0 +1,71 @@
+//! The settings as `tandem serve --check` shows them: a configuration file that says what holds, with
+//! secrets masked.
+
+use contract::Price;
+use serde::Serialize;
+use toml::{Table, Value};
+
+use super::keys::UPSTREAM_ONLY;
+use super::{RoleSettings, Settings};
+use crate::error::CliError;
+
+/// The effective settings, section by section.
+///
+/// # Errors
+/// If a number is too large for TOML.
+pub fn effective(settings: &Settings) -> Result<Table, CliError> {
+    let mut server = table(&settings.gateway)?;
+    server.insert("threads".to_owned(), integer(settings.threads as u64));
+    if let Some(bytes) = settings.memory_bytes {
+        server.insert("memory".to_owned(), integer(bytes));
+    }
+    let mut ledger = table(&settings.ledger.settings)?;
+    ledger.insert("path".to_owned(), Value::String(settings.ledger.path.display().to_string()));
+    let sections = [
+        ("server", server),
+        ("small", role(&settings.small)?),
+        ("large", role(&settings.large)?),
+        ("policy", table(&settings.policy)?),
+        ("ledger", ledger),
+    ];
+    Ok(sections.into_iter().map(|(name, section)| (name.to_owned(), Value::Table(section))).collect())
+}
+
+fn role(role: &RoleSettings) -> Result<Table, CliError> {
+    match role {
+        RoleSettings::Local(local) => {
+            let mut keys = Table::new();
+            keys.insert("model".to_owned(), Value::String(local.reference.to_string()));
+            keys.insert("price".to_owned(), price(&local.price)?);
+            keys.insert("context_tokens".to_owned(), integer(local.context_tokens.into()));
+            keys.insert("sequences".to_owned(), integer(local.sequences.into()));
+            if let Some(tokens) = local.kv_tokens {
+                keys.insert("kv_tokens".to_owned(), integer(tokens.into()));
+            }
+            Ok(keys)
+        }
+        RoleSettings::Upstream(upstream) => {
+            let mut keys = table(&upstream.openai)?;
+            // The key has no place in a configuration; the variable that holds it has.
+            keys.retain(|key, _| UPSTREAM_ONLY.contains(&key) || matches!(key, "model" | "context_tokens"));
+            keys.insert("price".to_owned(), price(&upstream.openai.price)?);
+            if let Some(variable) = &upstream.api_key_env {
+                keys.insert("api_key_env".to_owned(), Value::String(variable.clone()));
+            }
+            Ok(keys)
+        }
+    }
+}
+
+fn price(price: &Price) -> Result<Value, CliError> {
+    table(price).map(Value::Table)
+}
+
+fn integer(value: u64) -> Value {
+    Value::Integer(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+fn table(value: &impl Serialize) -> Result<Table, CliError> {
+    Table::try_from(value)
+        .map_err(|error| CliError::usage(format!("a setting has no place in TOML: {error}")))
+}

@@ -1,0 +1,198 @@
+//! Tests of the settings' second stage, from file text and environment to [`Settings`].
+
+use std::num::NonZeroUsize;
+
+use store::Reference;
+
+use super::*;
+use crate::context::GlobalArgs;
+use crate::environment::Environment;
+
+/// A folder with a configuration file.
+struct Fixture {
+    folder: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new(file: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("tandem.toml"), file).unwrap();
+        Fixture { folder }
+    }
+
+    fn load(&self, variables: &[(&str, &str)], args: SettingsArgs) -> Result<Settings, CliError> {
+        self.load_with(variables, args, None)
+    }
+
+    fn load_with(
+        &self,
+        variables: &[(&str, &str)],
+        args: SettingsArgs,
+        threads: Option<usize>,
+    ) -> Result<Settings, CliError> {
+        let home = self.folder.path().to_str().unwrap();
+        let pairs = variables.iter().copied().chain([("TANDEM_HOME", home)]);
+        let environment: Environment = pairs.collect();
+        let global = GlobalArgs { json: false, threads: threads.and_then(NonZeroUsize::new) };
+        let context = Context::new(&global, environment)?;
+        let config = Some(self.folder.path().join("tandem.toml"));
+        load(SettingsArgs { config, ..args }.flags(), &context)
+    }
+}
+
+fn of_file(file: &str) -> Result<Settings, CliError> {
+    Fixture::new(file).load(&[], SettingsArgs::default())
+}
+
+fn local(role: &RoleSettings) -> &LocalSettings {
+    match role {
+        RoleSettings::Local(local) => local,
+        RoleSettings::Upstream(_) => panic!("an upstream"),
+    }
+}
+
+#[test]
+fn without_settings_the_default_pair_is_served_here() {
+    let settings = of_file("").unwrap();
+    let (small, large) = (local(&settings.small), local(&settings.large));
+    assert_eq!(small.reference, Reference::Catalogue("qwen2.5-coder-0.5b".into()));
+    assert_eq!(large.reference, Reference::Catalogue("qwen2.5-coder-1.5b".into()));
+    assert_eq!((small.context_tokens, small.sequences), (8192, 4));
+    assert_eq!(settings.gateway.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(settings.policy.kind, "cascade");
+    assert!(settings.ledger.path.ends_with("ledger.db"));
+    assert_eq!(settings.memory_bytes, None);
+}
+
+#[test]
+fn the_documented_file_works() {
+    let file = r#"
+        [server]
+        listen = "0.0.0.0:9000"
+        api_keys = ["a", "b"]
+        memory = "3GiB"
+        [small]
+        model = "smollm2-135m"
+        [large]
+        url = "http://localhost:8000/v1"
+        model = "big"
+        api_key_env = "BIG_KEY"
+        price = { input_usd_per_mtok = 0.5, cached_input_usd_per_mtok = 0.05, output_usd_per_mtok = 1.5 }
+        idle_timeout_ms = 5000
+        [policy]
+        kind = "cascade"
+        confidence_min = 1
+        [ledger]
+        path = "somewhere.db"
+        keep_text = "hashes"
+    "#;
+    let fixture = Fixture::new(file);
+    let settings = fixture.load(&[("BIG_KEY", "sk-secret")], SettingsArgs::default()).unwrap();
+    assert_eq!(settings.memory_bytes, Some(3 << 30));
+    assert_eq!(settings.gateway.api_keys.len(), 2);
+    let RoleSettings::Upstream(large) = &settings.large else { panic!("no upstream") };
+    assert_eq!(large.openai.api_key.as_ref().unwrap().expose(), "sk-secret");
+    assert_eq!(large.openai.price.output_usd_per_mtok, 1.5);
+    assert_eq!(large.openai.idle_timeout_ms, 5000);
+    assert_eq!(settings.policy.confidence_min, 1.0);
+    assert_eq!(settings.ledger.settings.keep_text, ledger::KeepText::Hashes);
+
+    let missing = fixture.load(&[], SettingsArgs::default()).unwrap_err();
+    assert!(missing.exit_code() == 2 && missing.to_string().contains("BIG_KEY"), "{missing}");
+}
+
+#[test]
+fn flags_beat_environment_beats_file_beats_defaults() {
+    let fixture = Fixture::new("[server]\nthreads = 3\nmemory = 100\n[policy]\nkind = \"small\"");
+    let load = |variables, args, threads| fixture.load_with(variables, args, threads).unwrap();
+    let none = SettingsArgs::default;
+    assert_eq!(load(&[], none(), None).policy.kind, "small");
+    assert_eq!(load(&[("TANDEM_POLICY_KIND", "large")], none(), None).policy.kind, "large");
+    let flag = SettingsArgs { policy: Some("cascade".into()), ..none() };
+    assert_eq!(load(&[("TANDEM_POLICY_KIND", "large")], flag, None).policy.kind, "cascade");
+    assert_eq!(load(&[], none(), None).threads, 3);
+    assert_eq!(load(&[("TANDEM_THREADS", "4")], none(), None).threads, 4);
+    assert_eq!(load(&[("TANDEM_THREADS", "4")], none(), Some(5)).threads, 5);
+    assert_eq!(load(&[("TANDEM_MEMORY", "2KiB")], none(), None).memory_bytes, Some(2048));
+    let flag = SettingsArgs { memory: Some("1GiB".into()), context: Some("512".into()), ..none() };
+    let settings = load(&[("TANDEM_MEMORY", "2KiB")], flag, None);
+    assert_eq!(settings.memory_bytes, Some(1 << 30));
+    assert_eq!(local(&settings.large).context_tokens, 512);
+}
+
+#[test]
+fn a_large_url_wants_a_model_name() {
+    let url = || Some("http://localhost:9/v1".to_owned());
+    let fixture = Fixture::new("[large]\nmodel = \"smollm2-135m\"\nsequences = 2");
+    let args = SettingsArgs { large: url(), ..SettingsArgs::default() };
+    let error = fixture.load(&[], args.clone()).unwrap_err();
+    assert!(error.exit_code() == 2 && error.to_string().contains("--large-model"), "{error}");
+    let args = SettingsArgs { large_model: Some("served".into()), ..args };
+    assert_eq!(fixture.load(&[], args).unwrap().large.model(), "served");
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused_by_name() {
+    for (file, code, words) in [
+        ("[server]\nlisten = \"nowhere\"", 2, "listen"),
+        ("[server]\nqueue_max = -1", 2, "queue_max"),
+        ("[server]\nconcurrent_max = 0", 2, "concurrent_max"),
+        ("[server]\nmemory = \"lots\"", 2, "server.memory"),
+        ("[server]\nthreads = 0", 2, "server.threads"),
+        ("[small]\nmodel = \"no-such-model\"", 3, "small.model"),
+        ("[small]\nmodel = \"no/such.gguf\"", 3, "check the path"),
+        ("[small]\nstream = true", 2, "small.stream has no meaning without a url"),
+        ("[large]\nurl = \"http://h\"\nmodel = \"m\"\nsequences = 2", 2, "no meaning with a url"),
+        ("[large]\nurl = \"localhost\"\nmodel = \"m\"", 2, "can't be used"),
+        ("[small]\nsequences = 0", 2, "small.sequences"),
+        ("[small]\nprice = { output_usd_per_mtok = -1 }", 2, "output_usd_per_mtok"),
+        ("[small]\nprice = { usd = 1 }", 2, "usd"),
+        ("[policy]\nkind = \"casacde\"", 2, "casacde"),
+        ("[policy]\nconfidence_min = 2", 2, "confidence_min"),
+        ("[ledger]\nkeep_text = \"all\"", 2, "keep_text"),
+        ("[ledger]\nqueue_rows_max = 0", 2, "queue_rows_max"),
+        ("[ledger]\npath = \"\"", 2, "ledger.path"),
+    ] {
+        let error = of_file(file).unwrap_err();
+        assert_eq!(error.exit_code(), code, "{file:?}: {error}");
+        assert!(error.to_string().contains(words), "{file:?}: {error}");
+    }
+}
+
+#[test]
+fn what_is_shown_is_a_configuration_that_means_the_same() {
+    let url = "[large]\nurl = \"http://h/v1\"\nmodel = \"m\"\napi_key_env = \"KEY\"\ncontext_tokens = 7\n";
+    let extra = "[server]\nmemory = \"1GiB\"\nrequest_tokens_max = 9\n[small]\nkv_tokens = 300\n";
+    for file in [String::new(), format!("{url}{extra}")] {
+        let variables = [("KEY", "sk-secret")];
+        let settings = Fixture::new(&file).load(&variables, SettingsArgs::default()).unwrap();
+        let shown = toml::to_string(&effective(&settings).unwrap()).unwrap();
+        assert!(!shown.contains("secret"), "{shown}");
+        let again = Fixture::new(&shown).load(&variables, SettingsArgs::default()).unwrap();
+        assert_eq!(Settings { file: None, ..again }, Settings { file: None, ..settings });
+    }
+}
+
+#[test]
+fn api_keys_are_masked() {
+    let fixture = Fixture::new("[server]\napi_keys = [\"sk-one\"]");
+    let variables = [("TANDEM_API_KEYS", "sk-two, sk-three")];
+    let settings = fixture.load(&variables, SettingsArgs::default()).unwrap();
+    assert_eq!(settings.gateway.api_keys.len(), 2);
+    let shown = format!("{settings:?} {}", toml::to_string(&effective(&settings).unwrap()).unwrap());
+    assert!(!shown.contains("sk-") && shown.contains("***"), "{shown}");
+}
+
+#[test]
+fn every_setting_of_the_parts_has_a_key() {
+    let known = |section: &str, name: &str| {
+        let section = keys::SECTIONS.iter().find(|known| known.name == section).unwrap();
+        section.keys.iter().any(|key| key.name == name)
+    };
+    let shown = effective(&of_file("").unwrap()).unwrap();
+    for (section, values) in &shown {
+        for name in values.as_table().unwrap().keys() {
+            assert!(known(section, name), "{section}.{name}");
+        }
+    }
+}
