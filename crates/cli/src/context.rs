@@ -177,7 +177,18 @@ impl Context {
         if self.stderr_is_terminal { Style::Bar } else { plain }
     }
 
-    /// Has the model here, fetching it if it is not, and shows the progress.
+    /// The model's file, fetched if it is not here. A file that is here is not hashed again.
+    ///
+    /// # Errors
+    /// As [`Store::pull`].
+    pub async fn have(&self, reference: &Reference, style: Style) -> Result<PathBuf, CliError> {
+        match self.store()?.locate(reference)? {
+            Some(path) => Ok(path),
+            None => self.fetch(reference, style).await,
+        }
+    }
+
+    /// Has the model here, fetched and verified, and shows the progress.
     ///
     /// # Errors
     /// As [`Store::pull`].

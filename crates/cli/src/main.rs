@@ -11,6 +11,7 @@ mod footprint;
 mod input;
 mod logging;
 mod output;
+mod pair;
 mod progress;
 mod settings;
 

@@ -1,5 +1,7 @@
 //! What to run and how much of it: [`Options`].
 
+use std::path::PathBuf;
+
 use super::checks;
 
 /// The catalogue's models that the golden data is about.
@@ -7,11 +9,12 @@ pub const MODELS: &[&str] = &["smollm2-135m", "gemma3-270m", "qwen2.5-coder-0.5b
 
 /// How to call it.
 pub const USAGE: &str = "\
-usage: cargo xtask real [--only CHECK…] [--models MODEL…] [--quick|--full]
+usage: cargo xtask real [--only CHECK…] [--models MODEL…] [--quick|--full] [--tandem FILE]
   --only    these checks alone
   --models  these models alone, in the checks that go through all of them
   --quick   the shortest texts and fewest chunks: a look, not a proof
   --full    every golden text, also where the exact path takes minutes
+  --tandem  this binary instead of one built now
 TANDEM_HOME names the folder the models lie in (default: target/real-home).
 example: cargo xtask real --only logits_fast greedy --models smollm2-135m";
 
@@ -46,6 +49,8 @@ pub struct Options {
     pub models: Vec<&'static str>,
     /// How much.
     pub scope: Scope,
+    /// A binary to check instead of building one.
+    pub tandem: Option<PathBuf>,
     /// Only say how to call it.
     pub help: bool,
 }
@@ -56,8 +61,13 @@ impl Options {
     /// # Errors
     /// Names what is unknown, and what is known.
     pub fn parse(arguments: &[String]) -> Result<Self, String> {
-        let mut options =
-            Options { only: Vec::new(), models: MODELS.to_vec(), scope: Scope::Normal, help: false };
+        let mut options = Options {
+            only: Vec::new(),
+            models: MODELS.to_vec(),
+            scope: Scope::Normal,
+            tandem: None,
+            help: false,
+        };
         let mut rest = arguments.iter().map(String::as_str).peekable();
         while let Some(argument) = rest.next() {
             let mut names = || -> Vec<&str> {
@@ -72,6 +82,10 @@ impl Options {
                 "--models" => options.models = among(argument, &names(), MODELS)?,
                 "--quick" => options.scope = Scope::Quick,
                 "--full" => options.scope = Scope::Full,
+                "--tandem" => match rest.next() {
+                    Some(file) => options.tandem = Some(file.into()),
+                    None => return Err("--tandem needs a file".to_owned()),
+                },
                 "--help" | "-h" => options.help = true,
                 unknown => return Err(format!("`{unknown}` is unknown")),
             }
@@ -128,6 +142,7 @@ mod tests {
             ("--only gredy", "greedy"),
             ("--models x", "gemma3-270m"),
             ("--only", "greedy"),
+            ("--tandem", "file"),
         ] {
             assert!(parse(arguments).unwrap_err().contains(named), "{arguments}");
         }

@@ -25,13 +25,13 @@ impl Line {
     /// A figure that may not be above its limit. What is no number is.
     pub fn at_most(self, name: &str, value: f64, limit: f64) -> Self {
         let sign = if value <= limit { "≤" } else { "NOT ≤" };
-        self.require(value <= limit, format!("{name} {} {sign} {limit}", shown(value)))
+        self.require(value <= limit, format!("{name} {} {sign} {}", shown(value), shown(limit)))
     }
 
     /// A figure that may not be below its limit. What is no number is.
     pub fn at_least(self, name: &str, value: f64, limit: f64) -> Self {
         let sign = if value >= limit { "≥" } else { "NOT ≥" };
-        self.require(value >= limit, format!("{name} {} {sign} {limit}", shown(value)))
+        self.require(value >= limit, format!("{name} {} {sign} {}", shown(value), shown(limit)))
     }
 
     /// All of `total` must hold, and there must be one at least; `first_wrong` tells the first that does not.

@@ -48,20 +48,25 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// Builds the binary.
+    /// Builds the binary, unless there is one to take.
     ///
     /// # Errors
-    /// If it does not build, or a folder can't be made.
+    /// If it does not build.
     pub fn build(options: &Options) -> Result<Self, String> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = Process::new(cargo);
-        build.args(["build", "--release", "--locked", "-p", "tandem"]).current_dir(crate::root());
-        process::run_shown(&mut build, BUILD_LIMIT)?;
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
         let target = crate::root().join(target);
         let folder = target.join("real-home");
         let home = std::env::var_os("TANDEM_HOME").map_or_else(|| folder.clone(), PathBuf::from);
-        let binary = target.join("release").join(format!("tandem{}", std::env::consts::EXE_SUFFIX));
+        let binary = match &options.tandem {
+            Some(binary) => binary.clone(),
+            None => {
+                let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+                let mut build = Process::new(cargo);
+                build.args(["build", "--release", "--locked", "-p", "tandem"]).current_dir(crate::root());
+                process::run_shown(&mut build, BUILD_LIMIT)?;
+                target.join("release").join(format!("tandem{}", std::env::consts::EXE_SUFFIX))
+            }
+        };
         Ok(Rig { binary, home, folder, models: options.models.clone(), scope: options.scope })
     }
 

@@ -1,6 +1,7 @@
 //! The commands: one file each, with its `Args` and `run`, and one line in [`commands!`] below.
 
 mod bench;
+mod chat;
 mod generate;
 mod inspect;
 mod logits;
@@ -9,6 +10,7 @@ mod perplexity;
 mod pull;
 mod render;
 mod report;
+mod serve;
 mod tokenize;
 
 use clap::Subcommand;
@@ -49,6 +51,8 @@ macro_rules! commands {
 
 // In the order of `tandem --help`.
 commands! {
+    Serve => serve, "info";
+    Chat => chat, "error";
     Pull => pull, "error";
     Models => models, "warn";
     Inspect => inspect, "warn";

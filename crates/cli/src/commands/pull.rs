@@ -38,7 +38,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     let references =
         args.references.iter().map(|text| context.reference(text)).collect::<Result<Vec<_>, _>>()?;
     let runtime = crate::context::runtime()?;
-    let style = context.progress_style(Style::Lines);
+    let style = context.progress_style(Style::Silent);
     let mut models = Vec::with_capacity(references.len());
     for reference in &references {
         let path = runtime.block_on(context.fetch(reference, style))?;

@@ -21,7 +21,7 @@ use crate::error::CliError;
 pub use effective::effective;
 pub use keys::parse_bytes;
 pub use layers::{Flags, unknown_variables};
-pub use roles::{LocalSettings, RoleSettings, UpstreamSettings};
+pub use roles::{LocalSettings, RoleSettings};
 
 /// Name of the ledger in the home folder.
 const LEDGER_FILE: &str = "ledger.db";

@@ -5,6 +5,9 @@
 //! minimum's share by another. The chain does not depend on the number of columns, so neither do the
 //! bits of the result.
 
+// Register tiles are indexed by constants; iterators would hide the tiling.
+#![allow(clippy::needless_range_loop)]
+
 use crate::activations::{NEGATED_SCALED_SUM, NEGATED_SUM, SCALE, TileInput};
 use crate::simd::{LANES, Simd};
 
@@ -111,53 +114,117 @@ unsafe fn group<S: Simd, E: Constants, const C: usize>(
 ) {
     // SAFETY: as the caller vouches.
     unsafe {
-        let mut first = [S::i_splat(0); C];
-        let mut second = [S::i_splat(0); C];
-        if E::ZERO_LOG2 > 0 {
+        if E::HALVES {
+            let first = half::<S, E, C, 0>(integers, table, input);
+            let mut weighted = [S::splat(0.0); C];
             for c in 0..C {
-                // −zero · Σx, so that the sum below is over (code − zero) · x.
-                let start = |part: usize| S::i_splat(input.word(NEGATED_SUM + part, c) as i32);
-                first[c] = shift_zero::<S, E>(start(if E::HALVES { 0 } else { 2 }));
-                if E::HALVES {
-                    second[c] = shift_zero::<S, E>(start(1));
+                weighted[c] = S::mul(scales.scale[0], S::i_to_f(first[c]));
+            }
+            let second = half::<S, E, C, 1>(integers, table, input);
+            for c in 0..C {
+                weighted[c] = S::fma(scales.scale[1], S::i_to_f(second[c]), weighted[c]);
+                sums[c] = S::fma(weighted[c], S::splat(float(input, SCALE, c)), sums[c]);
+                if E::MIN {
+                    let (low, high) = (NEGATED_SCALED_SUM, NEGATED_SCALED_SUM + 1);
+                    sums[c] = S::fma(scales.min[0], S::splat(float(input, low, c)), sums[c]);
+                    sums[c] = S::fma(scales.min[1], S::splat(float(input, high, c)), sums[c]);
+                }
+            }
+        } else {
+            let mut dots = start::<S, E, C>(input, 2);
+            add_half::<S, E, C, 0>(integers, table, input, &mut dots);
+            add_half::<S, E, C, 1>(integers, table, input, &mut dots);
+            for c in 0..C {
+                let weighted = S::mul(scales.scale[0], S::i_to_f(dots[c]));
+                sums[c] = S::fma(weighted, S::splat(float(input, SCALE, c)), sums[c]);
+                if E::MIN {
+                    let all = S::splat(float(input, NEGATED_SCALED_SUM + 2, c));
+                    sums[c] = S::fma(scales.min[0], all, sums[c]);
                 }
             }
         }
-        macro_rules! vector {
-            ($v:literal) => {
+    }
+}
+
+/// Word `row` of column `c` as a float.
+///
+/// # Safety
+/// The group, row and column exist.
+#[inline(always)]
+unsafe fn float(input: &TileInput, row: usize, c: usize) -> f32 {
+    // SAFETY: as the caller vouches.
+    f32::from_bits(unsafe { input.word(row, c) })
+}
+
+/// The integer sums' start: −zero · Σx over `part` (0, 1: a half; 2: all), so that the sum is over
+/// (code − zero) · x.
+///
+/// # Safety
+/// As [`tile`], for one group.
+#[inline(always)]
+unsafe fn start<S: Simd, E: Constants, const C: usize>(input: &TileInput, part: usize) -> [S::I; C] {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let mut dots = [S::i_splat(0); C];
+        if E::ZERO_LOG2 > 0 {
+            for c in 0..C {
+                dots[c] = shift_zero::<S, E>(S::i_splat(input.word(NEGATED_SUM + part, c) as i32));
+            }
+        }
+        dots
+    }
+}
+
+/// The integer dot products of one half of a group.
+///
+/// # Safety
+/// As [`tile`], for one group.
+#[inline(always)]
+unsafe fn half<S: Simd, E: Constants, const C: usize, const HALF: usize>(
+    integers: *const u8,
+    table: S::B,
+    input: &TileInput,
+) -> [S::I; C] {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let mut dots = start::<S, E, C>(input, HALF);
+        add_half::<S, E, C, HALF>(integers, table, input, &mut dots);
+        dots
+    }
+}
+
+/// Adds one half of a group to integer dot products.
+///
+/// # Safety
+/// As [`tile`], for one group.
+#[inline(always)]
+unsafe fn add_half<S: Simd, E: Constants, const C: usize, const HALF: usize>(
+    integers: *const u8,
+    table: S::B,
+    input: &TileInput,
+    dots: &mut [S::I; C],
+) {
+    macro_rules! vector {
+        ($v:expr) => {
+            // SAFETY: as the caller vouches.
+            unsafe {
                 let w = weights::<S, E, $v>(integers, table);
                 for c in 0..C {
-                    let x = input.values.add(32 * c + 4 * $v);
-                    if E::HALVES && $v >= 4 {
-                        second[c] = dot::<S, E>(second[c], w, x);
-                    } else {
-                        first[c] = dot::<S, E>(first[c], w, x);
-                    }
+                    dots[c] = dot::<S, E>(dots[c], w, input.values.add(32 * c + 4 * $v));
                 }
-            };
-        }
+            }
+        };
+    }
+    if HALF == 0 {
         vector!(0);
         vector!(1);
         vector!(2);
         vector!(3);
+    } else {
         vector!(4);
         vector!(5);
         vector!(6);
         vector!(7);
-        for c in 0..C {
-            let mut weighted = S::mul(scales.scale[0], S::i_to_f(first[c]));
-            if E::HALVES {
-                weighted = S::fma(scales.scale[1], S::i_to_f(second[c]), weighted);
-            }
-            let float = |row: usize| S::splat(f32::from_bits(input.word(row, c)));
-            sums[c] = S::fma(weighted, float(SCALE), sums[c]);
-            if E::MIN && E::HALVES {
-                sums[c] = S::fma(scales.min[0], float(NEGATED_SCALED_SUM), sums[c]);
-                sums[c] = S::fma(scales.min[1], float(NEGATED_SCALED_SUM + 1), sums[c]);
-            } else if E::MIN {
-                sums[c] = S::fma(scales.min[0], float(NEGATED_SCALED_SUM + 2), sums[c]);
-            }
-        }
     }
 }
 
@@ -229,17 +296,22 @@ unsafe fn weights<S: Simd, E: Constants, const V: usize>(integers: *const u8, ta
 #[inline(always)]
 unsafe fn store<S: Simd, const C: usize>(call: &TileCall, sums: &[S::F; C]) {
     const { assert!(LANES == PANEL_ROWS) };
-    for (c, &sum) in sums.iter().enumerate() {
-        // SAFETY: the caller vouches for `rows` values of each column.
-        unsafe {
-            let to = call.output.add(c * call.output_stride);
-            if call.rows == PANEL_ROWS {
-                S::store(to, sum);
-            } else {
-                let mut lanes = [0f32; LANES];
-                S::store(lanes.as_mut_ptr(), sum);
-                std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, call.rows);
+    // SAFETY: the caller vouches for `rows` values of each column.
+    unsafe {
+        if call.rows == PANEL_ROWS {
+            for c in 0..C {
+                S::store(call.output.add(c * call.output_stride), sums[c]);
             }
+            return;
+        }
+        // Simple loops over registers, then one over memory: indexing `sums` by anything but a constant
+        // would keep it in memory throughout.
+        let mut lanes = [[0f32; LANES]; C];
+        for c in 0..C {
+            S::store(lanes[c].as_mut_ptr(), sums[c]);
+        }
+        for (c, lanes) in lanes.iter().enumerate() {
+            std::ptr::copy_nonoverlapping(lanes.as_ptr(), call.output.add(c * call.output_stride), call.rows);
         }
     }
 }

@@ -1,0 +1,389 @@
+//! `tandem chat`: a conversation in the terminal, through the same flow as the server's.
+
+use std::io::{BufRead, IsTerminal, Read};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use contract::{Input, Message, MessageRole, Options, Request, Role, Sampling, Target};
+use gateway::Flow;
+use gateway::flow::{FlowEvent, Outcome};
+use tokio::sync::mpsc;
+
+use super::serve::{assemble, io_runtime};
+use crate::context::Context;
+use crate::error::CliError;
+use crate::output;
+use crate::pair::Pair;
+use crate::progress::Style as ProgressStyle;
+use crate::settings::{self, LocalSettings, RoleSettings, Settings, SettingsArgs};
+
+/// Bytes of one line of input, at most.
+const LINE_BYTES_MAX: u64 = 4 << 20;
+/// Lines that wait while an answer is written.
+const LINES_QUEUED_MAX: usize = 16;
+/// Interrupts that wait to be seen.
+const INTERRUPTS_QUEUED_MAX: usize = 4;
+/// The policy that always takes the role small, which a single model fills.
+const SINGLE_POLICY: &str = "small";
+
+/// Talk in the terminal; shows who answered, why, speed and cost
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "In the conversation: /reset forgets it, /exit leaves; Ctrl-C stops an answer, twice leaves.\n\n\
+                  Examples:\n  tandem chat\n  echo 'Name three rivers.' | tandem chat --model small"
+)]
+pub struct Args {
+    /// auto (the policy decides), small, large, or a model by itself (a .gguf file, a name, hf:…)
+    #[arg(long, default_value = "auto", value_name = "auto|small|large|REF")]
+    model: String,
+    /// How freely tokens are drawn: 0 always takes the likeliest
+    #[arg(long, default_value_t = 0.0, value_name = "T", value_parser = temperature)]
+    temperature: f32,
+    /// Seed for drawing; the same seed gives the same text
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Most tokens of an answer [default: up to the context's end]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: Option<u32>,
+    /// Instructions for the model
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    let value = text.parse().ok().filter(|value| (0.0..=2.0).contains(value));
+    value.ok_or_else(|| "a temperature is a number from 0 to 2".to_owned())
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// If the settings are wrong or a model can't be had; without a terminal also if an answer failed.
+pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
+    if context.json {
+        return Err(CliError::usage("chat has no JSON form; use `tandem serve` and its HTTP interface"));
+    }
+    let mut settings = settings::load(args.settings.flags(), context)?;
+    let pair = pair(&args.model, &mut settings, context)?;
+    let runtime = io_runtime()?;
+    let talked = runtime.block_on(talk(&args, &settings, &pair, context));
+    runtime.shutdown_background();
+    talked
+}
+
+/// The backends that `--model` asks for; one person needs one sequence.
+fn pair(model: &str, settings: &mut Settings, context: &Context) -> Result<Pair, CliError> {
+    for role in [&mut settings.small, &mut settings.large] {
+        if let RoleSettings::Local(local) = role {
+            local.sequences = 1;
+        }
+    }
+    let (role, single) = match model {
+        "auto" => return Pair::new(&settings.small, &settings.large),
+        "small" => (Role::Small, settings.small.clone()),
+        "large" => (Role::Large, settings.large.clone()),
+        reference => {
+            let local = LocalSettings::new(reference, context).map_err(|error| error.at("--model"))?;
+            (Role::Small, RoleSettings::Local(LocalSettings { sequences: 1, ..local }))
+        }
+    };
+    settings.policy.kind = SINGLE_POLICY.to_owned();
+    Pair::single(role, &single)
+}
+
+async fn talk(args: &Args, settings: &Settings, pair: &Pair, context: &Context) -> Result<(), CliError> {
+    let (flow, mut loading) = assemble(settings, pair, context).await?;
+    loading.style = context.progress_style(ProgressStyle::Silent);
+    if context.stderr_is_terminal {
+        eprintln!("loading …");
+    }
+    tokio::select! {
+        loaded = pair.load(&loading, context) => loaded?,
+        // Nothing to stop yet but the program.
+        _ = tokio::signal::ctrl_c() => return Ok(()),
+    }
+    let mut talk = Talk {
+        flow,
+        args,
+        messages: Vec::new(),
+        is_single: args.model != "auto",
+        style: Style { dim: context.stderr_is_terminal },
+        interrupts: interrupts(),
+        requests: 0,
+    };
+    talk.reset();
+    let ended = talk.run(lines(), std::io::stdin().is_terminal()).await;
+    talk.flow.settle().await;
+    if let Some(ledger) = talk.flow.ledger() {
+        ledger.close().await.map_err(CliError::failed)?;
+    }
+    ended
+}
+
+/// Lines of stdin, read by a thread of their own: a terminal can't be read asynchronously. `None` at
+/// the end is the channel's.
+fn lines() -> mpsc::Receiver<Result<String, CliError>> {
+    let (send, receive) = mpsc::channel(LINES_QUEUED_MAX);
+    std::thread::spawn(move || {
+        let mut stdin = std::io::stdin().lock();
+        loop {
+            let mut line = Vec::new();
+            let read = stdin.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line);
+            let line = match read {
+                Ok(0) => return,
+                Ok(bytes) if bytes as u64 == LINE_BYTES_MAX => {
+                    Err(CliError::usage(format!("a line of input has more than {LINE_BYTES_MAX} bytes")))
+                }
+                Ok(_) => Ok(String::from_utf8_lossy(&line).trim().to_owned()),
+                Err(error) => Err(CliError::failed(format!("can't read the input: {error}"))),
+            };
+            let is_last = line.is_err();
+            if send.blocking_send(line).is_err() || is_last {
+                return;
+            }
+        }
+    });
+    receive
+}
+
+/// A message for every Ctrl-C.
+fn interrupts() -> mpsc::Receiver<()> {
+    let (send, receive) = mpsc::channel(INTERRUPTS_QUEUED_MAX);
+    tokio::spawn(async move {
+        while tokio::signal::ctrl_c().await.is_ok() {
+            // Whoever presses it more often than it is looked at means the same.
+            if let Err(mpsc::error::TrySendError::Closed(())) = send.try_send(()) {
+                return;
+            }
+        }
+    });
+    receive
+}
+
+/// How the lines around answers look.
+#[derive(Clone, Copy)]
+struct Style {
+    dim: bool,
+}
+
+impl Style {
+    /// A remark, on stderr so that stdout holds the answers only.
+    fn remark(self, text: &str) {
+        if self.dim {
+            eprintln!("\x1b[2m{text}\x1b[0m");
+        } else {
+            eprintln!("{text}");
+        }
+    }
+}
+
+/// A conversation.
+struct Talk<'a> {
+    flow: Flow,
+    args: &'a Args,
+    messages: Vec<Message>,
+    /// Whether only one model answers, so that there is nothing to explain.
+    is_single: bool,
+    style: Style,
+    interrupts: mpsc::Receiver<()>,
+    requests: u64,
+}
+
+/// How an answer ended.
+enum Answered {
+    Whole,
+    Stopped,
+    Failed,
+}
+
+impl Talk<'_> {
+    fn reset(&mut self) {
+        self.messages.clear();
+        self.messages.extend(self.args.system.as_ref().map(|text| Message::text(MessageRole::System, text)));
+    }
+
+    async fn run(
+        &mut self,
+        mut lines: mpsc::Receiver<Result<String, CliError>>,
+        asks: bool,
+    ) -> Result<(), CliError> {
+        if asks {
+            self.style.remark(&format!(
+                "temperature {}; /reset forgets the conversation, /exit leaves",
+                self.args.temperature
+            ));
+        }
+        let (mut interrupts, mut failures) = (0, 0_u32);
+        loop {
+            if asks {
+                output::text("> ")?;
+            }
+            let line = tokio::select! {
+                line = lines.recv() => line,
+                _ = self.interrupts.recv() => {
+                    interrupts += 1;
+                    if interrupts >= 2 {
+                        output::line("")?;
+                        break;
+                    }
+                    self.style.remark("\nCtrl-C again leaves");
+                    continue;
+                }
+            };
+            interrupts = 0;
+            match line.transpose()?.as_deref() {
+                None | Some("/exit" | "/quit") => break,
+                Some("") => {}
+                Some("/reset") => {
+                    self.reset();
+                    self.style.remark("forgotten");
+                }
+                Some(text) => match self.answer(text).await? {
+                    Answered::Whole => {}
+                    Answered::Stopped => interrupts = 1,
+                    Answered::Failed => failures += 1,
+                },
+            }
+        }
+        if failures > 0 && !asks {
+            return Err(CliError::failed(format!("{failures} answers failed")));
+        }
+        Ok(())
+    }
+
+    /// Has one message answered.
+    async fn answer(&mut self, text: &str) -> Result<Answered, CliError> {
+        self.messages.push(Message::text(MessageRole::User, text));
+        let request = self.request();
+        let mut stream = self.flow.start(request);
+        let mut answer = String::new();
+        loop {
+            let event = tokio::select! {
+                event = stream.next() => event,
+                _ = self.interrupts.recv() => {
+                    drop(stream);
+                    self.messages.push(Message::text(MessageRole::Assistant, answer));
+                    output::line("")?;
+                    self.style.remark("[stopped; Ctrl-C again leaves]");
+                    return Ok(Answered::Stopped);
+                }
+            };
+            match event {
+                Some(FlowEvent::Decided(_)) => {}
+                None => return Err(CliError::failed("the answer ended without an end")),
+                Some(FlowEvent::Delta(delta)) => {
+                    output::text(&delta.text)?;
+                    answer.push_str(&delta.text);
+                }
+                Some(FlowEvent::Finished(outcome)) => {
+                    output::line("")?;
+                    self.style.remark(&remark(&outcome, self.is_single));
+                    self.messages.push(Message::text(MessageRole::Assistant, answer));
+                    return Ok(Answered::Whole);
+                }
+                Some(FlowEvent::Failed(failure)) => {
+                    output::line("")?;
+                    eprintln!("tandem: {}", failure.error);
+                    self.messages.pop();
+                    return Ok(Answered::Failed);
+                }
+            }
+        }
+    }
+
+    fn request(&mut self) -> Request {
+        self.requests += 1;
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Request {
+            // Unique in the ledger: one process can't have two of them.
+            id: format!("chat-{:x}-{:x}-{}", since.as_micros(), std::process::id(), self.requests),
+            input: Input::Chat { messages: self.messages.clone(), tools: Vec::new() },
+            target: Target::Auto,
+            sampling: Sampling {
+                temperature: self.args.temperature,
+                seed: self.args.seed,
+                ..Sampling::default()
+            },
+            max_tokens: self.args.max_tokens,
+            stop: Vec::new(),
+            top_logprobs: None,
+            stream: true,
+            deadline_ms: None,
+            options: Options::default(),
+            passthrough: serde_json::Map::new(),
+        }
+    }
+}
+
+/// Who answered and why, speed and cost.
+fn remark(outcome: &Outcome, is_single: bool) -> String {
+    let mut parts = Vec::new();
+    if !is_single {
+        parts.push(outcome.route.as_str().to_owned());
+    }
+    parts.extend(outcome.model.clone());
+    let written = outcome.usage.completion_tokens;
+    // The first token belongs to the reading of the prompt.
+    let seconds = outcome.timings.decode_ms / 1e3;
+    parts.push(match written.saturating_sub(1) {
+        more if more > 0 && seconds > 0.0 => format!("{written} tokens at {:.1}/s", more as f64 / seconds),
+        _ => format!("{written} tokens"),
+    });
+    parts.push(format!("${:.6}", outcome.cost_usd));
+    if !is_single {
+        parts.push(outcome.reason.clone());
+    }
+    format!("[{}]", parts.join(" · "))
+}
+
+#[cfg(test)]
+mod tests {
+    use contract::{FinishReason, Timings, Usage};
+    use gateway::flow::RouteTaken;
+
+    use super::*;
+
+    fn outcome() -> Outcome {
+        Outcome {
+            request_id: "chat-1".to_owned(),
+            route: RouteTaken::Escalated,
+            model: Some("big".to_owned()),
+            reason: "small was unsure".to_owned(),
+            confidence: Some(0.4),
+            status: 200,
+            finish: Some(FinishReason::Stop),
+            usage: Usage { completion_tokens: 21, ..Usage::default() },
+            timings: Timings { decode_ms: 2000.0, ..Timings::default() },
+            cost_usd: 0.000_25,
+            saved_usd: 0.0,
+            overhead_ms: 0.1,
+            first_token_ms: None,
+            total_ms: 2100.0,
+            decisions: Vec::new(),
+            attempts: Vec::new(),
+            answered: None,
+        }
+    }
+
+    #[test]
+    fn the_remark_says_who_why_how_fast_and_for_how_much() {
+        let pair = "[escalated · big · 21 tokens at 10.0/s · $0.000250 · small was unsure]";
+        assert_eq!(remark(&outcome(), false), pair);
+        assert_eq!(remark(&outcome(), true), "[big · 21 tokens at 10.0/s · $0.000250]");
+    }
+
+    #[test]
+    fn a_single_token_has_no_speed() {
+        let usage = Usage { completion_tokens: 1, ..Usage::default() };
+        assert_eq!(remark(&Outcome { usage, ..outcome() }, true), "[big · 1 tokens · $0.000250]");
+    }
+
+    #[test]
+    fn temperatures_are_numbers_in_range() {
+        assert_eq!(temperature("0.7"), Ok(0.7));
+        for text in ["-1", "2.1", "NaN", "inf", "warm"] {
+            assert!(temperature(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! `tandem serve`: the hybrid server.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use gateway::{Flow, FlowParts, Gateway, Metrics};
+use ledger::Ledger;
+use serde::Serialize;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+
+use crate::context::Context;
+use crate::error::CliError;
+use crate::output;
+use crate::pair::{Loading, Pair};
+use crate::progress::Style;
+use crate::settings::{self, Settings, SettingsArgs};
+
+/// Threads that talk to clients; computing has its own.
+const IO_THREADS: usize = 2;
+/// What a process that a second signal ends exits with, as a shell would say of Ctrl-C.
+const EXIT_INTERRUPTED: i32 = 130;
+
+/// Serve the pair of models over HTTP, OpenAI-compatible; fetches the default pair if nothing is set
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  tandem serve\n  \
+                        tandem serve --small smollm2-135m --large http://localhost:8000/v1 --large-model my-model\n  \
+                        tandem serve --config tandem.toml --check")]
+pub struct Args {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// Address and port; port 0 takes a free one [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Check the settings, print the effective ones with secrets masked, and end
+    #[arg(long)]
+    check: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// If the settings are wrong, a model can't be had or loaded, or the address is taken.
+pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
+    let mut flags = args.settings.flags();
+    flags.keys.extend(args.listen.map(|listen| ("server", "listen", "--listen", listen)));
+    let settings = settings::load(flags, context)?;
+    for variable in settings::unknown_variables(context.environment()) {
+        tracing::warn!("unknown environment variable {variable}");
+    }
+    let pair = Pair::new(&settings.small, &settings.large)?;
+    pair.check_memory(settings.memory_bytes, context)?;
+    if args.check {
+        return print(&settings, context);
+    }
+    let runtime = io_runtime()?;
+    let served = runtime.block_on(serve(settings, pair, context));
+    // A model that is still loading is not waited for.
+    runtime.shutdown_background();
+    served
+}
+
+fn print(settings: &Settings, context: &Context) -> Result<(), CliError> {
+    let effective = settings::effective(settings)?;
+    if context.json {
+        return output::json(&effective);
+    }
+    let text = toml::to_string(&effective).map_err(CliError::failed)?;
+    let file = settings.file.as_ref().map(|path| path.display().to_string());
+    output::text(&format!("# from {}\n{text}", file.as_deref().unwrap_or("no file")))
+}
+
+/// A runtime for sockets and timers.
+///
+/// # Errors
+/// If the system gives no threads.
+pub fn io_runtime() -> Result<Runtime, CliError> {
+    Builder::new_multi_thread()
+        .worker_threads(IO_THREADS)
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::failed(format!("can't start the async runtime: {error}")))
+}
+
+async fn serve(settings: Settings, pair: Pair, context: &Context) -> Result<(), CliError> {
+    let stop = stop_on_signals()?;
+    let (flow, loading) = assemble(&settings, &pair, context).await?;
+    let ledger = flow.ledger().cloned();
+    let gateway = Gateway::bind(settings.gateway.clone(), flow).await.map_err(CliError::failed)?;
+    let address = gateway.local_addr();
+    tracing::info!("listening on http://{address}; the models are being loaded");
+
+    let (failed, has_failed) = watch::channel(false);
+    let load = async {
+        tokio::select! {
+            loaded = pair.load(&loading, context) => {
+                let told = loaded.and_then(|()| announce(address, &pair, context));
+                // The server can't do its work, so it ends.
+                failed.send_replace(told.is_err());
+                told
+            }
+            () = raised(stop.clone()) => Ok(()),
+        }
+    };
+    let shutdown = async {
+        tokio::select! {
+            () = raised(stop.clone()) => {}
+            () = raised(has_failed) => {}
+        }
+    };
+    let (loaded, ()) = tokio::join!(load, gateway.serve(shutdown));
+    if let Some(ledger) = ledger {
+        ledger.close().await.map_err(CliError::failed)?;
+    }
+    loaded
+}
+
+/// The flow over the pair, and what its models are loaded with.
+///
+/// # Errors
+/// If the ledger can't be opened or the policy can't be built.
+pub async fn assemble(
+    settings: &Settings,
+    pair: &Pair,
+    context: &Context,
+) -> Result<(Flow, Loading), CliError> {
+    let path = &settings.ledger.path;
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)
+            .map_err(|error| CliError::failed(format!("can't make {}: {error}", folder.display())))?;
+    }
+    let ledger = Ledger::open(path, settings.ledger.settings.clone()).await.map_err(CliError::failed)?;
+    let metrics = Metrics::new().map_err(CliError::failed)?;
+    let flow = Flow::new(FlowParts {
+        policy: Arc::from(policy::build(&settings.policy).map_err(CliError::usage)?),
+        small: Arc::clone(&pair.small),
+        large: Arc::clone(&pair.large),
+        ledger: Some(ledger),
+        limits: settings.gateway.flow_limits(),
+        metrics: metrics.clone(),
+    });
+    let loading = Loading {
+        pool: Arc::new(kernels::pool::Pool::new(settings.threads)),
+        isa: context.isa(),
+        queue_max: settings.gateway.queue_max,
+        memory_bytes: settings.memory_bytes,
+        style: context.progress_style(Style::Lines),
+        metrics,
+    };
+    Ok((flow, loading))
+}
+
+#[derive(Serialize)]
+struct Announcement {
+    url: String,
+    small: String,
+    large: String,
+}
+
+/// Says that requests are welcome, and how to send one.
+fn announce(address: SocketAddr, pair: &Pair, context: &Context) -> Result<(), CliError> {
+    let host = match address.ip() {
+        ip if ip.is_unspecified() => format!("localhost:{}", address.port()),
+        _ => address.to_string(),
+    };
+    let (small, large) = (pair.small.info().model, pair.large.info().model);
+    let url = format!("http://{host}/v1");
+    if context.json {
+        return output::json(&Announcement { url, small, large });
+    }
+    let told = output::text(&format!(
+        "\nready: {url}  (small: {small}, large: {large})\n\n  curl {url}/chat/completions \\\n    \
+         -H 'content-type: application/json' \\\n    \
+         -d '{{\"model\": \"auto\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello!\"}}]}}'\n\n"
+    ));
+    match told {
+        // Serving does not depend on somebody reading this.
+        Err(CliError::OutputClosed) => Ok(()),
+        told => told,
+    }
+}
+
+/// Waits until a flag is raised; for ever if nobody can raise it any more.
+async fn raised(mut flag: watch::Receiver<bool>) {
+    if flag.wait_for(|raised| *raised).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// A flag that Ctrl-C or SIGTERM raises. A second signal ends the process at once.
+fn stop_on_signals() -> Result<watch::Receiver<bool>, CliError> {
+    let (raise, flag) = watch::channel(false);
+    let mut signals =
+        Signals::new().map_err(|error| CliError::failed(format!("can't watch for signals: {error}")))?;
+    tokio::spawn(async move {
+        signals.next().await;
+        tracing::info!("stopping: running requests may finish; a second signal ends them");
+        raise.send_replace(true);
+        signals.next().await;
+        std::process::exit(EXIT_INTERRUPTED);
+    });
+    Ok(flag)
+}
+
+#[cfg(unix)]
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Signals)
+    }
+
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}

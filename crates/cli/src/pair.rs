@@ -1,0 +1,208 @@
+//! The backends behind the two roles: there at once, their models fetched and loaded later.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use backends::OpenaiBackend;
+use backends::embedded::{EmbeddedBackend, EmbeddedOptions};
+use contract::{Backend, Role};
+use engine::model::{LoadOptions, Model};
+use gateway::Metrics;
+use kernels::isa::Isa;
+use kernels::pool::Pool;
+
+use crate::context::{Context, in_file};
+use crate::error::CliError;
+use crate::footprint::{Footprint, Need, fit};
+use crate::progress::Style;
+use crate::settings::{LocalSettings, RoleSettings};
+
+/// A local model on its way.
+struct Local {
+    role: Role,
+    settings: LocalSettings,
+    backend: EmbeddedBackend,
+}
+
+/// What models are loaded with.
+pub struct Loading {
+    /// Threads, shared by both models.
+    pub pool: Arc<Pool>,
+    /// The instruction set.
+    pub isa: Isa,
+    /// Requests that may wait at a model.
+    pub queue_max: usize,
+    /// Most bytes of weights and KV caches; `None`: no limit.
+    pub memory_bytes: Option<u64>,
+    /// How fetching is shown.
+    pub style: Style,
+    /// Where `tandem_memory_bytes` is told.
+    pub metrics: Metrics,
+}
+
+/// The backends of both roles.
+pub struct Pair {
+    /// Fills the role small.
+    pub small: Arc<dyn Backend>,
+    /// Fills the role large.
+    pub large: Arc<dyn Backend>,
+    locals: Vec<Local>,
+    upstreams: Vec<OpenaiBackend>,
+}
+
+impl Pair {
+    /// The backends of both roles. Local ones are still without their model.
+    ///
+    /// # Errors
+    /// If an upstream's client can't be made.
+    pub fn new(small: &RoleSettings, large: &RoleSettings) -> Result<Self, CliError> {
+        let (mut locals, mut upstreams) = (Vec::new(), Vec::new());
+        let mut backend = |role, settings: &RoleSettings| -> Result<Arc<dyn Backend>, CliError> {
+            Ok(match settings {
+                RoleSettings::Local(settings) => {
+                    let backend = EmbeddedBackend::loading(settings.name.clone(), settings.price);
+                    locals.push(Local { role, settings: settings.clone(), backend: backend.clone() });
+                    Arc::new(backend)
+                }
+                RoleSettings::Upstream(settings) => {
+                    let backend = OpenaiBackend::new(settings.openai.clone()).map_err(CliError::usage)?;
+                    upstreams.push(backend.clone());
+                    Arc::new(backend)
+                }
+            })
+        };
+        let (small, large) = (backend(Role::Small, small)?, backend(Role::Large, large)?);
+        Ok(Pair { small, large, locals, upstreams })
+    }
+
+    /// One backend in both roles.
+    ///
+    /// # Errors
+    /// As [`Pair::new`].
+    pub fn single(role: Role, settings: &RoleSettings) -> Result<Self, CliError> {
+        let mut pair = Pair::new(settings, settings)?;
+        pair.locals.truncate(1);
+        pair.locals.iter_mut().for_each(|local| local.role = role);
+        pair.upstreams.truncate(1);
+        pair.large = Arc::clone(&pair.small);
+        Ok(pair)
+    }
+
+    /// Fetches what is missing, checks that all of it fits, and loads it. What fails here is marked as
+    /// failed and will not come later.
+    ///
+    /// # Errors
+    /// If a model can't be had, does not fit, or can't be loaded.
+    pub async fn load(&self, loading: &Loading, context: &Context) -> Result<(), CliError> {
+        let loaded = self.load_all(loading, context).await;
+        if let Err(error) = &loaded {
+            let waiting = self.locals.iter().filter(|local| !local.is_ready());
+            waiting.for_each(|local| local.backend.fail(error.to_string()));
+        }
+        loaded
+    }
+
+    async fn load_all(&self, loading: &Loading, context: &Context) -> Result<(), CliError> {
+        for upstream in &self.upstreams {
+            look_at(upstream).await;
+        }
+        let mut paths = Vec::new();
+        for local in &self.locals {
+            paths.push(context.have(&local.settings.reference, loading.style).await?);
+        }
+        let needs: Vec<Need> = self
+            .locals
+            .iter()
+            .zip(&paths)
+            .map(|(local, path)| Ok(local.need(Footprint::read(path)?)))
+            .collect::<Result<_, CliError>>()?;
+        if let Some(budget) = loading.memory_bytes {
+            fit(budget, &needs).map_err(CliError::usage)?;
+        }
+        let mut held = Vec::new();
+        for ((local, path), need) in self.locals.iter().zip(paths).zip(&needs) {
+            let weights_bytes = local.load(path, need, loading).await?;
+            let part = |what: &str| format!("{}_{what}", local.role.as_str());
+            held.extend([(part("weights"), weights_bytes), (part("kv"), need.kv_bytes())]);
+        }
+        loading.metrics.set_memory_probe(Box::new(move || held.clone()));
+        Ok(())
+    }
+
+    /// Checks the budget without fetching: of models that are not here yet nothing can be said.
+    ///
+    /// # Errors
+    /// If what is here does not fit.
+    pub fn check_memory(&self, budget: Option<u64>, context: &Context) -> Result<(), CliError> {
+        let Some(budget) = budget else { return Ok(()) };
+        let store = context.store()?;
+        let mut needs = Vec::new();
+        for local in &self.locals {
+            if let Some(path) = store.locate(&local.settings.reference)? {
+                needs.push(local.need(Footprint::read(&path)?));
+            }
+        }
+        fit(budget, &needs).map_err(CliError::usage)
+    }
+}
+
+/// Says in the log whether an upstream is there; a request will tell its client again.
+async fn look_at(upstream: &OpenaiBackend) {
+    let model = upstream.info().model;
+    match upstream.probe().await {
+        Ok(probe) if probe.serves_model => tracing::info!(model, "the upstream is there"),
+        Ok(probe) => {
+            let models = probe.models.join(", ");
+            tracing::warn!(model, models, "the upstream does not list the model; requests may fail");
+        }
+        Err(error) => {
+            tracing::warn!(model, %error, "the upstream does not answer; it is asked again per request")
+        }
+    }
+}
+
+impl Local {
+    fn is_ready(&self) -> bool {
+        self.backend.readiness() == contract::Readiness::Ready
+    }
+
+    fn need(&self, footprint: Footprint) -> Need {
+        Need {
+            name: self.settings.name.clone(),
+            footprint,
+            context_tokens: self.settings.context_tokens.into(),
+            sequences: self.settings.sequences.into(),
+            kv_tokens: self.settings.kv_tokens.map(u64::from),
+        }
+    }
+
+    /// Loads the weights and starts the engine; gives the weights' bytes.
+    async fn load(&self, path: PathBuf, need: &Need, loading: &Loading) -> Result<u64, CliError> {
+        let options = LoadOptions { context_tokens: Some(self.settings.context_tokens), exact: false };
+        let pool = Arc::clone(&loading.pool);
+        let started = std::time::Instant::now();
+        let loaded = tokio::task::spawn_blocking(move || {
+            Model::load(&path, options, &pool).map_err(|error| in_file(&path, &error))
+        });
+        let model = loaded.await.map_err(|error| CliError::failed(format!("loading failed: {error}")))??;
+        let weights_bytes = model.weight_bytes() as u64;
+        let options = EmbeddedOptions {
+            pool: Arc::clone(&loading.pool),
+            isa: loading.isa,
+            sequences: self.settings.sequences as usize,
+            kv_tokens: usize::try_from(need.kv_tokens()).unwrap_or(usize::MAX),
+            queue_max: loading.queue_max,
+        };
+        self.backend.start(Arc::new(model), &options).map_err(|error| {
+            CliError::failed(format!("{}: the engine can't start: {error}", self.settings.name))
+        })?;
+        tracing::info!(
+            role = self.role.as_str(),
+            model = self.settings.name,
+            seconds = started.elapsed().as_secs_f64(),
+            kv_tokens = options.kv_tokens,
+            "model loaded"
+        );
+        Ok(weights_bytes)
+    }
+}
