@@ -3,7 +3,7 @@
 //! Each column (token) is cut into groups of 32 values with a scale of their own, so that one huge
 //! value (the first token's, in many models) costs only its 31 neighbours their precision.
 
-use crate::simd::{LANES, Simd, largest, sum};
+use crate::simd::{LANES, Simd};
 
 /// Values that share a scale.
 pub const GROUP: usize = 32;
@@ -135,7 +135,7 @@ impl ActivationsWriter {
             unsafe {
                 let a = S::load(from.as_ptr().add(group * GROUP));
                 let b = S::load(from.as_ptr().add(group * GROUP + LANES));
-                let magnitude = largest::<S>(S::max(S::abs(a), S::abs(b)));
+                let magnitude = S::largest(S::max(S::abs(a), S::abs(b)));
                 let inverse = if magnitude > 0.0 { 127.0 / magnitude } else { 0.0 };
                 // A tiny magnitude overflows the inverse; such a group is as good as zero.
                 let inverse = if inverse.is_finite() { inverse } else { 0.0 };
@@ -145,7 +145,7 @@ impl ActivationsWriter {
                 let to = self.values.add((group * self.columns + column) * GROUP);
                 S::i_store_i8(to, S::f_to_i(qa));
                 S::i_store_i8(to.add(LANES), S::f_to_i(qb));
-                let (first, second) = (sum::<S>(qa), sum::<S>(qb));
+                let (first, second) = (S::sum(qa), S::sum(qb));
                 let word = |row: usize| self.words.add((group * WORDS + row) * self.columns + column);
                 *word(SCALE) = scale.to_bits();
                 for (i, part) in [first, second, first + second].into_iter().enumerate() {

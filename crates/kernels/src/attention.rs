@@ -10,7 +10,7 @@
 // Register tiles are indexed by constants; iterators would hide the tiling.
 #![allow(clippy::needless_range_loop)]
 
-use crate::simd::{LANES, Simd, exp, largest, sum};
+use crate::simd::{LANES, Simd, exp};
 use crate::vector::soft_cap_lanes;
 
 /// Positions of a cache block.
@@ -370,7 +370,7 @@ unsafe fn soften_row<S: Simd>(
         let lanes = |s: usize| S::load(scores.as_ptr().add(s * LANES));
         let tops = S::max(S::max(lanes(0), lanes(1)), S::max(lanes(2), lanes(3)));
         let old = scratch.chunk.highest[row];
-        let highest = old.max(largest::<S>(tops));
+        let highest = old.max(S::largest(tops));
         let mut total = S::splat(0.0);
         for s in scores.chunks_exact_mut(LANES) {
             let weight = exp::<S>(S::sub(S::load(s.as_ptr()), S::splat(highest)));
@@ -379,7 +379,7 @@ unsafe fn soften_row<S: Simd>(
         }
         let decay = exp_one::<S>(old - highest);
         scratch.chunk.highest[row] = highest;
-        scratch.chunk.total[row] = scratch.chunk.total[row] * decay + sum::<S>(total);
+        scratch.chunk.total[row] = scratch.chunk.total[row] * decay + S::sum(total);
         decay
     }
 }

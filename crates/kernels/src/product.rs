@@ -13,6 +13,8 @@ use crate::vector::FloatRow;
 const COLUMN_BLOCK_BYTES: usize = 384 << 10;
 /// Columns of a pass at the least: fewer would re-read the weights too often.
 const COLUMN_BLOCK_MIN: usize = 32;
+/// Columns that one task fills where there are many: 4-byte words of 16 columns are a cache line.
+const FILL_COLUMNS: usize = 16;
 /// Tasks per thread at the most: enough that an interrupted thread's share is taken by others.
 const TASKS_PER_THREAD: usize = 12;
 
@@ -115,14 +117,18 @@ impl Columns {
         let stride = state.len() / count;
         let (rows, columns) = (SharedSlice::new(state), SharedSlice::new(&mut self.float));
         let writer = self.quantized.writer();
-        pool.run(count, &|column, _| {
-            // SAFETY: every task takes its own row and column.
-            let (row, values) =
-                unsafe { (rows.part(column * stride, stride), columns.part(column * inner, inner)) };
-            body(column, row, values);
-            if quantize {
-                // SAFETY: the CPU has the set; this column of the activations is the task's own.
-                unsafe { (isa.kernels().quantize)(&writer, column, values) }
+        // Neighbouring columns' scales share cache lines: a task takes a line's worth where there are many.
+        let share = if count >= 2 * FILL_COLUMNS { FILL_COLUMNS } else { 1 };
+        pool.run(count.div_ceil(share), &|task, _| {
+            for column in task * share..count.min((task + 1) * share) {
+                // SAFETY: every task takes its own rows and columns.
+                let (row, values) =
+                    unsafe { (rows.part(column * stride, stride), columns.part(column * inner, inner)) };
+                body(column, row, values);
+                if quantize {
+                    // SAFETY: the CPU has the set; this column of the activations is the task's own.
+                    unsafe { (isa.kernels().quantize)(&writer, column, values) }
+                }
             }
         });
     }

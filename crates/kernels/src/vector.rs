@@ -4,7 +4,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use crate::probe::DOT_CHAINS;
-use crate::simd::{LANES, Simd, exp, largest, sum};
+use crate::simd::{LANES, Simd, exp};
 
 /// The first `length` (1 to 16) values at `from`, the rest zero.
 ///
@@ -65,7 +65,7 @@ pub(crate) unsafe fn rms_norm<S: Simd>(x: &[f32], weight: &[f32], epsilon: f32, 
             let v = load_part::<S>(x.as_ptr().add(at), n);
             squares = S::fma(v, v, squares);
         });
-        let mean = sum::<S>(squares) / x.len() as f32;
+        let mean = S::sum(squares) / x.len() as f32;
         let scale = S::splat(1.0 / (mean + epsilon).sqrt());
         pieces(x.len(), |at, n| {
             let v = S::mul(load_part::<S>(x.as_ptr().add(at), n), scale);
@@ -157,7 +157,7 @@ pub(crate) unsafe fn highest<S: Simd>(x: &[f32]) -> f32 {
         for v in vectors {
             top = S::max(S::load(v.as_ptr()), top);
         }
-        rest.iter().fold(largest::<S>(top), |a, &b| a.max(b))
+        rest.iter().fold(S::largest(top), |a, &b| a.max(b))
     }
 }
 
@@ -182,7 +182,7 @@ pub(crate) unsafe fn exp_shifted<S: Simd>(x: &[f32], (shift, factor): (f32, f32)
                 // Lanes past the end must not count.
                 lanes = S::add(lanes, load_part::<S>(out.as_ptr().add(at), n));
             });
-            total += f64::from(sum::<S>(lanes));
+            total += f64::from(S::sum(lanes));
         }
     }
     total
@@ -234,7 +234,7 @@ pub(crate) unsafe fn dot_loop<S: Simd>(rounds: u64) -> i32 {
             }
         }
         let total = chains.into_iter().fold(S::splat(0.0), |sum, chain| S::add(sum, S::i_to_f(chain)));
-        sum::<S>(total) as i32
+        S::sum(total) as i32
     }
 }
 
@@ -300,7 +300,7 @@ unsafe fn float_columns<S: Simd, const C: usize>(row: &[f32], x: *const f32, str
                 even[c] = S::fma(a, load_part::<S>(x.add(c * stride + rest + at), n), even[c]);
             }
         });
-        std::array::from_fn(|c| sum::<S>(S::add(even[c], odd[c])))
+        std::array::from_fn(|c| S::sum(S::add(even[c], odd[c])))
     }
 }
 

@@ -23,6 +23,36 @@ fn pairs<A: Copy, B: Copy, R>(a: [A; 2], b: [B; 2], f: impl Fn(A, B) -> R) -> [R
     [f(a[0], b[0]), f(a[1], b[1])]
 }
 
+/// Sum of sixteen lanes: 8 apart, then 4, 2, 1.
+///
+/// # Safety
+/// The CPU has AVX.
+#[inline(always)]
+pub(super) unsafe fn sum_halves(low: __m256, high: __m256) -> f32 {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let eight = _mm256_add_ps(low, high);
+        let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+    }
+}
+
+/// Largest of sixteen lanes, by the same tree.
+///
+/// # Safety
+/// The CPU has AVX.
+#[inline(always)]
+pub(super) unsafe fn largest_halves(low: __m256, high: __m256) -> f32 {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let eight = _mm256_max_ps(low, high);
+        let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+        let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+    }
+}
+
 // SAFETY: each method uses only the named instruction sets, and pointers as the trait says.
 #[allow(clippy::undocumented_unsafe_blocks)] // one-line wrappers under the impl's argument
 unsafe impl Simd for Avx2 {
@@ -105,6 +135,14 @@ unsafe impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn round(a: F) -> F {
         each(a, |x| unsafe { _mm256_round_ps::<EXACT>(x) })
+    }
+    #[inline(always)]
+    unsafe fn sum(a: F) -> f32 {
+        unsafe { sum_halves(a[0], a[1]) }
+    }
+    #[inline(always)]
+    unsafe fn largest(a: F) -> f32 {
+        unsafe { largest_halves(a[0], a[1]) }
     }
     #[inline(always)]
     unsafe fn exp2_whole(n: F) -> F {

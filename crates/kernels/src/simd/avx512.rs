@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::Simd;
+use super::avx2::{largest_halves, sum_halves};
 
 /// AVX-512 F, BW, VL and VNNI.
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +82,20 @@ unsafe impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn round(a: __m512) -> __m512 {
         unsafe { _mm512_roundscale_ps::<EXACT>(a) }
+    }
+    #[inline(always)]
+    unsafe fn sum(a: __m512) -> f32 {
+        unsafe {
+            let high = _mm512_extractf32x8_ps::<1>(a);
+            sum_halves(_mm512_castps512_ps256(a), high)
+        }
+    }
+    #[inline(always)]
+    unsafe fn largest(a: __m512) -> f32 {
+        unsafe {
+            let high = _mm512_extractf32x8_ps::<1>(a);
+            largest_halves(_mm512_castps512_ps256(a), high)
+        }
     }
     #[inline(always)]
     unsafe fn exp2_whole(n: __m512) -> __m512 {

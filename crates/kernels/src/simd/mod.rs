@@ -59,6 +59,10 @@ pub unsafe trait Simd: Copy + 'static {
     unsafe fn abs(a: Self::F) -> Self::F;
     /// Rounded to the nearest whole number, ties to even.
     unsafe fn round(a: Self::F) -> Self::F;
+    /// Sum of the lanes by one tree: lanes 8 apart, then 4, 2, 1.
+    unsafe fn sum(a: Self::F) -> f32;
+    /// The largest lane, by the same tree of [`Simd::max`].
+    unsafe fn largest(a: Self::F) -> f32;
     /// 2^n for whole n in −126..=127.
     unsafe fn exp2_whole(n: Self::F) -> Self::F;
 
@@ -89,40 +93,6 @@ pub unsafe trait Simd: Copy + 'static {
     unsafe fn b_lookup(nibbles: Self::B, table: Self::B) -> Self::B;
     /// Lane i: acc + Σ_t w[4i+t] · x[t], t < 4. `WIDE` says that weights may exceed 127.
     unsafe fn dot4<const WIDE: bool>(acc: Self::I, w: Self::B, x: *const i8) -> Self::I;
-}
-
-/// Sum of the lanes: pairs 8 apart, then 4, 2, 1.
-///
-/// # Safety
-/// As [`Simd`].
-#[inline(always)]
-pub unsafe fn sum<S: Simd>(x: S::F) -> f32 {
-    let mut lanes = [0f32; LANES];
-    // SAFETY: the array holds 16 values.
-    unsafe { S::store(lanes.as_mut_ptr(), x) };
-    for width in [8, 4, 2, 1] {
-        for lane in 0..width {
-            lanes[lane] += lanes[lane + width];
-        }
-    }
-    lanes[0]
-}
-
-/// Largest lane.
-///
-/// # Safety
-/// As [`Simd`].
-#[inline(always)]
-pub unsafe fn largest<S: Simd>(x: S::F) -> f32 {
-    let mut lanes = [0f32; LANES];
-    // SAFETY: the array holds 16 values.
-    unsafe { S::store(lanes.as_mut_ptr(), x) };
-    for width in [8, 4, 2, 1] {
-        for lane in 0..width {
-            lanes[lane] = lanes[lane].max(lanes[lane + width]);
-        }
-    }
-    lanes[0]
 }
 
 /// e^x to about 2 units in the last place; exactly 0 below −87.7, large but finite above 88.

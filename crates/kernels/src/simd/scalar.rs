@@ -11,6 +11,17 @@ fn zip(a: [f32; LANES], b: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> [f32; L
     std::array::from_fn(|i| f(a[i], b[i]))
 }
 
+/// Folds lanes 8 apart, then 4, 2, 1.
+#[inline(always)]
+fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    for width in [8, 4, 2, 1] {
+        for lane in 0..width {
+            lanes[lane] = f(lanes[lane], lanes[lane + width]);
+        }
+    }
+    lanes[0]
+}
+
 // SAFETY: needs no special instructions; pointers are used as the trait says.
 unsafe impl Simd for Scalar {
     type F = [f32; LANES];
@@ -89,6 +100,14 @@ unsafe impl Simd for Scalar {
     #[inline(always)]
     unsafe fn round(a: Self::F) -> Self::F {
         a.map(f32::round_ties_even)
+    }
+    #[inline(always)]
+    unsafe fn sum(a: Self::F) -> f32 {
+        fold(a, |x, y| x + y)
+    }
+    #[inline(always)]
+    unsafe fn largest(a: Self::F) -> f32 {
+        fold(a, |x, y| if x > y { x } else { y })
     }
     #[inline(always)]
     unsafe fn exp2_whole(n: Self::F) -> Self::F {
