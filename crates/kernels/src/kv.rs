@@ -5,7 +5,7 @@ use crate::attention::{
     first_visible,
 };
 use crate::isa::Isa;
-use crate::panels::Line;
+use crate::panels::{Line, zeroed_lines};
 use crate::pool::{Pool, SharedSlice};
 
 /// Sizes of a [`KvMemory`].
@@ -76,7 +76,7 @@ impl KvMemory {
     pub fn new(shape: KvShape) -> Self {
         assert!(shape.head_dim.is_multiple_of(16), "head_dim must be a multiple of 16");
         let lines = (shape.block_bytes() * shape.blocks).div_ceil(64);
-        KvMemory { shape, memory: vec![Line([0; 64]); lines] }
+        KvMemory { shape, memory: zeroed_lines(lines) }
     }
 
     /// Its sizes.

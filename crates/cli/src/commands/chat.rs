@@ -247,7 +247,7 @@ impl Talk<'_> {
             }
         }
         if failures > 0 && !asks {
-            return Err(CliError::failed(format!("{failures} answers failed")));
+            return Err(CliError::failed(format!("answers that failed: {failures}")));
         }
         Ok(())
     }
@@ -328,7 +328,7 @@ fn remark(outcome: &Outcome, is_single: bool) -> String {
     let seconds = outcome.timings.decode_ms / 1e3;
     parts.push(match written.saturating_sub(1) {
         more if more > 0 && seconds > 0.0 => format!("{written} tokens at {:.1}/s", more as f64 / seconds),
-        _ => format!("{written} tokens"),
+        _ => format!("{written} token{}", if written == 1 { "" } else { "s" }),
     });
     parts.push(format!("${:.6}", outcome.cost_usd));
     if !is_single {
@@ -376,7 +376,7 @@ mod tests {
     #[test]
     fn a_single_token_has_no_speed() {
         let usage = Usage { completion_tokens: 1, ..Usage::default() };
-        assert_eq!(remark(&Outcome { usage, ..outcome() }, true), "[big · 1 tokens · $0.000250]");
+        assert_eq!(remark(&Outcome { usage, ..outcome() }, true), "[big · 1 token · $0.000250]");
     }
 
     #[test]

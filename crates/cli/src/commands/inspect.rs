@@ -44,7 +44,7 @@ struct Layer {
     kv_heads: u32,
     head_dim: u32,
     /// Tokens of the sliding window; null: all of the context.
-    sliding_window: Option<u64>,
+    sliding_window_tokens: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -131,7 +131,7 @@ fn layers(footprint: &Footprint) -> Vec<Layer> {
         layer,
         kv_heads: kept.kv_heads,
         head_dim: kept.head_dim,
-        sliding_window: kept.window_tokens,
+        sliding_window_tokens: kept.window_tokens,
     };
     footprint.layers.iter().enumerate().map(layer).collect()
 }
@@ -140,7 +140,8 @@ fn shown(value: Value<'_>) -> serde_json::Value {
     match value {
         Value::Bool(value) => json!(value),
         Value::String(value) => json!(value),
-        Value::F32(value) => json!(value),
+        // By its decimals: widened to f64 it would show digits that the file does not have.
+        Value::F32(value) => json!(value.to_string().parse::<f64>().unwrap_or(value.into())),
         Value::F64(value) => json!(value),
         Value::U64(value) => json!(value),
         Value::Array(array) if array.len() > ARRAY_SHOWN_MAX => {
@@ -183,7 +184,7 @@ impl Inspected {
         let windows: Vec<String> = self
             .layers
             .iter()
-            .filter_map(|layer| Some(format!("{} ({} tokens)", layer.layer, layer.sliding_window?)))
+            .filter_map(|layer| Some(format!("{} ({} tokens)", layer.layer, layer.sliding_window_tokens?)))
             .collect();
         let sliding = if windows.is_empty() { "none".to_owned() } else { windows.join(", ") };
         output::line(&format!("layers        {}; sliding-window: {sliding}", self.layers.len()))?;

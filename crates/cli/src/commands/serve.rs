@@ -1,5 +1,6 @@
 //! `tandem serve`: the hybrid server.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -61,11 +62,11 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
 }
 
 fn print(settings: &Settings, context: &Context) -> Result<(), CliError> {
-    let effective = settings::effective(settings)?;
     if context.json {
-        return output::json(&effective);
+        let sections = settings::effective(settings)?.into_iter();
+        return output::json(&sections.collect::<BTreeMap<&str, toml::Table>>());
     }
-    let text = toml::to_string(&effective).map_err(CliError::failed)?;
+    let text = settings::effective_toml(settings)?;
     let file = settings.file.as_ref().map(|path| path.display().to_string());
     output::text(&format!("# from {}\n{text}", file.as_deref().unwrap_or("no file")))
 }
@@ -165,14 +166,15 @@ fn announce(address: SocketAddr, pair: &Pair, context: &Context) -> Result<(), C
     };
     let (small, large) = (pair.small.info().model, pair.large.info().model);
     let url = format!("http://{host}/v1");
-    if context.json {
-        return output::json(&Announcement { url, small, large });
-    }
-    let told = output::text(&format!(
-        "\nready: {url}  (small: {small}, large: {large})\n\n  curl {url}/chat/completions \\\n    \
-         -H 'content-type: application/json' \\\n    \
-         -d '{{\"model\": \"auto\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello!\"}}]}}'\n\n"
-    ));
+    let told = if context.json {
+        output::json(&Announcement { url, small, large })
+    } else {
+        output::text(&format!(
+            "\nready: {url}  (small: {small}, large: {large})\n\n  curl {url}/chat/completions \\\n    \
+             -H 'content-type: application/json' \\\n    \
+             -d '{{\"model\": \"auto\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello!\"}}]}}'\n\n"
+        ))
+    };
     match told {
         // Serving does not depend on somebody reading this.
         Err(CliError::OutputClosed) => Ok(()),

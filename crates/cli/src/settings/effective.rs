@@ -13,7 +13,7 @@ use crate::error::CliError;
 ///
 /// # Errors
 /// If a number is too large for TOML.
-pub fn effective(settings: &Settings) -> Result<Table, CliError> {
+pub fn effective(settings: &Settings) -> Result<Vec<(&'static str, Table)>, CliError> {
     let mut server = table(&settings.gateway)?;
     server.insert("threads".to_owned(), integer(settings.threads as u64));
     if let Some(bytes) = settings.memory_bytes {
@@ -21,14 +21,27 @@ pub fn effective(settings: &Settings) -> Result<Table, CliError> {
     }
     let mut ledger = table(&settings.ledger.settings)?;
     ledger.insert("path".to_owned(), Value::String(settings.ledger.path.display().to_string()));
-    let sections = [
+    Ok(vec![
         ("server", server),
         ("small", role(&settings.small)?),
         ("large", role(&settings.large)?),
         ("policy", table(&settings.policy)?),
         ("ledger", ledger),
-    ];
-    Ok(sections.into_iter().map(|(name, section)| (name.to_owned(), Value::Table(section))).collect())
+    ])
+}
+
+/// The effective settings as a configuration file.
+///
+/// # Errors
+/// As [`effective`].
+pub fn effective_toml(settings: &Settings) -> Result<String, CliError> {
+    let mut text = String::new();
+    for (name, section) in effective(settings)? {
+        let table = Table::from_iter([(name.to_owned(), Value::Table(section))]);
+        text.push_str(&toml::to_string(&table).map_err(CliError::failed)?);
+        text.push('\n');
+    }
+    Ok(text)
 }
 
 fn role(role: &RoleSettings) -> Result<Table, CliError> {

@@ -18,7 +18,7 @@ use toml::{Table, Value};
 
 use crate::context::Context;
 use crate::error::CliError;
-pub use effective::effective;
+pub use effective::{effective, effective_toml};
 pub use keys::parse_bytes;
 pub use layers::{Flags, unknown_variables};
 pub use roles::{LocalSettings, RoleSettings};

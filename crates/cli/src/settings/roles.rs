@@ -104,14 +104,6 @@ impl RoleSettings {
             Ok(RoleSettings::Local(raw.local(section, context)?))
         }
     }
-
-    /// What clients call the model.
-    pub fn model(&self) -> &str {
-        match self {
-            RoleSettings::Local(local) => &local.name,
-            RoleSettings::Upstream(upstream) => &upstream.openai.model,
-        }
-    }
 }
 
 impl LocalSettings {

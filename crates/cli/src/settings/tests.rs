@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 
 use store::Reference;
 
+use super::roles::UpstreamSettings;
 use super::*;
 use crate::context::GlobalArgs;
 use crate::environment::Environment;
@@ -51,6 +52,13 @@ fn local(role: &RoleSettings) -> &LocalSettings {
     }
 }
 
+fn upstream(role: &RoleSettings) -> &UpstreamSettings {
+    match role {
+        RoleSettings::Local(_) => panic!("a local model"),
+        RoleSettings::Upstream(upstream) => upstream,
+    }
+}
+
 #[test]
 fn without_settings_the_default_pair_is_served_here() {
     let settings = of_file("").unwrap();
@@ -90,7 +98,7 @@ fn the_documented_file_works() {
     let settings = fixture.load(&[("BIG_KEY", "sk-secret")], SettingsArgs::default()).unwrap();
     assert_eq!(settings.memory_bytes, Some(3 << 30));
     assert_eq!(settings.gateway.api_keys.len(), 2);
-    let RoleSettings::Upstream(large) = &settings.large else { panic!("no upstream") };
+    let large = upstream(&settings.large);
     assert_eq!(large.openai.api_key.as_ref().unwrap().expose(), "sk-secret");
     assert_eq!(large.openai.price.output_usd_per_mtok, 1.5);
     assert_eq!(large.openai.idle_timeout_ms, 5000);
@@ -128,7 +136,7 @@ fn a_large_url_wants_a_model_name() {
     let error = fixture.load(&[], args.clone()).unwrap_err();
     assert!(error.exit_code() == 2 && error.to_string().contains("--large-model"), "{error}");
     let args = SettingsArgs { large_model: Some("served".into()), ..args };
-    assert_eq!(fixture.load(&[], args).unwrap().large.model(), "served");
+    assert_eq!(upstream(&fixture.load(&[], args).unwrap().large).openai.model, "served");
 }
 
 #[test]
@@ -166,7 +174,7 @@ fn what_is_shown_is_a_configuration_that_means_the_same() {
     for file in [String::new(), format!("{url}{extra}")] {
         let variables = [("KEY", "sk-secret")];
         let settings = Fixture::new(&file).load(&variables, SettingsArgs::default()).unwrap();
-        let shown = toml::to_string(&effective(&settings).unwrap()).unwrap();
+        let shown = effective_toml(&settings).unwrap();
         assert!(!shown.contains("secret"), "{shown}");
         let again = Fixture::new(&shown).load(&variables, SettingsArgs::default()).unwrap();
         assert_eq!(Settings { file: None, ..again }, Settings { file: None, ..settings });
@@ -179,7 +187,7 @@ fn api_keys_are_masked() {
     let variables = [("TANDEM_API_KEYS", "sk-two, sk-three")];
     let settings = fixture.load(&variables, SettingsArgs::default()).unwrap();
     assert_eq!(settings.gateway.api_keys.len(), 2);
-    let shown = format!("{settings:?} {}", toml::to_string(&effective(&settings).unwrap()).unwrap());
+    let shown = format!("{settings:?} {}", effective_toml(&settings).unwrap());
     assert!(!shown.contains("sk-") && shown.contains("***"), "{shown}");
 }
 
@@ -191,7 +199,7 @@ fn every_setting_of_the_parts_has_a_key() {
     };
     let shown = effective(&of_file("").unwrap()).unwrap();
     for (section, values) in &shown {
-        for name in values.as_table().unwrap().keys() {
+        for name in values.keys() {
             assert!(known(section, name), "{section}.{name}");
         }
     }

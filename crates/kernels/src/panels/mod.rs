@@ -24,6 +24,25 @@ pub const PANEL_ROWS: usize = 16;
 #[repr(C, align(64))]
 pub(crate) struct Line(pub [u8; 64]);
 
+/// `count` lines of zeros straight from the system, which commits them only as they are touched.
+pub(crate) fn zeroed_lines(count: usize) -> Vec<Line> {
+    let Ok(layout) = std::alloc::Layout::array::<Line>(count) else {
+        panic!("{count} lines exceed the address space")
+    };
+    if layout.size() == 0 {
+        return Vec::new();
+    }
+    // SAFETY: the layout is not empty; all-zero bytes are lines; length and capacity are what was
+    // allocated with the layout that `Vec` frees with.
+    unsafe {
+        let start = std::alloc::alloc_zeroed(layout).cast::<Line>();
+        if start.is_null() {
+            std::alloc::handle_alloc_error(layout);
+        }
+        Vec::from_raw_parts(start, count, count)
+    }
+}
+
 /// A quantized matrix in the packed layout.
 #[derive(Debug)]
 pub struct Panels {

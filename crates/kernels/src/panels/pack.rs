@@ -3,7 +3,7 @@
 use crate::formats::{Format, Quants};
 use crate::pool::{Pool, SharedSlice};
 
-use super::{Layout, Line, PANEL_ROWS, Panels};
+use super::{Layout, Line, PANEL_ROWS, Panels, zeroed_lines};
 
 /// Why a tensor can't be packed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,8 +56,8 @@ impl Panels {
         let integers_stride = columns / 32 * layout.group_bytes() / 64;
         let scales_stride = (columns / layout.block_values() * layout.scale_block_bytes()).div_ceil(64);
         let count = rows.div_ceil(PANEL_ROWS);
-        let mut integers = vec![Line([0; 64]); integers_stride * count];
-        let mut scales = vec![Line([0; 64]); scales_stride * count];
+        let mut integers = zeroed_lines(integers_stride * count);
+        let mut scales = zeroed_lines(scales_stride * count);
         let (integer_parts, scale_parts) = (SharedSlice::new(&mut integers), SharedSlice::new(&mut scales));
         let row_bytes = columns / block * format.block_bytes();
         pool.run(count, &|panel, _| {

@@ -1,0 +1,169 @@
+//! Commands that run to their end: JSON on stdout and nothing else, exit codes, clear messages.
+
+use serde_json::{Value, json};
+
+use crate::fixture::{Home, tiny};
+
+const GOLDEN: &str = include_str!("../../../../tests/golden/tiny/tokenize.jsonl");
+
+#[test]
+fn tokenize_agrees_with_the_golden_lines() {
+    let home = Home::new();
+    let golden: Vec<Value> = GOLDEN.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for model in ["tiny-llama-mha", "tiny-qwen2", "tiny-gemma3"] {
+        let lines: Vec<&Value> = golden.iter().filter(|line| line["model"] == model).collect();
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        let file = home.file("lines.jsonl", text);
+        let ended = home.run(&["tokenize", &tiny(model), "--lines", &file]);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        let shown: Vec<Value> =
+            ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(shown.len(), lines.len());
+        for (shown, expected) in shown.iter().zip(lines) {
+            assert_eq!(shown["ids"], expected["ids"], "{expected}");
+        }
+    }
+}
+
+#[test]
+fn tokenize_shows_ids_and_pieces() {
+    let home = Home::new();
+    let model = tiny("tiny-qwen2");
+    let shown = home.run(&["tokenize", &model, "the cat", "--json"]).json();
+    let pieces: Vec<&str> = shown["pieces"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
+    assert_eq!(pieces.concat(), "the cat");
+    assert_eq!(shown["ids"].as_array().unwrap().len(), pieces.len());
+    // A text may look like a flag.
+    assert_eq!(home.run(&["tokenize", &model, "--json", "--", "--lines"]).code, Some(0));
+}
+
+#[test]
+fn render_gives_the_templates_output_exactly() {
+    let home = Home::new();
+    let model = home.chat_model("tiny-qwen2");
+    let messages =
+        home.file("messages.json", r#"[{"role":"user","content":"Hi"},{"role":"user","content":"you"}]"#);
+    let plain = home.run(&["render", &model, "--messages", &messages]);
+    assert_eq!((plain.code, plain.stdout.as_str()), (Some(0), "Hi you "));
+    let shown = home.run(&["render", &model, "--messages", &messages, "--json"]).json();
+    assert_eq!(shown, json!({"text": "Hi you "}));
+    let lines = "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}\n{\"messages\":[],\"tools\":null}\n";
+    let file = home.file("lines.jsonl", lines);
+    let shown = home.run(&["render", &model, "--lines", &file]);
+    assert_eq!(shown.stdout, "{\"text\":\"a \"}\n{\"text\":\"\"}\n");
+    let piped =
+        home.run_with_input(&["render", &model, "--messages", "-"], r#"[{"role":"user","content":"x"}]"#);
+    assert_eq!(piped.stdout, "x ");
+}
+
+#[test]
+fn render_says_what_is_wrong_with_its_input() {
+    let home = Home::new();
+    let model = home.chat_model("tiny-qwen2");
+    let fails = |args: &[&str], code, words| home.run(args).assert_fails(code, words);
+    let not_json = home.file("a.json", "nothing");
+    let no_list = home.file("b.json", "{}");
+    let lines = home.file("c.jsonl", "{\"messages\":3}");
+    fails(&["render", &model, "--messages", &not_json], 2, "a.json: not the JSON");
+    fails(&["render", &model, "--messages", &no_list], 2, "must be a list");
+    fails(&["render", &model, "--messages", "no/such.json"], 3, "no/such.json");
+    fails(&["render", &model, "--lines", &lines], 2, "c.jsonl:1: `messages` must be a list");
+    fails(&["render", &tiny("tiny-qwen2"), "--messages", &no_list], 1, "no chat template");
+    fails(&["render", &model], 2, "--messages");
+}
+
+#[test]
+fn inspect_tells_layers_tensors_and_memory() {
+    let home = Home::new();
+    let shown = home.run(&["inspect", &tiny("tiny-gemma3"), "--json", "--context", "64"]).json();
+    assert_eq!(shown["architecture"], "gemma3");
+    assert_eq!(shown["bytes"], 701_280);
+    let layers = shown["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 7);
+    let windows: Vec<Option<u64>> =
+        layers.iter().map(|layer| layer["sliding_window_tokens"].as_u64()).collect();
+    // Five local layers, a global one, and again.
+    let expected = [Some(16), Some(16), Some(16), Some(16), Some(16), None, Some(16)];
+    assert_eq!(windows, expected);
+    // 7 layers · 2 · 1 head · 32 · 2 bytes; 64 tokens in the global layer, 16 in the others.
+    assert_eq!(shown["kv_bytes_per_token"], 896);
+    assert_eq!(shown["memory"]["kv_bytes"], 128 * (64 + 6 * 16));
+    let sum = |key: &str| {
+        shown["tensors"].as_array().unwrap().iter().map(|t| t[key].as_u64().unwrap()).sum::<u64>()
+    };
+    assert_eq!(shown["memory"]["weights_bytes"], sum("bytes"));
+    assert_eq!(shown["parameters"], sum("values"));
+    assert_eq!(shown["metadata"]["general.architecture"], "gemma3");
+    assert_eq!(home.run(&["inspect", &tiny("tiny-gemma3")]).code, Some(0));
+}
+
+#[test]
+fn models_lists_the_catalogue_and_what_is_there() {
+    let home = Home::new();
+    let listed = |home: &Home| home.run(&["models", "--json"]).json()["models"].as_array().unwrap().clone();
+    let names = |models: &[Value]| -> Vec<String> {
+        models.iter().map(|model| model["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let models = listed(&home);
+    assert!(names(&models).contains(&"qwen2.5-coder-0.5b".to_owned()), "{models:?}");
+    assert!(models.iter().all(|model| model["installed"] == false));
+
+    std::fs::create_dir_all(home.path("models")).unwrap();
+    std::fs::copy(tiny("tiny-qwen2"), home.path("models/mine.gguf")).unwrap();
+    home.file("models/broken.gguf", "GGUF, it says");
+    home.file("models/smollm2-135m.gguf", "too short");
+    let models = listed(&home);
+    let by = |end: &str| models.iter().find(|model| model["name"].as_str().unwrap().ends_with(end)).unwrap();
+    let mine = by("mine.gguf");
+    assert_eq!((&mine["installed"], &mine["architecture"]), (&json!(true), &json!("qwen2")));
+    // 3 layers · 2 · 2 heads · 32 · 2 bytes.
+    assert_eq!(mine["kv_bytes_per_token"], 768);
+    assert!(by("broken.gguf")["problem"].is_string());
+    assert!(by("smollm2-135m")["problem"].as_str().unwrap().contains("damaged"));
+    assert_eq!(home.run(&["models"]).code, Some(0));
+}
+
+#[test]
+fn exit_codes_tell_usage_from_what_is_missing() {
+    let home = Home::new();
+    let broken = home.file("broken.gguf", "GGUF, it says");
+    let fails = |args: &[&str], code, words| home.run(args).assert_fails(code, words);
+    fails(&["tokenize", "no-such-model", "x"], 3, "known names");
+    fails(&["tokenize", "smollm2-135m", "x"], 3, "tandem pull smollm2-135m");
+    fails(&["inspect", "nowhere.gguf"], 3, "nowhere.gguf");
+    fails(&["inspect", &broken], 1, "broken.gguf");
+    fails(&["inspect", &tiny("tiny-qwen2"), "--context", "99999999"], 2, "--context");
+    fails(&["tokenize", &tiny("tiny-qwen2")], 2, "TEXT");
+    fails(&["no-such-command"], 2, "no-such-command");
+    fails(&["models", "--threads", "0"], 2, "--threads");
+    fails(&["report"], 3, "ledger.db");
+    fails(&["report", "--since", "soon"], 2, "is no duration");
+    fails(&["pull", "smollm2-135m"], 1, "could not be fetched from any source");
+    fails(&["pull", "smollm2-135m", "no-such-model"], 3, "no-such-model");
+    fails(&["pull"], 2, "REF");
+    let mut wrong_isa = home.command(&["models"]);
+    let ended = wrong_isa.env("TANDEM_ISA", "mmx").output().unwrap();
+    assert_eq!(ended.status.code(), Some(2));
+}
+
+#[test]
+fn every_command_explains_itself_with_an_example() {
+    let home = Home::new();
+    let help = home.run(&["--help"]).stdout;
+    let (_, commands) = help.split_once("Commands:\n").unwrap();
+    let names: Vec<&str> = commands
+        .lines()
+        .take_while(|line| !line.is_empty())
+        .map(|line| line.split_whitespace().next().unwrap())
+        .collect();
+    assert!(names.contains(&"serve") && names.contains(&"bench"), "{names:?}");
+    for name in names {
+        let ended = home.run(&[name, "--help"]);
+        assert_eq!(ended.code, Some(0));
+        assert!(
+            ended.stdout.contains("Example") && ended.stdout.contains("tandem "),
+            "{name}: {}",
+            ended.stdout
+        );
+    }
+}

@@ -1,0 +1,7 @@
+//! The built `tandem` binary from the outside: exit codes, what is on stdout, and a server with two
+//! tiny models.
+
+mod chat;
+mod commands;
+mod fixture;
+mod serve;

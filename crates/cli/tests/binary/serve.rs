@@ -1,0 +1,133 @@
+//! `tandem serve` with two tiny models: requests, streams, the report, an upstream, the end.
+#![cfg(unix)]
+
+use std::io::Read;
+use std::net::TcpListener;
+
+use serde_json::{Value, json};
+
+use crate::fixture::{Home, read, tiny};
+
+const SMALL: &str = "tiny-qwen2";
+const LARGE: &str = "tiny-llama-mqa";
+/// Tokens of the longest answer here.
+const LONG_TOKENS: u32 = 500;
+
+fn completion(model: &str, stream: bool) -> Value {
+    json!({"model": model, "prompt": "the cat sat on", "max_tokens": 12, "temperature": 0, "stream": stream})
+}
+
+/// A stream that takes a while, even from a tiny model.
+fn long_stream() -> String {
+    let mut request = completion("large", true);
+    request["max_tokens"] = json!(LONG_TOKENS);
+    request.to_string()
+}
+
+#[test]
+fn a_pair_answers_streams_is_reported_and_drains() {
+    let home = Home::new();
+    // Slow enough that a stream is still running when the server is asked to end.
+    let slow = [("TANDEM_ISA", "scalar"), ("TANDEM_THREADS", "1")];
+    let server = home.serve_in(&slow, &["--small", &tiny(SMALL), "--large", &tiny(LARGE)]);
+    assert_eq!(server.get("/ready").status, 200);
+
+    let small = server.post("/v1/completions", &completion("small", false));
+    assert_eq!((small.status, small.header("x-tandem-model")), (200, Some(SMALL)), "{small:?}");
+    let large = server.post("/v1/completions", &completion("large", false));
+    assert_eq!(
+        (large.header("x-tandem-route"), large.header("x-tandem-model")),
+        (Some("large"), Some(LARGE))
+    );
+    let text = |answer: &Value| answer["choices"][0]["text"].as_str().unwrap().to_owned();
+    assert!(!text(&large.json()).is_empty());
+    assert!(small.json()["usage"]["completion_tokens"].as_u64().unwrap() > 0);
+
+    let auto = server.post("/v1/completions", &completion("auto", false));
+    assert!(auto.header("x-tandem-confidence").is_some(), "{auto:?}");
+    // Greedy, so whoever answered gives what it gave when it was asked by name.
+    let model = auto.header("x-tandem-model").unwrap();
+    assert_eq!(text(&auto.json()), text(&if model == SMALL { small.json() } else { large.json() }));
+
+    let chat = json!({"model": "small", "messages": [{"role": "user", "content": "hi"}]});
+    let refused = server.post("/v1/chat/completions", &chat);
+    assert_eq!(refused.status, 400, "{refused:?}");
+
+    // A stream that has begun is finished although the server is asked to end.
+    let mut stream = server.send("POST", "/v1/completions", &long_stream());
+    let mut first = [0; 12];
+    stream.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+    server.terminate();
+    let ready = std::iter::repeat_with(|| server.get("/ready")).find(|ready| ready.status != 200).unwrap();
+    assert_eq!(ready.json()["status"], "draining", "{ready:?}");
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("data: [DONE]"), "{rest}");
+    assert_eq!(server.wait(), Some(0));
+
+    let report = home.run(&["report", "--json"]).json();
+    assert_eq!((&report["requests"], &report["errors"]), (&json!(5), &json!(1)), "{report}");
+}
+
+#[test]
+fn the_large_role_may_be_another_server() {
+    let (home, other) = (Home::new(), Home::new());
+    let upstream = other.serve(&["--small", &tiny(SMALL), "--large", &tiny(LARGE)]);
+    let args = ["--small", &tiny(SMALL), "--large", &upstream.url, "--large-model", LARGE];
+    let server = home.serve(&args);
+    let answer = server.post("/v1/completions", &completion("large", false));
+    assert_eq!((answer.status, answer.header("x-tandem-model")), (200, Some(LARGE)), "{answer:?}");
+    let direct = upstream.post("/v1/completions", &completion(LARGE, false));
+    assert_eq!(answer.json()["choices"], direct.json()["choices"]);
+    let streamed = read(server.send("POST", "/v1/completions", &completion("large", true).to_string()));
+    assert!(streamed.body.contains("[DONE]"), "{streamed:?}");
+}
+
+#[test]
+fn what_can_not_be_served_ends_with_the_right_code() {
+    let home = Home::new();
+    let (small, large) = (tiny(SMALL), tiny(LARGE));
+    let pair = ["--small", &small, "--large", &large];
+    let fails = |args: &[&str], code, words| {
+        let all: Vec<&str> = ["serve", "--listen", "127.0.0.1:0"].iter().chain(args).copied().collect();
+        home.run(&all).assert_fails(code, words);
+    };
+    fails(&["--small", "no/such.gguf"], 3, "small.model");
+    fails(&["--large", "http://127.0.0.1:9/v1"], 2, "--large-model");
+    fails(&["--config", "no/such.toml"], 3, "no/such.toml");
+    fails(&[pair.as_slice(), &["--memory", "1MiB"]].concat(), 2, "the memory budget is 1.0 MiB");
+    fails(&[pair.as_slice(), &["--policy", "casacde"]].concat(), 2, "casacde");
+    // Found out in the background, when the address is bound already.
+    let broken = home.file("broken.gguf", "GGUF, it says");
+    fails(&["--small", &small, "--large", &broken], 1, "broken.gguf");
+    // The default pair can't be fetched here.
+    fails(&[], 1, "could not be fetched from any source");
+
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let ended = home.run(&["serve", "--small", &small, "--large", &large, "--listen", &address]);
+    ended.assert_fails(1, &address);
+}
+
+#[test]
+fn check_prints_the_effective_settings_without_secrets() {
+    let home = Home::new();
+    let file = format!(
+        "[server]\napi_keys = [\"sk-secret\"]\nlisten = \"127.0.0.1:1\"\n[small]\nmodel = {:?}\n",
+        tiny(SMALL)
+    );
+    home.file("tandem.toml", file);
+    let ended = home.run(&["serve", "--check", "--large", &tiny(LARGE), "--listen", "127.0.0.1:2"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    for words in
+        ["[server]", "listen = \"127.0.0.1:2\"", "api_keys = [\"***\"]", "tiny-llama-mqa", "confidence_min"]
+    {
+        assert!(ended.stdout.contains(words), "{words}: {}", ended.stdout);
+    }
+    assert!(!format!("{ended:?}").contains("sk-secret"));
+    let shown = home.run(&["serve", "--check", "--json"]).json();
+    assert_eq!(shown["server"]["listen"], "127.0.0.1:1");
+    home.file("tandem.toml", "[server]\nlisen = \"x\"");
+    home.run(&["serve", "--check"]).assert_fails(2, "did you mean `listen`?");
+}

@@ -1,0 +1,157 @@
+//! The arithmetic that tokens are made of: products per format and number of columns, attention per
+//! length of context, and what a job of the pool costs. `cargo bench -p kernels` runs all,
+//! `cargo bench -p kernels -- Q4_K` those whose name holds that.
+//!
+//! Criterion's elements are multiply-adds, so its Gelem/s are GMAC/s.
+
+use std::hint::black_box;
+use std::thread;
+use std::time::Duration;
+
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput};
+use kernels::attention::{AttentionScratch, AttentionShape, BLOCK_POSITIONS, KvType};
+use kernels::formats::{FORMATS, Format};
+use kernels::isa::Isa;
+use kernels::kv::{AttentionBatch, KvMemory, KvShape, SequenceRows};
+use kernels::panels::Panels;
+use kernels::pool::Pool;
+use kernels::product::{Columns, ColumnsShape, FloatRows, Weights, multiply};
+
+/// Rows and columns of the weights: a layer of a model of about 1B parameters.
+const ROWS: usize = 2048;
+const INNER: usize = 2048;
+/// From decoding one sequence to reading a prompt.
+const COLUMNS: [usize; 5] = [1, 2, 4, 8, 64];
+
+/// Positions that attention looks back on.
+const CONTEXTS: [usize; 2] = [512, 4096];
+const KV_HEADS: usize = 4;
+/// Query heads per key-value head.
+const GROUP: usize = 4;
+const HEAD_DIM: usize = 64;
+
+fn main() {
+    let mut criterion = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+        .configure_from_args();
+    let pool = Pool::new(thread::available_parallelism().map_or(1, usize::from));
+    products(&mut criterion, &pool);
+    attention(&mut criterion, &pool);
+    jobs(&mut criterion, &pool);
+    criterion.final_summary();
+}
+
+fn products(criterion: &mut Criterion, pool: &Pool) {
+    for &format in FORMATS {
+        let data = blocks(format, ROWS * INNER);
+        let name = format!("product {ROWS}x{INNER} {}", format.name());
+        let mut group = criterion.benchmark_group(name);
+        if Panels::supports(format) {
+            let panels = Panels::pack(format, &data, (ROWS, INNER), pool).expect("whole blocks");
+            product(&mut group, pool, Weights::Panels(&panels));
+        } else {
+            let rows = FloatRows { format, data: &data, rows: ROWS, columns: INNER };
+            product(&mut group, pool, Weights::Float(rows));
+        }
+        group.finish();
+    }
+}
+
+/// One format with every number of columns.
+fn product(group: &mut BenchmarkGroup<'_, WallTime>, pool: &Pool, weights: Weights<'_>) {
+    let isa = Isa::detect();
+    for count in COLUMNS {
+        let mut columns = Columns::default();
+        let shape = ColumnsShape { inner: INNER, count, quantize: matches!(weights, Weights::Panels(_)) };
+        let mut state = ramp(INNER * count);
+        columns.fill((isa, pool), shape, &mut state, &|_, row, values| values.copy_from_slice(row));
+        let mut output = vec![0.0; ROWS * count];
+        group.throughput(Throughput::Elements((ROWS * INNER * count) as u64));
+        group.bench_function(BenchmarkId::from_parameter(count), |bencher| {
+            bencher.iter(|| multiply((isa, pool), &[weights], &columns, black_box(&mut output)));
+        });
+    }
+}
+
+/// Bytes that stand for `values` values; every half-precision scale in them is small and finite.
+fn blocks(format: &dyn Format, values: usize) -> Vec<u8> {
+    let bytes = values / format.block_values() * format.block_bytes();
+    let mut state = 1_u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8 & 0x2f
+    };
+    (0..bytes).map(|_| next()).collect()
+}
+
+/// Values in −1..1 that do not repeat soon.
+fn ramp(length: usize) -> Vec<f32> {
+    (0..length).map(|index| (index * 37 % 199) as f32 / 99.5 - 1.0).collect()
+}
+
+fn attention(criterion: &mut Criterion, pool: &Pool) {
+    let isa = Isa::detect();
+    let width = KV_HEADS * GROUP * HEAD_DIM;
+    let mut group = criterion.benchmark_group(format!("attention {KV_HEADS}x{GROUP} heads of {HEAD_DIM}"));
+    for context in CONTEXTS {
+        let cache = filled_cache(isa, context);
+        let table: Vec<u32> = (0..cache.shape().blocks as u32).collect();
+        let shape = AttentionShape {
+            head_dim: HEAD_DIM,
+            group: GROUP,
+            scale: 1.0 / (HEAD_DIM as f32).sqrt(),
+            window: None,
+            soft_cap: None,
+        };
+        let queries = ramp(width);
+        let mut output = vec![0.0; width];
+        let mut scratch: Vec<_> = (0..pool.threads()).map(|_| AttentionScratch::new(HEAD_DIM)).collect();
+        // Queries times keys, and weights times values.
+        group.throughput(Throughput::Elements((2 * width * context) as u64));
+        group.bench_function(BenchmarkId::from_parameter(context), |bencher| {
+            bencher.iter(|| {
+                let last = SequenceRows { table: &table, position: context - 1, row: 0, tokens: 1 };
+                let batch = AttentionBatch {
+                    queries: &queries,
+                    query_stride: width,
+                    output: black_box(&mut output),
+                    sequences: &[last],
+                };
+                cache.attend((isa, pool), 0, &shape, (batch, &mut scratch));
+            });
+        });
+    }
+    group.finish();
+}
+
+/// A cache of one layer that holds `context` positions.
+fn filled_cache(isa: Isa, context: usize) -> KvMemory {
+    let blocks = context.div_ceil(BLOCK_POSITIONS);
+    let shape = KvShape { layers: 1, kv_heads: KV_HEADS, head_dim: HEAD_DIM, blocks, kv_type: KvType::F16 };
+    let mut cache = KvMemory::new(shape);
+    let values = ramp(KV_HEADS * HEAD_DIM + context);
+    for position in 0..context {
+        let part = &values[position..][..KV_HEADS * HEAD_DIM];
+        let place = ((position / BLOCK_POSITIONS) as u32, position % BLOCK_POSITIONS);
+        cache.write(isa, 0, place, (part, part));
+    }
+    cache
+}
+
+/// What a job costs besides its work.
+fn jobs(criterion: &mut Criterion, pool: &Pool) {
+    let mut group = criterion.benchmark_group(format!("empty job, {} threads", pool.threads()));
+    for tasks in [pool.threads(), 12 * pool.threads()] {
+        group.bench_function(BenchmarkId::new("tasks", tasks), |bencher| {
+            bencher.iter(|| {
+                pool.run(tasks, &|task, _| {
+                    black_box(task);
+                })
+            });
+        });
+    }
+    group.finish();
+}
