@@ -5,7 +5,7 @@ use crate::attention::{
     first_visible,
 };
 use crate::isa::Isa;
-use crate::panels::{Line, zeroed_lines};
+use crate::lines::{LINE_BYTES, Lines};
 use crate::pool::{Pool, SharedSlice};
 
 /// Sizes of a [`KvMemory`].
@@ -39,7 +39,7 @@ impl KvShape {
 #[derive(Debug)]
 pub struct KvMemory {
     shape: KvShape,
-    memory: Vec<Line>,
+    memory: Lines,
 }
 
 /// Query tokens of one sequence in a batch.
@@ -75,8 +75,8 @@ impl KvMemory {
     /// If a head is not whole vectors of 16.
     pub fn new(shape: KvShape) -> Self {
         assert!(shape.head_dim.is_multiple_of(16), "head_dim must be a multiple of 16");
-        let lines = (shape.block_bytes() * shape.blocks).div_ceil(64);
-        KvMemory { shape, memory: zeroed_lines(lines) }
+        let lines = (shape.block_bytes() * shape.blocks).div_ceil(LINE_BYTES);
+        KvMemory { shape, memory: Lines::zeroed(lines) }
     }
 
     /// Its sizes.

@@ -8,6 +8,7 @@ pub mod attention;
 pub mod formats;
 pub mod isa;
 pub mod kv;
+mod lines;
 pub mod mapped;
 pub mod panels;
 pub mod pool;

@@ -12,36 +12,13 @@ mod pack;
 pub(crate) mod tile;
 
 use crate::formats::Format;
+use crate::lines::{LINE_BYTES, Lines};
 
 pub(crate) use encoding::Layout;
 pub use pack::PackError;
 
 /// Rows of a panel.
 pub const PANEL_ROWS: usize = 16;
-
-/// A 64-byte line, aligned.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-pub(crate) struct Line(pub [u8; 64]);
-
-/// `count` lines of zeros straight from the system, which commits them only as they are touched.
-pub(crate) fn zeroed_lines(count: usize) -> Vec<Line> {
-    let Ok(layout) = std::alloc::Layout::array::<Line>(count) else {
-        panic!("{count} lines exceed the address space")
-    };
-    if layout.size() == 0 {
-        return Vec::new();
-    }
-    // SAFETY: the layout is not empty; all-zero bytes are lines; length and capacity are what was
-    // allocated with the layout that `Vec` frees with.
-    unsafe {
-        let start = std::alloc::alloc_zeroed(layout).cast::<Line>();
-        if start.is_null() {
-            std::alloc::handle_alloc_error(layout);
-        }
-        Vec::from_raw_parts(start, count, count)
-    }
-}
 
 /// A quantized matrix in the packed layout.
 #[derive(Debug)]
@@ -50,8 +27,8 @@ pub struct Panels {
     columns: usize,
     layout: Layout,
     codebook: Option<&'static [u8; 16]>,
-    integers: Vec<Line>,
-    scales: Vec<Line>,
+    integers: Lines,
+    scales: Lines,
     /// Lines per panel.
     integers_stride: usize,
     scales_stride: usize,
@@ -75,7 +52,7 @@ impl Panels {
 
     /// Bytes held, which are the bytes read per product.
     pub fn bytes(&self) -> usize {
-        (self.integers.len() + self.scales.len()) * 64
+        (self.integers.len() + self.scales.len()) * LINE_BYTES
     }
 
     /// Whether `format` can be packed.

@@ -1,9 +1,10 @@
 //! Packing: from a GGUF tensor's blocks to [`Panels`].
 
 use crate::formats::{Format, Quants};
+use crate::lines::{Line, Lines};
 use crate::pool::{Pool, SharedSlice};
 
-use super::{Layout, Line, PANEL_ROWS, Panels, zeroed_lines};
+use super::{Layout, PANEL_ROWS, Panels};
 
 /// Why a tensor can't be packed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,8 +57,8 @@ impl Panels {
         let integers_stride = columns / 32 * layout.group_bytes() / 64;
         let scales_stride = (columns / layout.block_values() * layout.scale_block_bytes()).div_ceil(64);
         let count = rows.div_ceil(PANEL_ROWS);
-        let mut integers = zeroed_lines(integers_stride * count);
-        let mut scales = zeroed_lines(scales_stride * count);
+        let mut integers = Lines::zeroed(integers_stride * count);
+        let mut scales = Lines::zeroed(scales_stride * count);
         let (integer_parts, scale_parts) = (SharedSlice::new(&mut integers), SharedSlice::new(&mut scales));
         let row_bytes = columns / block * format.block_bytes();
         pool.run(count, &|panel, _| {
