@@ -11,6 +11,7 @@ each, why, how fast, and what it cost against always asking the large model.
 import argparse
 import json
 import pathlib
+import re
 import shutil
 import socket
 import statistics
@@ -26,6 +27,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
 #: Time for fetching the models at the first start, in seconds.
 READY_LIMIT_S = 1800
+#: Where a decision's reason says how small's confidence compares.
+JUDGEMENT = re.compile(r"(confidence \S+ is [^:]+):")
 #: Most signs of a request shown in the table.
 SHOWN_SIGNS = 44
 
@@ -42,7 +45,7 @@ def arguments():
         help="large is this OpenAI-compatible server; without URL, llama-server is started",
     )
     parser.add_argument("--llama-server", default="llama-server", help="the program that --upstream starts")
-    parser.add_argument("--large", default="qwen2.5-coder-1.5b", help="the model that it holds")
+    parser.add_argument("--large-model", default="qwen2.5-coder-1.5b", help="the model at the upstream")
     parser.add_argument("--requests", type=int, help="only so many")
     parser.add_argument("--max-tokens", type=int, default=160, help="most tokens per answer")
     return parser.parse_args()
@@ -88,19 +91,20 @@ def free_port():
 def tandem(options, large):
     port = free_port()
     command = [options.tandem, "serve", "--config", HERE / "tandem.toml", "--listen", f"127.0.0.1:{port}"]
-    return Program(command + (["--large", large] if large else []), port)
+    upstream = ["--large", large, "--large-model", options.large_model] if large else []
+    return Program(command + upstream, port)
 
 
 def llama_server(options):
     """llama.cpp's server on the file that Tandem has fetched."""
-    subprocess.run([options.tandem, "pull", options.large], check=True)
+    subprocess.run([options.tandem, "pull", options.large_model], check=True, stdout=sys.stderr)
     listed = subprocess.run([options.tandem, "models", "--json"], check=True, capture_output=True)
     models = {model["name"]: model for model in json.loads(listed.stdout)["models"]}
     program = shutil.which(options.llama_server)
     if program is None:
         sys.exit(f"{options.llama_server} is not there; name it with --llama-server")
     port = free_port()
-    command = [program, "-m", models[options.large]["path"], "--alias", options.large, "-c", "8192", "-np", "2"]
+    command = [program, "-m", models[options.large_model]["path"], "--alias", options.large_model, "-c", "8192", "-np", "2"]
     return Program([*command, "--log-disable", "--host", "127.0.0.1", "--port", port], port)
 
 
@@ -143,9 +147,10 @@ def row(number, request, answer, usage):
     per_second = speed(attempt)
     text = request["text"]
     shown = text if len(text) <= SHOWN_SIGNS else text[: SHOWN_SIGNS - 1].rstrip() + "…"
-    # What comes after the raw figures: the confidence and the threshold.
-    decision = next((d["reason"] for d in answer["decisions"] if "confidence " in d["reason"]), answer["reason"])
-    why = decision.partition("): ")[2] or decision
+    # Of a judgement, what comes between the raw figures and its outcome: the confidence and the threshold.
+    reasons = [decision["reason"] for decision in answer["decisions"]]
+    judged = [found[1] for found in map(JUDGEMENT.search, reasons) if found]
+    why = (judged or [answer["reason"]])[0]
     cells = [
         number,
         request["kind"],

@@ -5,16 +5,37 @@
 //! libFuzzer for hours (`fuzz/libfuzzer`, nightly), and in `cargo test` for a second, with the
 //! mutator of this crate ([`smoke`]).
 
+mod catalogue;
+mod door;
 mod gguf;
+mod model;
 mod mutate;
+mod reference;
 pub mod smoke;
+mod sse;
+mod stop;
+mod template;
+mod tokenizer;
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
 /// Every target.
-pub const TARGETS: &[Target] = &[gguf::TARGET];
+pub const TARGETS: &[Target] = &[
+    catalogue::TARGET,
+    door::TARGET,
+    gguf::TARGET,
+    model::TARGET,
+    reference::TARGET,
+    sse::TARGET,
+    stop::TARGET,
+    template::TARGET,
+    tokenizer::TARGET,
+];
+
+/// Longest piece of a stream that is cut up.
+const PIECE_BYTES_MAX: usize = 8;
 
 /// One target.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +81,21 @@ impl Target {
     }
 }
 
+/// The first byte, which says where to cut, and the rest, cut into pieces of 1 to 8 bytes. A target
+/// that reads a stream takes its input so.
+fn cut(data: &[u8]) -> (&[u8], Vec<&[u8]>) {
+    let (seed, rest) = data.split_first().unwrap_or((&0, &[]));
+    let mut random = mutate::Random::new(u64::from(*seed));
+    let mut pieces = Vec::new();
+    let mut left = rest;
+    while !left.is_empty() {
+        let (piece, after) = left.split_at(left.len().min(1 + random.below(PIECE_BYTES_MAX)));
+        pieces.push(piece);
+        left = after;
+    }
+    (rest, pieces)
+}
+
 fn read_files(folder: &str, ending: &str) -> io::Result<Vec<Vec<u8>>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut paths = Vec::new();
@@ -92,6 +128,20 @@ mod tests {
         for target in TARGETS {
             assert!(!target.read_seeds().unwrap().is_empty(), "{}", target.name);
         }
+    }
+
+    #[test]
+    fn cutting_loses_nothing_and_depends_on_the_first_byte() {
+        let data: Vec<u8> = (0..100).collect();
+        let (rest, pieces) = cut(&data);
+        assert_eq!(rest, &data[1..]);
+        assert_eq!(pieces.concat(), rest);
+        let lengths = |seed: u8| -> Vec<usize> {
+            cut(&[&[seed], rest].concat()).1.iter().map(|piece| piece.len()).collect()
+        };
+        assert!(lengths(1) == lengths(1) && lengths(1) != lengths(2));
+        assert!(lengths(3).iter().all(|length| (1..=PIECE_BYTES_MAX).contains(length)));
+        assert_eq!(cut(b""), (&b""[..], vec![]));
     }
 
     #[test]

@@ -48,7 +48,7 @@ impl Random {
     }
 
     /// A number under `bound`; 0 if that is 0.
-    fn below(&mut self, bound: usize) -> usize {
+    pub fn below(&mut self, bound: usize) -> usize {
         (self.next() % bound.max(1) as u64) as usize
     }
 

@@ -5,6 +5,7 @@ Usage: python3 bad_input.py URL [PID]      (URL without a path; with the server'
 """
 
 import re
+import socket
 import sys
 
 from wire import Server, chat_body, run
@@ -141,13 +142,20 @@ def broken_http(server):
         f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{{".encode(),
     ]:
         with server.connect() as connection:
-            try:
-                connection.sendall(sent)
-                connection.shutdown(1)
-                answer = connection.recv(1 << 16)
-            except (ConnectionResetError, BrokenPipeError):
-                continue
+            unless_hung_up(lambda: connection.sendall(sent))
+            unless_hung_up(lambda: connection.shutdown(socket.SHUT_WR))
+            answer = unless_hung_up(lambda: connection.recv(1 << 16))
             assert not answer or 400 <= int(answer.split(b" ")[1]) < 500, answer[:200]
+
+
+def unless_hung_up(operate):
+    """What the operation gives; None if the server has closed the connection, as it may."""
+    try:
+        return operate()
+    except TimeoutError:
+        raise
+    except OSError:
+        return None
 
 
 def paths_and_methods(server):

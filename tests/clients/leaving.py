@@ -16,8 +16,14 @@ from wire import Server, chat_body, run, text_of, wait_for
 TASK = "Count from 1 to 500, separated by commas, and write nothing else."
 #: Tokens that may be written after a client has left: the one under way, and those on the wire.
 EXTRA_TOKENS_MAX = 4
+#: Times a stream is left: noise on the machine may hold this client up, but hardly each time.
+TRIES = 3
 #: From leaving until the request is over, in seconds.
-STOP_LIMIT_S = 2
+STOP_LIMIT_S = 5
+#: Far more than are written before anyone leaves.
+MANY_TOKENS = 1500
+#: An answer that takes a while, but not long.
+DRAIN_TOKENS = 200
 
 
 def recorded(server, request_id):
@@ -31,7 +37,19 @@ def recorded(server, request_id):
 
 
 def leave_stream(server):
-    stream = server.stream(TASK, model="small", max_tokens=400)
+    tried = []
+    for _ in range(TRIES):
+        chunks, tokens, stopped_ms = left_stream(server)
+        tried.append(f"left after {chunks} chunks: {tokens} tokens written, over after {stopped_ms:.0f} ms")
+        if chunks <= tokens <= chunks + EXTRA_TOKENS_MAX:
+            print(f"note {tried[-1]}")
+            return
+    raise AssertionError(tried)
+
+
+def left_stream(server):
+    """Chunks that were read, tokens that were written, and milliseconds from leaving to the end."""
+    stream = server.stream(TASK, model="small", max_tokens=MANY_TOKENS)
     chunks = 0
     for chunk in stream:
         chunks += bool(text_of(chunk))
@@ -41,25 +59,23 @@ def leave_stream(server):
     stream.close()
     row = recorded(server, stream.id)
     stopped_ms = 1000 * (time.monotonic() - left)
-    tokens = row["attempts"][-1]["usage"]["completion_tokens"]
-    assert row["client_gone"] and row["status"] == 499, row
-    assert row["attempts"][-1]["status"] == "cancelled", row
-    assert chunks <= tokens <= chunks + EXTRA_TOKENS_MAX, f"{tokens} tokens, {chunks} chunks read"
-    print(f"note left after {chunks} chunks: {tokens} tokens written, over after {stopped_ms:.0f} ms")
+    attempt = row["attempts"][-1]
+    assert row["client_gone"] and row["status"] == 499 and attempt["status"] == "cancelled", row
+    return chunks, attempt["usage"]["completion_tokens"], stopped_ms
 
 
 def leave_whole(server):
     """A client that waits for a whole answer and hangs up."""
     gone, tokens = server.metric("tandem_requests_total", status="499"), completion_tokens(server)
-    body = json.dumps(chat_body(TASK, model="small", max_tokens=400)).encode()
+    body = json.dumps(chat_body(TASK, model="small", max_tokens=MANY_TOKENS)).encode()
     with server.connect() as connection:
         head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body)
-        time.sleep(1.5)
+        time.sleep(1)
     over = lambda: server.metric("tandem_requests_total", status="499") == gone + 1
     wait_for(over, STOP_LIMIT_S, "the request's end")
     written = completion_tokens(server) - tokens
-    assert 0 < written < 390, f"{written} tokens"
+    assert 0 < written < MANY_TOKENS, f"{written} tokens"
     time.sleep(0.3)
     assert completion_tokens(server) == tokens + written, "tokens are still being written"
 
@@ -75,7 +91,8 @@ def well_afterwards(server):
 
 def drain(server, pid):
     """SIGTERM: no new requests, but the running one comes to its end, whole."""
-    stream = server.stream(TASK, model="small", max_tokens=60)
+    undisturbed = server.chat(TASK, model="small", max_tokens=DRAIN_TOKENS)["choices"][0]
+    stream = server.stream(TASK, model="small", max_tokens=DRAIN_TOKENS)
     chunks = iter(stream)
     first = next(chunks)
     os.kill(pid, signal.SIGTERM)
@@ -85,9 +102,9 @@ def drain(server, pid):
     assert refused.headers["retry-after"], refused.headers
     rest = [first, *chunks]
     assert stream.done, "the stream broke off"
-    assert rest[-1]["usage"]["completion_tokens"] == 60, rest[-1]
+    assert "".join(map(text_of, rest)) == undisturbed["message"]["content"], rest
     reasons = [choice["finish_reason"] for chunk in rest for choice in chunk["choices"]]
-    assert reasons[-1] == "length", reasons
+    assert reasons[-1] == undisturbed["finish_reason"], reasons
 
 
 def main():

@@ -38,6 +38,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use exchange::Exchange;
 use failure::{Faults, innermost};
 pub use settings::{MaxTokensField, OpenaiSettings, SettingsError};
+pub use sse::{SseDecoder, SseEvent, TooMuchData};
 
 /// Most events that wait for a slow reader before the upstream is made to wait.
 const EVENTS_QUEUED_MAX: usize = 64;

@@ -20,14 +20,19 @@ impl StopFilter {
         self.is_stopped
     }
 
-    /// Takes text in and returns what may leave.
+    /// Takes text in and returns what may leave. Of several stop strings the one that is complete
+    /// first counts, the longest of those that end together, so that the cutting into pieces does
+    /// not matter.
     pub fn push(&mut self, text: &str) -> String {
         if self.is_stopped {
             return String::new();
         }
         self.held.push_str(text);
-        let earliest = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
-        if let Some(at) = earliest {
+        let found = self.stops.iter().filter_map(|stop| {
+            let start = self.held.find(stop.as_str())?;
+            Some((start + stop.len(), start))
+        });
+        if let Some((_, at)) = found.min() {
             self.is_stopped = true;
             self.held.truncate(at);
             return std::mem::take(&mut self.held);
@@ -58,15 +63,30 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn the_stop_that_is_complete_first_counts_however_the_text_is_cut() {
+        for (stops, expected) in [(["aba", "b"], "xa"), (["b", "ab"], "x")] {
+            for pieces in [&["xaba"][..], &["xab", "a"], &["x", "a", "b", "a"]] {
+                let mut filter = StopFilter::new(&stops.map(str::to_owned));
+                let left: String = pieces.iter().map(|piece| filter.push(piece)).collect();
+                assert_eq!((left.as_str(), filter.is_stopped()), (expected, true), "{stops:?} {pieces:?}");
+            }
+        }
+    }
+
     proptest! {
-        /// Any cutting of the text gives what the whole text gives: everything before the first stop.
+        /// Any cutting of the text gives what reading it character by character gives: everything
+        /// before the stop that is complete first.
         #[test]
         fn any_chunking_gives_the_text_before_the_first_stop(
             pieces in prop::collection::vec("[abé]{0,4}", 0..12),
             stops in prop::collection::vec("[abé]{1,4}", 0..3),
         ) {
             let whole: String = pieces.concat();
-            let want = stops.iter().filter_map(|s| whole.find(s.as_str())).min();
+            let want = (0..=whole.len()).filter(|&end| whole.is_char_boundary(end)).find_map(|end| {
+                let complete = stops.iter().filter(|stop| whole[..end].ends_with(stop.as_str()));
+                complete.map(|stop| end - stop.len()).min()
+            });
             let mut filter = StopFilter::new(&stops);
             let mut got = String::new();
             for piece in &pieces {

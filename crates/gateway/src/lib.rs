@@ -8,7 +8,7 @@
 mod auth;
 mod board;
 mod connection;
-mod door;
+pub mod door;
 pub mod flow;
 mod metrics;
 mod origin;

@@ -12,20 +12,21 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// One event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct SseEvent {
+pub struct SseEvent {
     /// The `event:` field; empty if there was none.
-    pub(super) name: String,
+    pub name: String,
     /// The `data:` fields, joined by line feeds.
-    pub(super) data: String,
+    pub data: String,
 }
 
 /// A line or an event is longer than the limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct TooMuchData;
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a line or an event of the stream is longer than the limit")]
+pub struct TooMuchData;
 
 /// Turns chunks of bytes, cut anywhere, into events.
 #[derive(Debug)]
-pub(super) struct SseDecoder {
+pub struct SseDecoder {
     event_bytes_max: usize,
     line: Vec<u8>,
     /// The last byte was a CR: an LF right after it belongs to the same line end.
@@ -37,7 +38,8 @@ pub(super) struct SseDecoder {
 }
 
 impl SseDecoder {
-    pub(super) fn new(event_bytes_max: usize) -> Self {
+    /// A decoder at the start of a stream; lines and events longer than `event_bytes_max` are refused.
+    pub fn new(event_bytes_max: usize) -> Self {
         SseDecoder {
             event_bytes_max,
             line: Vec::new(),
@@ -49,7 +51,10 @@ impl SseDecoder {
     }
 
     /// Takes the next bytes and appends the events they complete to `events`.
-    pub(super) fn push(&mut self, bytes: &[u8], events: &mut Vec<SseEvent>) -> Result<(), TooMuchData> {
+    ///
+    /// # Errors
+    /// [`TooMuchData`]; the stream is of no use from there on.
+    pub fn push(&mut self, bytes: &[u8], events: &mut Vec<SseEvent>) -> Result<(), TooMuchData> {
         let mut rest = bytes;
         if self.after_cr && !rest.is_empty() {
             self.after_cr = false;
@@ -73,7 +78,10 @@ impl SseDecoder {
     }
 
     /// Ends the stream: a last line or event without its end still counts.
-    pub(super) fn finish(mut self, events: &mut Vec<SseEvent>) -> Result<(), TooMuchData> {
+    ///
+    /// # Errors
+    /// [`TooMuchData`].
+    pub fn finish(mut self, events: &mut Vec<SseEvent>) -> Result<(), TooMuchData> {
         self.end_line(events)?;
         self.dispatch(events);
         Ok(())

@@ -5,7 +5,10 @@ use serde_json::{Map, Value};
 use crate::wire::ApiError;
 
 /// Reads one JSON object. What can't be read is located by line, column and the field it stands at.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
+///
+/// # Errors
+/// [`ApiError`] with status 400.
+pub fn parse(bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
     let invalid = |message: String| ApiError::new(400, "invalid_json", message);
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let (valid, _) = bytes.split_at(error.valid_up_to());

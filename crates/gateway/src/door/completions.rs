@@ -13,7 +13,10 @@ const LOGPROBS_MAX: u64 = 5;
 const OWN: &[&str] = &["prompt", "logprobs", "echo", "suffix", "best_of"];
 
 /// Validates a completion request.
-pub(crate) fn accept(door: &Door<'_>, body: &Map<String, Value>) -> Result<Accepted, ApiError> {
+///
+/// # Errors
+/// [`ApiError`] with status 400, or 404 for a model that does not exist, and the field's name.
+pub fn accept(door: &Door<'_>, body: &Map<String, Value>) -> Result<Accepted, ApiError> {
     let fields = Fields::new(body, "");
     let options = options::read(door, fields, OWN)?;
     unsupported(fields)?;

@@ -10,28 +10,33 @@ mod options;
 
 use contract::Request;
 
-pub(crate) use body::parse as parse_body;
-pub(crate) use chat::accept as accept_chat;
-pub(crate) use completions::accept as accept_completion;
+pub use body::parse as parse_body;
+pub use chat::accept as accept_chat;
+pub use completions::accept as accept_completion;
 pub(crate) use fields::{Fields, Interval};
 
+pub use crate::wire::ApiError;
+
 /// What the door must know besides the body.
-pub(crate) struct Door<'a> {
+#[derive(Debug)]
+pub struct Door<'a> {
     /// The backends' names.
-    pub(crate) models: &'a Models,
+    pub models: &'a Models,
     /// Most tokens a request may ask for.
-    pub(crate) request_tokens_max: Option<u32>,
+    pub request_tokens_max: Option<u32>,
     /// The client's deadline, from its header.
-    pub(crate) deadline_ms: Option<u64>,
+    pub deadline_ms: Option<u64>,
     /// The id the request will have.
-    pub(crate) id: String,
+    pub id: String,
 }
 
 /// The names that `model` may hold.
 #[derive(Clone, Debug)]
-pub(crate) struct Models {
-    pub(crate) small: String,
-    pub(crate) large: String,
+pub struct Models {
+    /// The small one.
+    pub small: String,
+    /// The large one.
+    pub large: String,
 }
 
 impl Models {
@@ -49,12 +54,13 @@ impl Models {
 
 /// A request that may come in.
 #[derive(Debug)]
-pub(crate) struct Accepted {
-    pub(crate) request: Request,
+pub struct Accepted {
+    /// The request.
+    pub request: Request,
     /// `stream_options.include_usage`.
-    pub(crate) include_usage: bool,
+    pub include_usage: bool,
     /// Fields nobody knows; they are ignored.
-    pub(crate) ignored: Vec<String>,
+    pub ignored: Vec<String>,
 }
 
 #[cfg(test)]

@@ -8,14 +8,19 @@ use serde::Serialize;
 use crate::flow::FlowError;
 
 /// An error as a client sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ApiError {
-    pub(crate) status: u16,
-    pub(crate) code: String,
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// The HTTP status.
+    pub status: u16,
+    /// OpenAI's word for the kind of error, or ours.
+    pub code: String,
     /// The field that is wrong.
-    pub(crate) param: Option<String>,
-    pub(crate) message: String,
-    pub(crate) retry_after_s: Option<u64>,
+    pub param: Option<String>,
+    /// What is wrong and what is allowed.
+    pub message: String,
+    /// When to try again, seconds.
+    pub retry_after_s: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -70,7 +75,7 @@ impl ApiError {
     }
 
     /// The JSON body.
-    pub(crate) fn body(&self) -> String {
+    pub fn body(&self) -> String {
         let fields = Fields {
             message: &self.message,
             kind: self.kind(),

@@ -14,7 +14,8 @@ use serde_json::Value;
 
 pub(crate) use chat::Chat;
 pub(crate) use completions::Completion;
-pub(crate) use error::{ApiError, json};
+pub use error::ApiError;
+pub(crate) use error::json;
 pub(crate) use headers::{insert_decided, insert_outcome, insert_request_id};
 pub(crate) use tandem::{AttemptBody, Tandem};
 use usage::UsageBody;

@@ -179,6 +179,10 @@ unsafe impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn prefetch(address: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+    #[inline(always)]
     unsafe fn b_load(from: *const u8) -> I {
         unsafe { each([from, from.add(32)], |p| _mm256_loadu_si256(p.cast())) }
     }

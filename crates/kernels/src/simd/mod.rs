@@ -77,6 +77,8 @@ pub unsafe trait Simd: Copy + 'static {
     /// Stores 16 lanes as i8; every lane is in −127..=127.
     unsafe fn i_store_i8(to: *mut i8, a: Self::I);
 
+    /// Asks for the line of an address, which need not be valid, ahead of its use.
+    unsafe fn prefetch(address: *const u8);
     /// Loads 64 bytes.
     unsafe fn b_load(from: *const u8) -> Self::B;
     /// Loads 16 bytes and repeats them four times: a table for [`Simd::b_lookup`].

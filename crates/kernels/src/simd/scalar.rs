@@ -135,6 +135,8 @@ unsafe impl Simd for Scalar {
         unsafe { to.cast::<[i8; LANES]>().write_unaligned(a.map(|x| x as i8)) }
     }
     #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+    #[inline(always)]
     unsafe fn b_load(from: *const u8) -> Self::B {
         // SAFETY: the caller gives 64 bytes.
         unsafe { from.cast::<Self::B>().read_unaligned() }

@@ -27,7 +27,7 @@ fn run(rig: &Rig, report: &mut Report) -> Result<(), String> {
     let scratch = rig.scratch("upstream")?;
     let llama_server = llama_server(rig, &scratch)?;
     let large = format!("{}/v1", llama_server.url());
-    let server = rig.serve(&scratch, &["--small", SMALL, "--large", &large])?;
+    let server = rig.serve(&scratch, &["--small", SMALL, "--large", &large, "--large-model", LARGE])?;
     let client = &CLIENTS[CLIENTS.len() - 1..];
     for (name, requirement) in client {
         let python = rig.python().venv(name, &[requirement])?;
