@@ -3,28 +3,31 @@
 //! Each column (token) is cut into groups of 32 values with a scale of their own, so that one huge
 //! value (the first token's, in many models) costs only its 31 neighbours their precision.
 
+use crate::lines::{LINE_BYTES, Line};
 use crate::simd::{LANES, Simd};
 
 /// Values that share a scale.
 pub const GROUP: usize = 32;
-/// 32-bit words per group and column besides the values: see [`Activations`].
-const WORDS: usize = 7;
-/// Rows of the words: the scale …
+/// Columns whose lines are interleaved: those of the widest tile.
+const BLOCK_COLUMNS: usize = 8;
+/// A group's line: 32 values; the scale; minus the sum of the values (i32) of the first half, the second
+/// and both; the same times the scale (f32). Offsets in 32-bit words behind the values:
 pub(crate) const SCALE: usize = 0;
-/// … minus the sum of the quantized values (i32): first half, second half, all …
+/// See [`SCALE`].
 pub(crate) const NEGATED_SUM: usize = 1;
-/// … and the same times the scale (f32).
+/// See [`SCALE`].
 pub(crate) const NEGATED_SCALED_SUM: usize = 4;
 
-/// Quantized columns. Values lie as `[group][column][32]` and words as `[group][7][column]`, so
-/// that a tile of neighbouring columns is contiguous whatever the number of columns.
+/// Quantized columns: one line per group and column, `[block of columns][group][column of the block]`.
+/// So a tile reads one stream, a column is written without touching its neighbours' lines, and no stride
+/// is a large power of two, which would crowd a few sets of the caches.
 #[derive(Debug, Default)]
-pub struct Activations {
-    /// Rows of the products' right-hand side; a multiple of 32.
-    inner: usize,
+pub(crate) struct Activations {
+    groups: usize,
     columns: usize,
-    values: Vec<i8>,
-    words: Vec<u32>,
+    /// Columns of a block: fewer than [`BLOCK_COLUMNS`] only if there are no more.
+    width: usize,
+    lines: Vec<Line>,
 }
 
 impl Activations {
@@ -34,86 +37,78 @@ impl Activations {
     /// If `inner` is not a multiple of 32.
     pub fn resize(&mut self, inner: usize, columns: usize) {
         assert!(inner.is_multiple_of(GROUP), "{inner} values are not whole groups of {GROUP}");
-        self.inner = inner;
+        self.groups = inner / GROUP;
         self.columns = columns;
-        let values = inner * columns;
-        if self.values.len() < values {
-            self.values.resize(values, 0);
+        self.width = columns.clamp(1, BLOCK_COLUMNS);
+        let lines = self.groups * columns.next_multiple_of(self.width);
+        if self.lines.len() < lines {
+            self.lines.resize(lines, Line([0; LINE_BYTES]));
         }
-        let words = inner / GROUP * WORDS * columns;
-        if self.words.len() < words {
-            self.words.resize(words, 0);
-        }
-    }
-
-    /// Values of a column.
-    pub fn inner(&self) -> usize {
-        self.inner
-    }
-
-    /// Number of columns.
-    pub fn columns(&self) -> usize {
-        self.columns
     }
 
     /// A handle through which tasks fill different columns at once.
-    pub(crate) fn writer(&mut self) -> ActivationsWriter {
-        ActivationsWriter {
-            columns: self.columns,
-            inner: self.inner,
-            values: self.values.as_mut_ptr(),
-            words: self.words.as_mut_ptr(),
-        }
+    pub fn writer(&mut self) -> ActivationsWriter {
+        let Activations { groups, columns, width, ref mut lines } = *self;
+        ActivationsWriter { groups, columns, width, lines: lines.as_mut_ptr().cast() }
     }
 
-    /// Addresses for a tile that starts at `column`.
-    pub(crate) fn tile(&self, column: usize) -> TileInput {
-        assert!(column < self.columns);
-        TileInput {
-            values: self.values.as_ptr().wrapping_add(column * GROUP),
-            words: self.words.as_ptr().wrapping_add(column),
-            columns: self.columns,
-        }
+    /// Most columns that a tile starting at `column` can take.
+    pub fn tile_columns(&self, column: usize) -> usize {
+        (self.width - column % self.width).min(self.columns - column)
     }
+
+    /// Where a tile that starts at `column` reads.
+    pub fn tile(&self, column: usize) -> TileInput {
+        assert!(column < self.columns);
+        let first = &self.lines[first_line(column, self.groups, self.width)];
+        TileInput { line: first.0.as_ptr(), stride: self.width * LINE_BYTES }
+    }
+}
+
+/// Index of a column's line of group 0.
+fn first_line(column: usize, groups: usize, width: usize) -> usize {
+    column / width * groups * width + column % width
 }
 
 /// Where a tile of columns begins in [`Activations`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TileInput {
-    /// Group 0 of the tile's first column.
-    pub values: *const i8,
-    /// Word row 0 of group 0 of the tile's first column.
-    pub words: *const u32,
-    /// Columns of the whole, the stride of both.
-    pub columns: usize,
+    line: *const u8,
+    /// Bytes to the next group.
+    stride: usize,
 }
 
 impl TileInput {
     /// Steps to the next group.
     #[inline(always)]
     pub fn advance(&mut self) {
-        self.values = self.values.wrapping_add(GROUP * self.columns);
-        self.words = self.words.wrapping_add(WORDS * self.columns);
+        self.line = self.line.wrapping_add(self.stride);
     }
 
-    /// Word `row` of the tile's column `c`.
+    /// Value `k` of the tile's column `c`.
+    #[inline(always)]
+    pub fn value(&self, c: usize, k: usize) -> *const i8 {
+        self.line.wrapping_add(c * LINE_BYTES + k).cast()
+    }
+
+    /// Word `word` of the tile's column `c`.
     ///
     /// # Safety
-    /// The group, row and column exist.
+    /// The group, word and column exist.
     #[inline(always)]
-    pub unsafe fn word(&self, row: usize, c: usize) -> u32 {
-        // SAFETY: in bounds as the caller promises.
-        unsafe { *self.words.add(row * self.columns + c) }
+    pub unsafe fn word(&self, word: usize, c: usize) -> u32 {
+        // SAFETY: in bounds as the caller promises; words are aligned within their line.
+        unsafe { *self.line.add(c * LINE_BYTES + GROUP).cast::<u32>().add(word) }
     }
 }
 
 /// See [`Activations::writer`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ActivationsWriter {
+    groups: usize,
     columns: usize,
-    inner: usize,
-    values: *mut i8,
-    words: *mut u32,
+    width: usize,
+    lines: *mut u8,
 }
 
 // SAFETY: tasks write different columns; the owner is mutably borrowed while they do.
@@ -129,12 +124,12 @@ impl ActivationsWriter {
     /// [`Activations`] are alive and nobody else touches this column.
     #[inline(always)]
     pub unsafe fn quantize<S: Simd>(&self, column: usize, from: &[f32]) {
-        debug_assert!(column < self.columns && from.len() == self.inner);
-        for group in 0..self.inner / GROUP {
-            // SAFETY: group and column are in range, so are 32 values and 7 words there.
+        debug_assert!(column < self.columns && from.len() == self.groups * GROUP);
+        let mut line = self.lines.wrapping_add(first_line(column, self.groups, self.width) * LINE_BYTES);
+        for group in from.as_chunks::<GROUP>().0 {
+            // SAFETY: the group has 32 values, its line 64 bytes.
             unsafe {
-                let a = S::load(from.as_ptr().add(group * GROUP));
-                let b = S::load(from.as_ptr().add(group * GROUP + LANES));
+                let (a, b) = (S::load(group.as_ptr()), S::load(group.as_ptr().add(LANES)));
                 let magnitude = S::largest(S::max(S::abs(a), S::abs(b)));
                 let inverse = if magnitude > 0.0 { 127.0 / magnitude } else { 0.0 };
                 // A tiny magnitude overflows the inverse; such a group is as good as zero.
@@ -142,17 +137,17 @@ impl ActivationsWriter {
                 let scale = magnitude / 127.0;
                 let (qa, qb) =
                     (S::round(S::mul(a, S::splat(inverse))), S::round(S::mul(b, S::splat(inverse))));
-                let to = self.values.add((group * self.columns + column) * GROUP);
-                S::i_store_i8(to, S::f_to_i(qa));
-                S::i_store_i8(to.add(LANES), S::f_to_i(qb));
+                S::i_store_i8(line.cast(), S::f_to_i(qa));
+                S::i_store_i8(line.add(LANES).cast(), S::f_to_i(qb));
                 let (first, second) = (S::sum(qa), S::sum(qb));
-                let word = |row: usize| self.words.add((group * WORDS + row) * self.columns + column);
-                *word(SCALE) = scale.to_bits();
+                let words = line.add(GROUP).cast::<u32>();
+                *words.add(SCALE) = scale.to_bits();
                 for (i, part) in [first, second, first + second].into_iter().enumerate() {
-                    *word(NEGATED_SUM + i) = (-(part as i32)) as u32;
-                    *word(NEGATED_SCALED_SUM + i) = (-(part * scale)).to_bits();
+                    *words.add(NEGATED_SUM + i) = (-(part as i32)) as u32;
+                    *words.add(NEGATED_SCALED_SUM + i) = (-(part * scale)).to_bits();
                 }
             }
+            line = line.wrapping_add(self.width * LINE_BYTES);
         }
     }
 }

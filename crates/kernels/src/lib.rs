@@ -3,7 +3,7 @@
 //! file format beyond a tensor's block.
 #![allow(unsafe_code)]
 
-pub mod activations;
+mod activations;
 pub mod attention;
 pub mod formats;
 pub mod isa;

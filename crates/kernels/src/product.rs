@@ -13,8 +13,8 @@ use crate::vector::FloatRow;
 const COLUMN_BLOCK_BYTES: usize = 384 << 10;
 /// Columns of a pass at the least: fewer would re-read the weights too often.
 const COLUMN_BLOCK_MIN: usize = 32;
-/// Columns that one task fills where there are many: 4-byte words of 16 columns are a cache line.
-const FILL_COLUMNS: usize = 16;
+/// Columns that one task fills where there are many: a block of the quantized layout.
+const FILL_COLUMNS: usize = 8;
 /// Tasks per thread at the most: enough that an interrupted thread's share is taken by others.
 const TASKS_PER_THREAD: usize = 12;
 
@@ -117,8 +117,7 @@ impl Columns {
         let stride = state.len() / count;
         let (rows, columns) = (SharedSlice::new(state), SharedSlice::new(&mut self.float));
         let writer = self.quantized.writer();
-        // Neighbouring columns' scales share cache lines: a task takes a line's worth where there are many.
-        let share = if count >= 2 * FILL_COLUMNS { FILL_COLUMNS } else { 1 };
+        let share = if count >= 4 * FILL_COLUMNS { FILL_COLUMNS } else { 1 };
         pool.run(count.div_ceil(share), &|task, _| {
             for column in task * share..count.min((task + 1) * share) {
                 // SAFETY: every task takes its own rows and columns.
@@ -235,7 +234,8 @@ impl Part<'_> {
         let end = self.first_column + self.count;
         let mut column = self.first_column;
         while column < end {
-            let width = (end - column).min(isa.kernels().columns_max).ilog2().min(3);
+            let widest = self.input.quantized.tile_columns(column).min(isa.kernels().columns_max);
+            let width = (end - column).min(widest).ilog2().min(3);
             let call = TileCall {
                 integers,
                 scales,

@@ -217,7 +217,7 @@ unsafe fn add_half<S: Simd, E: Constants, const C: usize, const HALF: usize>(
             unsafe {
                 let w = weights::<S, E, $v>(integers, table);
                 for c in 0..C {
-                    dots[c] = dot::<S, E>(dots[c], w, input.values.add(32 * c + 4 * $v));
+                    dots[c] = dot::<S, E>(dots[c], w, input.value(c, 4 * $v));
                 }
             }
         };
