@@ -32,7 +32,7 @@ use error::CliError;
     disable_help_subcommand = true,
     after_help = "Examples:\n  tandem serve                    fetch the default pair and serve it\n  \
                   tandem chat                     talk to it in the terminal\n  \
-                  tandem serve --large http://localhost:8000/v1 --large-model NAME\n\n\
+                  tandem serve --large http://localhost:8000/v1\n\n\
                   Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, \
                   3 a named file, model or endpoint is missing."
 )]

@@ -50,6 +50,32 @@ pub struct Pair {
     upstreams: Vec<OpenaiBackend>,
 }
 
+/// Asks upstreams whose model the settings do not name for the first model that they list.
+///
+/// # Errors
+/// [`CliError::Missing`] if one does not answer or lists none.
+pub async fn name_upstream_models(roles: [&mut RoleSettings; 2]) -> Result<(), CliError> {
+    for role in roles {
+        let RoleSettings::Upstream(settings) = role else { continue };
+        if settings.is_named {
+            continue;
+        }
+        let why = |problem: String| {
+            let url = &settings.openai.url;
+            CliError::missing(format!(
+                "can't ask {url} for its model: {problem}; start it first, or name the model (--large-model, \
+                 or model = … beside the url)"
+            ))
+        };
+        let backend = OpenaiBackend::new(settings.openai.clone()).map_err(CliError::usage)?;
+        let probe = backend.probe().await.map_err(|error| why(error.to_string()))?;
+        let first = probe.models.into_iter().next().ok_or_else(|| why("it lists none".to_owned()))?;
+        settings.openai.model = first;
+        settings.is_named = true;
+    }
+    Ok(())
+}
+
 impl Pair {
     /// The backends of both roles. Local ones are still without their model.
     ///

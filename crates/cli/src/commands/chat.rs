@@ -12,7 +12,7 @@ use super::serve::{assemble, io_runtime};
 use crate::context::Context;
 use crate::error::CliError;
 use crate::output;
-use crate::pair::Pair;
+use crate::pair::{Pair, name_upstream_models};
 use crate::progress::Style as ProgressStyle;
 use crate::settings::{self, LocalSettings, RoleSettings, Settings, SettingsArgs};
 
@@ -65,8 +65,9 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
         return Err(CliError::usage("chat has no JSON form; use `tandem serve` and its HTTP interface"));
     }
     let mut settings = settings::load(args.settings.flags(), context)?;
-    let pair = pair(&args.model, &mut settings, context)?;
     let runtime = io_runtime()?;
+    runtime.block_on(name_upstream_models([&mut settings.small, &mut settings.large]))?;
+    let pair = pair(&args.model, &mut settings, context)?;
     let talked = runtime.block_on(talk(&args, &settings, &pair, context));
     runtime.shutdown_background();
     talked

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::output;
-use crate::pair::{Loading, Pair};
+use crate::pair::{Loading, Pair, name_upstream_models};
 use crate::progress::Style;
 use crate::settings::{self, Settings, SettingsArgs};
 
@@ -25,7 +25,7 @@ const EXIT_INTERRUPTED: i32 = 130;
 /// Serve the pair of models over HTTP, OpenAI-compatible; fetches the default pair if nothing is set
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  tandem serve\n  \
-                        tandem serve --small smollm2-135m --large http://localhost:8000/v1 --large-model my-model\n  \
+                        tandem serve --small smollm2-135m --large http://localhost:8000/v1\n  \
                         tandem serve --config tandem.toml --check")]
 pub struct Args {
     #[command(flatten)]
@@ -45,16 +45,17 @@ pub struct Args {
 pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     let mut flags = args.settings.flags();
     flags.keys.extend(args.listen.map(|listen| ("server", "listen", "--listen", listen)));
-    let settings = settings::load(flags, context)?;
+    let mut settings = settings::load(flags, context)?;
     for variable in settings::unknown_variables(context.environment()) {
         tracing::warn!("unknown environment variable {variable}");
     }
-    let pair = Pair::new(&settings.small, &settings.large)?;
-    pair.check_memory(settings.memory_bytes, context)?;
+    Pair::new(&settings.small, &settings.large)?.check_memory(settings.memory_bytes, context)?;
     if args.check {
         return print(&settings, context);
     }
     let runtime = io_runtime()?;
+    runtime.block_on(name_upstream_models([&mut settings.small, &mut settings.large]))?;
+    let pair = Pair::new(&settings.small, &settings.large)?;
     let served = runtime.block_on(serve(settings, pair, context));
     // A model that is still loading is not waited for.
     runtime.shutdown_background();

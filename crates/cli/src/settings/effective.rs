@@ -61,6 +61,9 @@ fn role(role: &RoleSettings) -> Result<Table, CliError> {
             let mut keys = table(&upstream.openai)?;
             // The key has no place in a configuration; the variable that holds it has.
             keys.retain(|key, _| UPSTREAM_ONLY.contains(&key) || matches!(key, "model" | "context_tokens"));
+            if !upstream.is_named {
+                keys.remove("model");
+            }
             keys.insert("price".to_owned(), price(&upstream.openai.price)?);
             if let Some(variable) = &upstream.api_key_env {
                 keys.insert("api_key_env".to_owned(), Value::String(variable.clone()));

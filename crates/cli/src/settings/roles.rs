@@ -17,6 +17,8 @@ use crate::error::CliError;
 /// The pair that is served when nothing else is said.
 const SMALL_DEFAULT: &str = "qwen2.5-coder-0.5b";
 const LARGE_DEFAULT: &str = "qwen2.5-coder-1.5b";
+/// What an upstream's model is called until the upstream has been asked.
+const UNNAMED_MODEL: &str = "default";
 /// Longest sequence of a local model unless set, tokens.
 const CONTEXT_TOKENS_DEFAULT: u32 = 8192;
 /// Requests that a local model answers at once unless set.
@@ -59,6 +61,8 @@ pub struct UpstreamSettings {
     pub openai: OpenaiSettings,
     /// The variable that its key came from.
     pub api_key_env: Option<String>,
+    /// Whether the settings name the model; otherwise the upstream is asked for its first one.
+    pub is_named: bool,
 }
 
 /// The keys of a role; all are optional.
@@ -156,10 +160,8 @@ impl RawRole {
     }
 
     fn upstream(self, section: &'static str, context: &Context) -> Result<UpstreamSettings, CliError> {
-        let model = self.model.filter(|model| !model.trim().is_empty()).ok_or_else(|| {
-            let flag = if section == "large" { " (--large-model)" } else { "" };
-            CliError::usage(format!("{section}.model is missing: name the model at the upstream{flag}"))
-        })?;
+        let is_named = self.model.is_some();
+        let model = self.model.unwrap_or_else(|| UNNAMED_MODEL.to_owned());
         let mut openai = OpenaiSettings::new(self.url.unwrap_or_default(), model);
         if let Some(variable) = &self.api_key_env {
             let key = context.environment().get(variable)?.ok_or_else(|| {
@@ -189,7 +191,7 @@ impl RawRole {
         // The backend checks URL, key and limits; it connects to nothing yet.
         OpenaiBackend::new(openai.clone())
             .map_err(|error| CliError::usage(format!("[{section}]: {error}")))?;
-        Ok(UpstreamSettings { openai, api_key_env: self.api_key_env })
+        Ok(UpstreamSettings { openai, api_key_env: self.api_key_env, is_named })
     }
 }
 

@@ -129,12 +129,11 @@ fn flags_beat_environment_beats_file_beats_defaults() {
 }
 
 #[test]
-fn a_large_url_wants_a_model_name() {
+fn a_large_url_drops_the_local_model_and_may_name_its_own() {
     let url = || Some("http://localhost:9/v1".to_owned());
     let fixture = Fixture::new("[large]\nmodel = \"smollm2-135m\"\nsequences = 2");
     let args = SettingsArgs { large: url(), ..SettingsArgs::default() };
-    let error = fixture.load(&[], args.clone()).unwrap_err();
-    assert!(error.exit_code() == 2 && error.to_string().contains("--large-model"), "{error}");
+    assert!(!upstream(&fixture.load(&[], args.clone()).unwrap().large).is_named);
     let args = SettingsArgs { large_model: Some("served".into()), ..args };
     assert_eq!(upstream(&fixture.load(&[], args).unwrap().large).openai.model, "served");
 }

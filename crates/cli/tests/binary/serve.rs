@@ -94,7 +94,7 @@ fn what_can_not_be_served_ends_with_the_right_code() {
         home.run(&all).assert_fails(code, words);
     };
     fails(&["--small", "no/such.gguf"], 3, "small.model");
-    fails(&["--large", "http://127.0.0.1:9/v1"], 2, "--large-model");
+    fails(&["--large", "http://127.0.0.1:9/v1"], 3, "can't ask http://127.0.0.1:9/v1 for its model");
     fails(&["--config", "no/such.toml"], 3, "no/such.toml");
     fails(&[pair.as_slice(), &["--memory", "1MiB"]].concat(), 2, "the memory budget is 1.0 MiB");
     fails(&[pair.as_slice(), &["--policy", "casacde"]].concat(), 2, "casacde");
