@@ -13,14 +13,27 @@ const EXACT: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 type F = [__m256; 2];
 type I = [__m256i; 2];
 
-#[inline(always)]
-fn each<A: Copy, R>(a: [A; 2], f: impl Fn(A) -> R) -> [R; 2] {
-    [f(a[0]), f(a[1])]
-}
-
-#[inline(always)]
-fn pairs<A: Copy, B: Copy, R>(a: [A; 2], b: [B; 2], f: impl Fn(A, B) -> R) -> [R; 2] {
-    [f(a[0], b[0]), f(a[1], b[1])]
+/// The same expression for both halves. A macro: a closure would not have the features that its intrinsics
+/// need, and calls instead of instructions would remain.
+macro_rules! halves {
+    ($x:ident in $a:expr => $body:expr) => {{
+        let a = $a;
+        let low = {
+            let $x = a[0];
+            $body
+        };
+        let $x = a[1];
+        [low, $body]
+    }};
+    ($x:ident in $a:expr, $y:ident in $b:expr => $body:expr) => {{
+        let (a, b) = ($a, $b);
+        let low = {
+            let ($x, $y) = (a[0], b[0]);
+            $body
+        };
+        let ($x, $y) = (a[1], b[1]);
+        [low, $body]
+    }};
 }
 
 /// Sum of sixteen lanes: 8 apart, then 4, 2, 1.
@@ -79,7 +92,7 @@ unsafe impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn load_f16(from: *const u16) -> F {
-        unsafe { each([from, from.add(8)], |p| _mm256_cvtph_ps(_mm_loadu_si128(p.cast()))) }
+        unsafe { halves!(p in [from, from.add(8)] => _mm256_cvtph_ps(_mm_loadu_si128(p.cast()))) }
     }
     #[inline(always)]
     unsafe fn store_f16(to: *mut u16, x: F) {
@@ -91,30 +104,30 @@ unsafe impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn load_i8(from: *const i8) -> F {
         unsafe {
-            each([from, from.add(8)], |p| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))))
+            halves!(p in [from, from.add(8)] => _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))))
         }
     }
     #[inline(always)]
     unsafe fn load_u8(from: *const u8) -> F {
         unsafe {
-            each([from, from.add(8)], |p| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()))))
+            halves!(p in [from, from.add(8)] => _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()))))
         }
     }
     #[inline(always)]
     unsafe fn add(a: F, b: F) -> F {
-        pairs(a, b, |x, y| unsafe { _mm256_add_ps(x, y) })
+        unsafe { halves!(x in a, y in b => _mm256_add_ps(x, y)) }
     }
     #[inline(always)]
     unsafe fn sub(a: F, b: F) -> F {
-        pairs(a, b, |x, y| unsafe { _mm256_sub_ps(x, y) })
+        unsafe { halves!(x in a, y in b => _mm256_sub_ps(x, y)) }
     }
     #[inline(always)]
     unsafe fn mul(a: F, b: F) -> F {
-        pairs(a, b, |x, y| unsafe { _mm256_mul_ps(x, y) })
+        unsafe { halves!(x in a, y in b => _mm256_mul_ps(x, y)) }
     }
     #[inline(always)]
     unsafe fn div(a: F, b: F) -> F {
-        pairs(a, b, |x, y| unsafe { _mm256_div_ps(x, y) })
+        unsafe { halves!(x in a, y in b => _mm256_div_ps(x, y)) }
     }
     #[inline(always)]
     unsafe fn fma(a: F, b: F, c: F) -> F {
@@ -122,19 +135,19 @@ unsafe impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn max(a: F, b: F) -> F {
-        pairs(a, b, |x, y| unsafe { _mm256_max_ps(x, y) })
+        unsafe { halves!(x in a, y in b => _mm256_max_ps(x, y)) }
     }
     #[inline(always)]
     unsafe fn min(a: F, b: F) -> F {
-        pairs(a, b, |x, y| unsafe { _mm256_min_ps(x, y) })
+        unsafe { halves!(x in a, y in b => _mm256_min_ps(x, y)) }
     }
     #[inline(always)]
     unsafe fn abs(a: F) -> F {
-        each(a, |x| unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), x) })
+        unsafe { halves!(x in a => _mm256_andnot_ps(_mm256_set1_ps(-0.0), x)) }
     }
     #[inline(always)]
     unsafe fn round(a: F) -> F {
-        each(a, |x| unsafe { _mm256_round_ps::<EXACT>(x) })
+        unsafe { halves!(x in a => _mm256_round_ps::<EXACT>(x)) }
     }
     #[inline(always)]
     unsafe fn sum(a: F) -> f32 {
@@ -147,10 +160,12 @@ unsafe impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn exp2_whole(n: F) -> F {
         // SAFETY: as the impl says.
-        each(n, |x| unsafe {
+        unsafe {
+            halves!(x in n => {
             let biased = _mm256_add_epi32(_mm256_cvttps_epi32(x), _mm256_set1_epi32(127));
             _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
-        })
+            })
+        }
     }
     #[inline(always)]
     unsafe fn i_splat(x: i32) -> I {
@@ -158,15 +173,15 @@ unsafe impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn i_shift_left<const SHIFT: u32>(a: I) -> I {
-        each(a, |x| unsafe { _mm256_sll_epi32(x, _mm_cvtsi32_si128(SHIFT as i32)) })
+        unsafe { halves!(x in a => _mm256_sll_epi32(x, _mm_cvtsi32_si128(SHIFT as i32))) }
     }
     #[inline(always)]
     unsafe fn i_to_f(a: I) -> F {
-        each(a, |x| unsafe { _mm256_cvtepi32_ps(x) })
+        unsafe { halves!(x in a => _mm256_cvtepi32_ps(x)) }
     }
     #[inline(always)]
     unsafe fn f_to_i(a: F) -> I {
-        each(a, |x| unsafe { _mm256_cvttps_epi32(x) })
+        unsafe { halves!(x in a => _mm256_cvttps_epi32(x)) }
     }
     #[inline(always)]
     unsafe fn i_store_i8(to: *mut i8, a: I) {
@@ -184,7 +199,7 @@ unsafe impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn b_load(from: *const u8) -> I {
-        unsafe { each([from, from.add(32)], |p| _mm256_loadu_si256(p.cast())) }
+        unsafe { halves!(p in [from, from.add(32)] => _mm256_loadu_si256(p.cast())) }
     }
     #[inline(always)]
     unsafe fn b_table(from: &[u8; 16]) -> I {
@@ -192,16 +207,17 @@ unsafe impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn b_low(a: I) -> I {
-        each(a, |x| unsafe { _mm256_and_si256(x, _mm256_set1_epi8(15)) })
+        unsafe { halves!(x in a => _mm256_and_si256(x, _mm256_set1_epi8(15))) }
     }
     #[inline(always)]
     unsafe fn b_high(a: I) -> I {
-        each(a, |x| unsafe { _mm256_and_si256(_mm256_srli_epi16::<4>(x), _mm256_set1_epi8(15)) })
+        unsafe { halves!(x in a => _mm256_and_si256(_mm256_srli_epi16::<4>(x), _mm256_set1_epi8(15))) }
     }
     #[inline(always)]
     unsafe fn b_plane1(nibbles: I, mask: u64) -> I {
         // SAFETY: as the impl says.
-        pairs(nibbles, [mask as u32, (mask >> 32) as u32], |x, m| unsafe {
+        unsafe {
+            halves!(x in nibbles, m in [mask as u32, (mask >> 32) as u32] => {
             // Byte i gets mask byte i/8, then its own bit of it.
             let spread = _mm256_shuffle_epi8(
                 _mm256_set1_epi32(m as i32),
@@ -210,12 +226,14 @@ unsafe impl Simd for Avx2 {
             let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201u64 as i64);
             let set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit);
             _mm256_or_si256(x, _mm256_and_si256(set, _mm256_set1_epi8(16)))
-        })
+            })
+        }
     }
     #[inline(always)]
     unsafe fn b_plane2<const PAIR: u32>(nibbles: I, plane: I) -> I {
         // SAFETY: as the impl says.
-        pairs(nibbles, plane, |x, p| unsafe {
+        unsafe {
+            halves!(x in nibbles, p in plane => {
             let moved = match PAIR {
                 0 => _mm256_slli_epi16::<4>(p),
                 1 => _mm256_slli_epi16::<2>(p),
@@ -223,11 +241,12 @@ unsafe impl Simd for Avx2 {
                 _ => _mm256_srli_epi16::<2>(p),
             };
             _mm256_or_si256(x, _mm256_and_si256(moved, _mm256_set1_epi8(0x30)))
-        })
+            })
+        }
     }
     #[inline(always)]
     unsafe fn b_lookup(nibbles: I, table: I) -> I {
-        pairs(nibbles, table, |x, t| unsafe { _mm256_shuffle_epi8(t, x) })
+        unsafe { halves!(x in nibbles, t in table => _mm256_shuffle_epi8(t, x)) }
     }
     #[inline(always)]
     unsafe fn dot4<const WIDE: bool>(acc: I, w: I, x: *const i8) -> I {
@@ -239,13 +258,13 @@ unsafe impl Simd for Avx2 {
                 // maddubs would saturate on bytes above 127: split them into nibbles.
                 let low = Self::b_low(w);
                 let high = Self::b_high(w);
-                std::array::from_fn(|i| {
-                    let l = _mm256_madd_epi16(_mm256_maddubs_epi16(low[i], x), ones);
-                    let h = _mm256_madd_epi16(_mm256_maddubs_epi16(high[i], x), _mm256_set1_epi16(16));
-                    _mm256_add_epi32(acc[i], _mm256_add_epi32(l, h))
-                })
+                let low = halves!(w in low => _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), ones));
+                let sixteen = _mm256_set1_epi16(16);
+                let high = halves!(w in high => _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), sixteen));
+                let both = halves!(l in low, h in high => _mm256_add_epi32(l, h));
+                halves!(a in acc, b in both => _mm256_add_epi32(a, b))
             } else {
-                pairs(acc, w, |a, b| _mm256_add_epi32(a, _mm256_madd_epi16(_mm256_maddubs_epi16(b, x), ones)))
+                halves!(a in acc, b in w => _mm256_add_epi32(a, _mm256_madd_epi16(_mm256_maddubs_epi16(b, x), ones)))
             }
         }
     }
