@@ -6,10 +6,10 @@
 //! the model nearly excluded is worth more doubt than its share of the mean shows.
 //! `confidence = exp(mean logprob) · min(1, lowest probability / floor)`.
 //!
-//! What to expect of the default thresholds: with Qwen2.5-Coder 0.5B (Q4_K_M) as small, over the first
-//! 24 tokens at temperature 0, they let 8 of 12 easy questions and 2 of 12 hard ones through. At
-//! temperature 1 without top-p nearly everything escalates: so small a model then does draw tokens
-//! that it thinks unlikely. A calibration on the user's own traffic is what should set them.
+//! Signals count the likeliest token at each place, so a temperature that draws unlikely ones does not
+//! count against the model. What to expect of the default thresholds: with Qwen2.5-Coder 0.5B (Q4_K_M) as
+//! small, over the first 24 tokens, they let 8 of 12 easy questions and 2 of 12 hard ones through. A
+//! calibration on the user's own traffic is what should set them.
 
 use contract::{Attempt, AttemptStatus, Check, Decision, FailureKind, Policy, Request, Role, Signals, Step};
 
