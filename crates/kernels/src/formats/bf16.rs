@@ -1,27 +1,15 @@
 //! BF16: the upper 16 bits of little-endian floats.
 
-use super::Format;
 use super::block::each_block;
+use super::{Descriptor, Format};
 
 /// The format BF16: 2 bytes, one value.
 #[derive(Debug)]
 pub struct Bf16;
 
 impl Format for Bf16 {
-    fn name(&self) -> &'static str {
-        "BF16"
-    }
-
-    fn ggml_type(&self) -> u32 {
-        30
-    }
-
-    fn block_values(&self) -> usize {
-        1
-    }
-
-    fn block_bytes(&self) -> usize {
-        2
+    fn descriptor(&self) -> &'static Descriptor {
+        &Descriptor { name: "BF16", ggml_type: 30, block_values: 1, block_bytes: 2 }
     }
 
     fn dequantize(&self, blocks: &[u8], values: &mut [f32]) {

@@ -2,18 +2,27 @@
 
 use half::f16;
 
-/// Pairs each block with its values.
+/// Checks that `values` has room for exactly what whole `blocks` hold.
 ///
 /// # Panics
 /// If `blocks` is not a whole number of blocks or `values` is not as long as they hold.
+#[inline]
+pub(super) fn check_lengths(blocks: &[u8], block_bytes: usize, values: &[f32], block_values: usize) {
+    assert!(blocks.len().is_multiple_of(block_bytes), "a block of {block_bytes} bytes is not whole");
+    let held = blocks.len() / block_bytes * block_values;
+    assert_eq!(values.len(), held, "values to write and values in the blocks differ");
+}
+
+/// Pairs each block with its values.
+///
+/// # Panics
+/// As [`check_lengths`].
 pub(super) fn each_block<'a, const BYTES: usize, const VALUES: usize>(
     blocks: &'a [u8],
     values: &'a mut [f32],
 ) -> impl Iterator<Item = (&'a [u8; BYTES], &'a mut [f32; VALUES])> {
-    let (blocks, ragged) = blocks.as_chunks();
-    assert!(ragged.is_empty(), "{} bytes past the last whole block of {BYTES}", ragged.len());
-    assert_eq!(values.len(), blocks.len() * VALUES, "values to write and values in the blocks differ");
-    blocks.iter().zip(values.as_chunks_mut().0)
+    check_lengths(blocks, BYTES, values, VALUES);
+    blocks.as_chunks().0.iter().zip(values.as_chunks_mut().0)
 }
 
 /// The `N` bytes of a block that begin at `at`.

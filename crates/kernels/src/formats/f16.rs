@@ -2,8 +2,8 @@
 
 use half::slice::HalfFloatSliceExt;
 
-use super::Format;
 use super::block::each_block;
+use super::{Descriptor, Format};
 
 /// Values converted at a time: enough for the conversion's SIMD, and a small piece of stack.
 const BATCH_VALUES: usize = 64;
@@ -13,20 +13,8 @@ const BATCH_VALUES: usize = 64;
 pub struct F16;
 
 impl Format for F16 {
-    fn name(&self) -> &'static str {
-        "F16"
-    }
-
-    fn ggml_type(&self) -> u32 {
-        1
-    }
-
-    fn block_values(&self) -> usize {
-        1
-    }
-
-    fn block_bytes(&self) -> usize {
-        2
+    fn descriptor(&self) -> &'static Descriptor {
+        &Descriptor { name: "F16", ggml_type: 1, block_values: 1, block_bytes: 2 }
     }
 
     fn dequantize(&self, blocks: &[u8], values: &mut [f32]) {

@@ -1,27 +1,15 @@
 //! F32: plain little-endian floats.
 
-use super::Format;
 use super::block::each_block;
+use super::{Descriptor, Format};
 
 /// The format F32: 4 bytes, one value.
 #[derive(Debug)]
 pub struct F32;
 
 impl Format for F32 {
-    fn name(&self) -> &'static str {
-        "F32"
-    }
-
-    fn ggml_type(&self) -> u32 {
-        0
-    }
-
-    fn block_values(&self) -> usize {
-        1
-    }
-
-    fn block_bytes(&self) -> usize {
-        4
+    fn descriptor(&self) -> &'static Descriptor {
+        &Descriptor { name: "F32", ggml_type: 0, block_values: 1, block_bytes: 4 }
     }
 
     fn dequantize(&self, blocks: &[u8], values: &mut [f32]) {

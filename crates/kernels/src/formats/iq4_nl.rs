@@ -1,7 +1,7 @@
 //! IQ4_NL: 32 values of 4 bits with a scale and unequal steps, `value = d · (CODEBOOK[q] − 128)`.
 
-use super::block::{each_block, f16_at, field, nibbles};
-use super::{Format, Integer, Quants};
+use super::block::{f16_at, field, nibbles};
+use super::{Descriptor, Format, Integer, Quants};
 
 /// Values in a block.
 const VALUES: usize = 32;
@@ -13,12 +13,6 @@ pub(super) static CODEBOOK: [u8; 16] =
 /// What the table adds to make its entries unsigned.
 pub(super) const ZERO: i32 = 128;
 
-/// The value of each code under the scale `d`.
-#[inline(always)]
-pub(super) fn levels(d: f32) -> [f32; 16] {
-    CODEBOOK.map(|entry| d * (i32::from(entry) - ZERO) as f32)
-}
-
 /// The format IQ4_NL.
 #[derive(Debug)]
 pub struct Iq4Nl;
@@ -29,30 +23,8 @@ fn codes(block: &[u8]) -> [u8; VALUES] {
 }
 
 impl Format for Iq4Nl {
-    fn name(&self) -> &'static str {
-        "IQ4_NL"
-    }
-
-    fn ggml_type(&self) -> u32 {
-        20
-    }
-
-    fn block_values(&self) -> usize {
-        VALUES
-    }
-
-    fn block_bytes(&self) -> usize {
-        BYTES
-    }
-
-    fn dequantize(&self, blocks: &[u8], values: &mut [f32]) {
-        for (block, values) in each_block::<BYTES, VALUES>(blocks, values) {
-            let d = f16_at(block, 0).to_f32();
-            let levels = levels(d);
-            for (value, code) in values.iter_mut().zip(codes(block)) {
-                *value = levels[usize::from(code & 15)];
-            }
-        }
+    fn descriptor(&self) -> &'static Descriptor {
+        &Descriptor { name: "IQ4_NL", ggml_type: 20, block_values: VALUES, block_bytes: BYTES }
     }
 
     fn integer(&self) -> Option<Integer> {

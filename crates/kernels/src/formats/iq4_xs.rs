@@ -1,9 +1,9 @@
 //! IQ4_XS: 256 values of 4 bits with IQ4_NL's unequal steps; groups of 32 with 6-bit scales,
 //! `value = d · scale[g] · (CODEBOOK[q] − 128)`.
 
-use super::block::{each_block, f16_at, field, nibbles};
-use super::iq4_nl::{CODEBOOK, ZERO, levels};
-use super::{Format, Integer, Quants};
+use super::block::{f16_at, field, nibbles};
+use super::iq4_nl::{CODEBOOK, ZERO};
+use super::{Descriptor, Format, Integer, Quants};
 
 /// Values in a block.
 const VALUES: usize = 256;
@@ -31,32 +31,8 @@ fn codes(block: &[u8], g: usize) -> [u8; GROUP] {
 }
 
 impl Format for Iq4Xs {
-    fn name(&self) -> &'static str {
-        "IQ4_XS"
-    }
-
-    fn ggml_type(&self) -> u32 {
-        23
-    }
-
-    fn block_values(&self) -> usize {
-        VALUES
-    }
-
-    fn block_bytes(&self) -> usize {
-        BYTES
-    }
-
-    fn dequantize(&self, blocks: &[u8], values: &mut [f32]) {
-        for (block, values) in each_block::<BYTES, VALUES>(blocks, values) {
-            let d = f16_at(block, 0).to_f32();
-            for (g, values) in values.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
-                let levels = levels(d * f32::from(scale(block, g)));
-                for (value, code) in values.iter_mut().zip(codes(block, g)) {
-                    *value = levels[usize::from(code & 15)];
-                }
-            }
-        }
+    fn descriptor(&self) -> &'static Descriptor {
+        &Descriptor { name: "IQ4_XS", ggml_type: 23, block_values: VALUES, block_bytes: BYTES }
     }
 
     fn integer(&self) -> Option<Integer> {

@@ -1,8 +1,8 @@
 //! Quantization formats of GGUF tensors: one file each, one line each in [`FORMATS`].
 //!
-//! A format says how a block of bytes stands for values, in two ways that must agree: as floats
-//! ([`Format::dequantize`], bit-exact with ggml) and as unsigned integers with scales
-//! ([`Format::quants`]), from which the packed layout is made.
+//! An integer format says how a block of bytes stands for unsigned integers with scales
+//! ([`Format::integer`], [`Format::quants`]); the packed layout and the values are made from those. A
+//! float format says what the values are. Either way [`Format::dequantize`] is bit-exact with ggml.
 
 mod bf16;
 mod block;
@@ -21,6 +21,8 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+
+use block::check_lengths;
 
 /// Every format, one line each.
 pub static FORMATS: &[&dyn Format] = &[
@@ -87,6 +89,25 @@ pub struct Quants {
     pub dmin: half::f16,
 }
 
+impl Integer {
+    /// The formula of [`Integer`] for every value of a block, evaluated from left to right as ggml does.
+    #[inline(always)]
+    fn dequantize(&self, quants: &Quants, values: &mut [f32]) {
+        let d = quants.d.to_f32();
+        let dmin = if self.has_min { quants.dmin.to_f32() } else { 0.0 };
+        let groups = values.chunks_exact_mut(self.group).zip(quants.q.chunks_exact(self.group));
+        for (g, (values, q)) in groups.enumerate() {
+            let scale = d * f32::from(quants.scale[g]);
+            let min = dmin * f32::from(quants.min[g]);
+            for (value, &q) in values.iter_mut().zip(q) {
+                let code = self.codebook.map_or(q, |codebook| codebook[usize::from(q & 15)]);
+                let scaled = scale * (i32::from(code) - self.zero) as f32;
+                *value = if self.has_min { scaled - min } else { scaled };
+            }
+        }
+    }
+}
+
 impl Default for Quants {
     fn default() -> Self {
         Quants {
@@ -99,28 +120,62 @@ impl Default for Quants {
     }
 }
 
-/// A tensor format of GGUF.
-pub trait Format: Sync + std::fmt::Debug {
+/// What identifies a format, and the size of its blocks.
+#[derive(Debug)]
+pub struct Descriptor {
     /// ggml's name, e.g. `Q4_K`.
-    fn name(&self) -> &'static str;
+    pub name: &'static str,
     /// The number that stands for it in GGUF files.
-    fn ggml_type(&self) -> u32;
+    pub ggml_type: u32,
     /// Values in a block.
-    fn block_values(&self) -> usize;
+    pub block_values: usize,
     /// Bytes of a block.
-    fn block_bytes(&self) -> usize;
-    /// Writes the values of whole blocks, bit for bit what ggml gives.
-    ///
-    /// # Panics
-    /// If `blocks` is not a whole number of blocks or `values` is not as long as they hold.
-    fn dequantize(&self, blocks: &[u8], values: &mut [f32]);
+    pub block_bytes: usize,
+}
+
+/// A tensor format of GGUF: an integer format has [`Format::integer`] and [`Format::quants`], a float
+/// format its own [`Format::dequantize`].
+pub trait Format: Sync + std::fmt::Debug {
+    /// Its name, number and block sizes.
+    fn descriptor(&self) -> &'static Descriptor;
+    /// ggml's name, e.g. `Q4_K`.
+    fn name(&self) -> &'static str {
+        self.descriptor().name
+    }
+    /// The number that stands for it in GGUF files.
+    fn ggml_type(&self) -> u32 {
+        self.descriptor().ggml_type
+    }
+    /// Values in a block.
+    fn block_values(&self) -> usize {
+        self.descriptor().block_values
+    }
+    /// Bytes of a block.
+    fn block_bytes(&self) -> usize {
+        self.descriptor().block_bytes
+    }
     /// How its integers stand for values; `None` for float formats.
     fn integer(&self) -> Option<Integer> {
         None
     }
-    /// Takes one block apart. Only called if [`Format::integer`] is `Some`.
+    /// Takes one block apart, setting all of `out` that the format uses. Only called if
+    /// [`Format::integer`] is `Some`.
     fn quants(&self, _block: &[u8], _out: &mut Quants) {
         unreachable!("{} has no integer form", self.name())
+    }
+    /// Writes the values of whole blocks, bit for bit what ggml gives.
+    ///
+    /// # Panics
+    /// If `blocks` is not a whole number of blocks or `values` is not as long as they hold.
+    fn dequantize(&self, blocks: &[u8], values: &mut [f32]) {
+        let Some(integer) = self.integer() else { unreachable!("{} has no integer form", self.name()) };
+        let (block_bytes, block_values) = (self.block_bytes(), self.block_values());
+        check_lengths(blocks, block_bytes, values, block_values);
+        let mut quants = Quants::default();
+        for (block, values) in blocks.chunks_exact(block_bytes).zip(values.chunks_exact_mut(block_values)) {
+            self.quants(block, &mut quants);
+            integer.dequantize(&quants, values);
+        }
     }
 }
 
@@ -233,7 +288,7 @@ mod tests {
         Ok(())
     }
 
-    /// The formula of [`Integer`], in the order in which ggml rounds.
+    /// The formula of [`Integer`] for one value, in the order in which ggml rounds.
     fn value(integer: &Integer, quants: &Quants, k: usize) -> f32 {
         let g = k / integer.group;
         let q = quants.q[k];
@@ -245,32 +300,60 @@ mod tests {
         }
     }
 
+    /// Takes a block apart into [`Quants`] that `stale` fills.
+    fn quants_over(format: &dyn Format, block: &[u8], stale: u8) -> Quants {
+        let d = half::f16::from_bits(u16::from_le_bytes([stale; 2]));
+        let mut quants = Quants {
+            q: [stale; BLOCK_VALUES_MAX],
+            scale: [stale as i8; GROUPS_MAX],
+            min: [stale; GROUPS_MAX],
+            d,
+            dmin: d,
+        };
+        format.quants(block, &mut quants);
+        quants
+    }
+
+    #[test]
+    fn integers_stand_for_the_values_that_ggml_gives() {
+        let golden: Vec<Value> = serde_json::from_str(GOLDEN).unwrap();
+        for golden in &golden {
+            let name = golden["type"].as_str().expect("a name");
+            let format = by_name(name).unwrap_or_else(|| panic!("{name} is not in the registry"));
+            let Some(integer) = format.integer() else { continue };
+            for case in golden["cases"].as_array().expect("a list of cases") {
+                let quants = quants_over(format, &bytes(&case["bytes"]), 0xff);
+                let values = (0..format.block_values()).map(|k| value(&integer, &quants, k));
+                let values: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
+                assert_eq!(values, bytes(&case["values_f32le"]), "{name}, {}", case["kind"]);
+            }
+        }
+    }
+
     proptest! {
         /// Whatever the bytes, scales that are not finite included.
         #[test]
-        fn integers_stand_for_the_dequantized_values(
+        fn quants_are_in_range_and_replace_those_of_the_block_before(
             bytes in prop::collection::vec(any::<u8>(), 256),
-            stale in any::<u8>(),
+            stale in any::<[u8; 2]>(),
         ) {
             for format in FORMATS {
                 let Some(integer) = format.integer() else { continue };
                 let block = &bytes[..format.block_bytes()];
-                let mut quants = Quants {
-                    q: [stale; BLOCK_VALUES_MAX],
-                    scale: [stale as i8; GROUPS_MAX],
-                    min: [stale; GROUPS_MAX],
-                    d: half::f16::NAN,
-                    dmin: half::f16::NAN,
-                };
-                format.quants(block, &mut quants);
-                let used = &quants.q[..format.block_values()];
+                let [quants, other] = stale.map(|stale| quants_over(*format, block, stale));
+                let values = format.block_values();
+                let groups = values / integer.group;
+                let name = format.name();
                 prop_assert!(
-                    used.iter().all(|&q| u32::from(q) < 1 << integer.bits),
-                    "{}: a code has more than {} bits", format.name(), integer.bits
+                    quants.q[..values].iter().all(|&q| u32::from(q) < 1 << integer.bits),
+                    "{}: a code has more than {} bits", name, integer.bits
                 );
-                let values: Vec<f32> = (0..used.len()).map(|k| value(&integer, &quants, k)).collect();
-                if let Err(error) = assert_same(&values, &dequantized(*format, block)) {
-                    return Err(TestCaseError::fail(format!("{}: {error}", format.name())));
+                prop_assert_eq!(&quants.q[..values], &other.q[..values], "{}", name);
+                prop_assert_eq!(&quants.scale[..groups], &other.scale[..groups], "{}", name);
+                prop_assert_eq!(quants.d.to_bits(), other.d.to_bits(), "{}", name);
+                if integer.has_min {
+                    prop_assert_eq!(&quants.min[..groups], &other.min[..groups], "{}", name);
+                    prop_assert_eq!(quants.dmin.to_bits(), other.dmin.to_bits(), "{}", name);
                 }
             }
         }

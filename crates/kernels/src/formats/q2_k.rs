@@ -1,8 +1,8 @@
 //! Q2_K: 256 values of 2 bits; groups of 16 with 4-bit scales and minima,
 //! `value = d · scale[g] · q − dmin · min[g]`.
 
-use super::block::{each_block, f16_at, field, two_bits};
-use super::{Format, Integer, Quants};
+use super::block::{f16_at, field, two_bits};
+use super::{Descriptor, Format, Integer, Quants};
 
 /// Values in a block.
 const VALUES: usize = 256;
@@ -28,34 +28,8 @@ fn codes(block: &[u8], g: usize) -> [u8; GROUP] {
 }
 
 impl Format for Q2K {
-    fn name(&self) -> &'static str {
-        "Q2_K"
-    }
-
-    fn ggml_type(&self) -> u32 {
-        10
-    }
-
-    fn block_values(&self) -> usize {
-        VALUES
-    }
-
-    fn block_bytes(&self) -> usize {
-        BYTES
-    }
-
-    fn dequantize(&self, blocks: &[u8], values: &mut [f32]) {
-        for (block, values) in each_block::<BYTES, VALUES>(blocks, values) {
-            let d = f16_at(block, 80).to_f32();
-            let dmin = f16_at(block, 82).to_f32();
-            for (g, values) in values.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
-                let (scale, min) = scale_and_min(block, g);
-                let (scale, min) = (d * f32::from(scale), dmin * f32::from(min));
-                for (value, code) in values.iter_mut().zip(codes(block, g)) {
-                    *value = scale * f32::from(code) - min;
-                }
-            }
-        }
+    fn descriptor(&self) -> &'static Descriptor {
+        &Descriptor { name: "Q2_K", ggml_type: 10, block_values: VALUES, block_bytes: BYTES }
     }
 
     fn integer(&self) -> Option<Integer> {

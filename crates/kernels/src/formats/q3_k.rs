@@ -1,7 +1,7 @@
 //! Q3_K: 256 values of 3 bits; groups of 16 with 6-bit scales, `value = d · scale[g] · (q − 4)`.
 
-use super::block::{each_block, f16_at, field, two_bits};
-use super::{Format, Integer, Quants};
+use super::block::{f16_at, field, two_bits};
+use super::{Descriptor, Format, Integer, Quants};
 
 /// Values in a block.
 const VALUES: usize = 256;
@@ -40,32 +40,8 @@ fn codes(block: &[u8], g: usize) -> [u8; GROUP] {
 }
 
 impl Format for Q3K {
-    fn name(&self) -> &'static str {
-        "Q3_K"
-    }
-
-    fn ggml_type(&self) -> u32 {
-        11
-    }
-
-    fn block_values(&self) -> usize {
-        VALUES
-    }
-
-    fn block_bytes(&self) -> usize {
-        BYTES
-    }
-
-    fn dequantize(&self, blocks: &[u8], values: &mut [f32]) {
-        for (block, values) in each_block::<BYTES, VALUES>(blocks, values) {
-            let d = f16_at(block, 108).to_f32();
-            for (g, values) in values.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
-                let scale = d * f32::from(scale(block, g));
-                for (value, code) in values.iter_mut().zip(codes(block, g)) {
-                    *value = scale * (i32::from(code) - ZERO) as f32;
-                }
-            }
-        }
+    fn descriptor(&self) -> &'static Descriptor {
+        &Descriptor { name: "Q3_K", ggml_type: 11, block_values: VALUES, block_bytes: BYTES }
     }
 
     fn integer(&self) -> Option<Integer> {

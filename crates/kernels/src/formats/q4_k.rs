@@ -1,9 +1,9 @@
 //! Q4_K: 256 values of 4 bits; groups of 32 with 6-bit scales and minima,
 //! `value = d · scale[g] · q − dmin · min[g]`.
 
-use super::block::{each_block, f16_at, field, super_block_nibbles};
+use super::block::{f16_at, field, super_block_nibbles};
 use super::k_scales;
-use super::{Format, Integer, Quants};
+use super::{Descriptor, Format, Integer, Quants};
 
 /// Values in a block.
 const VALUES: usize = 256;
@@ -23,34 +23,8 @@ fn codes(block: &[u8], g: usize) -> [u8; GROUP] {
 }
 
 impl Format for Q4K {
-    fn name(&self) -> &'static str {
-        "Q4_K"
-    }
-
-    fn ggml_type(&self) -> u32 {
-        12
-    }
-
-    fn block_values(&self) -> usize {
-        VALUES
-    }
-
-    fn block_bytes(&self) -> usize {
-        BYTES
-    }
-
-    fn dequantize(&self, blocks: &[u8], values: &mut [f32]) {
-        for (block, values) in each_block::<BYTES, VALUES>(blocks, values) {
-            let d = f16_at(block, 0).to_f32();
-            let dmin = f16_at(block, 2).to_f32();
-            let pairs = k_scales::unpack(field(block, 4));
-            for (g, values) in values.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
-                let (scale, min) = (d * f32::from(pairs[g].0), dmin * f32::from(pairs[g].1));
-                for (value, code) in values.iter_mut().zip(codes(block, g)) {
-                    *value = scale * f32::from(code) - min;
-                }
-            }
-        }
+    fn descriptor(&self) -> &'static Descriptor {
+        &Descriptor { name: "Q4_K", ggml_type: 12, block_values: VALUES, block_bytes: BYTES }
     }
 
     fn integer(&self) -> Option<Integer> {

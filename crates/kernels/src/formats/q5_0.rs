@@ -1,7 +1,7 @@
 //! Q5_0: 32 values of 5 bits with a scale, `value = d · (q − 16)`.
 
-use super::block::{each_block, f16_at, field, five_bits};
-use super::{Format, Integer, Quants};
+use super::block::{f16_at, field, five_bits};
+use super::{Descriptor, Format, Integer, Quants};
 
 /// Values in a block.
 const VALUES: usize = 32;
@@ -20,29 +20,8 @@ fn codes(block: &[u8]) -> [u8; VALUES] {
 }
 
 impl Format for Q5_0 {
-    fn name(&self) -> &'static str {
-        "Q5_0"
-    }
-
-    fn ggml_type(&self) -> u32 {
-        6
-    }
-
-    fn block_values(&self) -> usize {
-        VALUES
-    }
-
-    fn block_bytes(&self) -> usize {
-        BYTES
-    }
-
-    fn dequantize(&self, blocks: &[u8], values: &mut [f32]) {
-        for (block, values) in each_block::<BYTES, VALUES>(blocks, values) {
-            let d = f16_at(block, 0).to_f32();
-            for (value, code) in values.iter_mut().zip(codes(block)) {
-                *value = d * (i32::from(code) - ZERO) as f32;
-            }
-        }
+    fn descriptor(&self) -> &'static Descriptor {
+        &Descriptor { name: "Q5_0", ggml_type: 6, block_values: VALUES, block_bytes: BYTES }
     }
 
     fn integer(&self) -> Option<Integer> {

@@ -1,7 +1,7 @@
 //! Q5_1: 32 values of 5 bits with a scale and a minimum, `value = d · q + m`.
 
-use super::block::{each_block, f16_at, field, five_bits};
-use super::{Format, Integer, Quants};
+use super::block::{f16_at, field, five_bits};
+use super::{Descriptor, Format, Integer, Quants};
 
 /// Values in a block.
 const VALUES: usize = 32;
@@ -18,30 +18,8 @@ fn codes(block: &[u8]) -> [u8; VALUES] {
 }
 
 impl Format for Q5_1 {
-    fn name(&self) -> &'static str {
-        "Q5_1"
-    }
-
-    fn ggml_type(&self) -> u32 {
-        7
-    }
-
-    fn block_values(&self) -> usize {
-        VALUES
-    }
-
-    fn block_bytes(&self) -> usize {
-        BYTES
-    }
-
-    fn dequantize(&self, blocks: &[u8], values: &mut [f32]) {
-        for (block, values) in each_block::<BYTES, VALUES>(blocks, values) {
-            let d = f16_at(block, 0).to_f32();
-            let m = f16_at(block, 2).to_f32();
-            for (value, code) in values.iter_mut().zip(codes(block)) {
-                *value = d * f32::from(code) + m;
-            }
-        }
+    fn descriptor(&self) -> &'static Descriptor {
+        &Descriptor { name: "Q5_1", ggml_type: 7, block_values: VALUES, block_bytes: BYTES }
     }
 
     fn integer(&self) -> Option<Integer> {

@@ -1,7 +1,7 @@
 //! Q6_K: 256 values of 6 bits; groups of 16 with 8-bit scales, `value = d · scale[g] · (q − 32)`.
 
-use super::block::{each_block, f16_at, field, two_bits};
-use super::{Format, Integer, Quants};
+use super::block::{f16_at, field, two_bits};
+use super::{Descriptor, Format, Integer, Quants};
 
 /// Values in a block.
 const VALUES: usize = 256;
@@ -29,32 +29,8 @@ fn codes(block: &[u8], g: usize) -> [u8; GROUP] {
 }
 
 impl Format for Q6K {
-    fn name(&self) -> &'static str {
-        "Q6_K"
-    }
-
-    fn ggml_type(&self) -> u32 {
-        14
-    }
-
-    fn block_values(&self) -> usize {
-        VALUES
-    }
-
-    fn block_bytes(&self) -> usize {
-        BYTES
-    }
-
-    fn dequantize(&self, blocks: &[u8], values: &mut [f32]) {
-        for (block, values) in each_block::<BYTES, VALUES>(blocks, values) {
-            let d = f16_at(block, 208).to_f32();
-            for (g, values) in values.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
-                let scale = d * f32::from(block[192 + g] as i8);
-                for (value, code) in values.iter_mut().zip(codes(block, g)) {
-                    *value = scale * (i32::from(code) - ZERO) as f32;
-                }
-            }
-        }
+    fn descriptor(&self) -> &'static Descriptor {
+        &Descriptor { name: "Q6_K", ggml_type: 14, block_values: VALUES, block_bytes: BYTES }
     }
 
     fn integer(&self) -> Option<Integer> {
