@@ -63,6 +63,11 @@ impl Rig {
                 let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
                 let mut build = Process::new(cargo);
                 build.args(["build", "--release", "--locked", "-p", "tandem"]).current_dir(crate::root());
+                // What cargo tells the program it runs would make build scripts run again.
+                let told = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+                for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(told)) {
+                    build.env_remove(name);
+                }
                 process::run_shown(&mut build, BUILD_LIMIT)?;
                 target.join("release").join(format!("tandem{}", std::env::consts::EXE_SUFFIX))
             }
