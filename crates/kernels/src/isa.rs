@@ -25,6 +25,7 @@ pub(crate) struct Kernels {
     pub columns_max: usize,
     pub quantize: unsafe fn(&ActivationsWriter, usize, &[f32]),
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    pub rms_norm_in_place: unsafe fn(&mut [f32], &[f32], f32),
     pub silu_mul: unsafe fn(&mut [f32], &[f32]),
     pub gelu_mul: unsafe fn(&mut [f32], &[f32]),
     pub add_scaled: unsafe fn(&mut [f32], f32, &[f32]),
@@ -67,6 +68,10 @@ macro_rules! instantiate {
             $(#[target_feature(enable = $feature)])*
             unsafe fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
                 unsafe { vector::rms_norm::<$simd>(x, weight, epsilon, out) }
+            }
+            $(#[target_feature(enable = $feature)])*
+            unsafe fn rms_norm_in_place(x: &mut [f32], weight: &[f32], epsilon: f32) {
+                unsafe { vector::rms_norm_in_place::<$simd>(x, weight, epsilon) }
             }
             $(#[target_feature(enable = $feature)])*
             unsafe fn silu_mul(gate: &mut [f32], up: &[f32]) {
@@ -118,6 +123,7 @@ macro_rules! instantiate {
                 columns_max: <$simd as Simd>::COLUMNS_MAX,
                 quantize,
                 rms_norm,
+                rms_norm_in_place,
                 silu_mul,
                 gelu_mul,
                 add_scaled,
@@ -247,6 +253,12 @@ impl Isa {
     pub fn rms_norm(self, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
         // SAFETY: an `Isa` exists only if the CPU has it.
         unsafe { (self.kernels().rms_norm)(x, weight, epsilon, out) }
+    }
+
+    /// x = x / rms(x) · weight. Slices have one length.
+    pub fn rms_norm_in_place(self, x: &mut [f32], weight: &[f32], epsilon: f32) {
+        // SAFETY: as above.
+        unsafe { (self.kernels().rms_norm_in_place)(x, weight, epsilon) }
     }
 
     /// gate = silu(gate) · up. Slices have one length.

@@ -58,19 +58,39 @@ fn pieces(length: usize, mut f: impl FnMut(usize, usize)) {
 #[inline(always)]
 pub(crate) unsafe fn rms_norm<S: Simd>(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
     assert!(weight.len() == x.len() && out.len() == x.len());
-    // SAFETY: pieces lie within the slices, whose lengths agree.
+    // SAFETY: both hold as many values as the weight.
+    unsafe { norm_pointers::<S>(x.as_ptr(), weight, epsilon, out.as_mut_ptr()) }
+}
+
+/// [`rms_norm`] in place.
+///
+/// # Safety
+/// The instruction set is there.
+#[inline(always)]
+pub(crate) unsafe fn rms_norm_in_place<S: Simd>(x: &mut [f32], weight: &[f32], epsilon: f32) {
+    assert!(weight.len() == x.len());
+    let start = x.as_mut_ptr();
+    // SAFETY: `x` holds as many values as the weight; each is read before it is written.
+    unsafe { norm_pointers::<S>(start, weight, epsilon, start) }
+}
+
+/// # Safety
+/// As [`rms_norm`]; `x` and `out` hold `weight.len()` values and are the same or apart.
+#[inline(always)]
+unsafe fn norm_pointers<S: Simd>(x: *const f32, weight: &[f32], epsilon: f32, out: *mut f32) {
+    // SAFETY: pieces lie within the values, as the caller vouches.
     unsafe {
         let mut squares = S::splat(0.0);
-        pieces(x.len(), |at, n| {
-            let v = load_part::<S>(x.as_ptr().add(at), n);
+        pieces(weight.len(), |at, n| {
+            let v = load_part::<S>(x.add(at), n);
             squares = S::fma(v, v, squares);
         });
-        let mean = S::sum(squares) / x.len() as f32;
+        let mean = S::sum(squares) / weight.len() as f32;
         let scale = S::splat(1.0 / (mean + epsilon).sqrt());
-        pieces(x.len(), |at, n| {
-            let v = S::mul(load_part::<S>(x.as_ptr().add(at), n), scale);
+        pieces(weight.len(), |at, n| {
+            let v = S::mul(load_part::<S>(x.add(at), n), scale);
             let w = load_part::<S>(weight.as_ptr().add(at), n);
-            store_part::<S>(out.as_mut_ptr().add(at), S::mul(v, w), n);
+            store_part::<S>(out.add(at), S::mul(v, w), n);
         });
     }
 }
@@ -327,6 +347,9 @@ mod tests {
             for isa in Isa::available() {
                 let mut normed = vec![0.0; x.len()];
                 isa.rms_norm(&x, &y, 1e-5, &mut normed);
+                let mut in_place = x.clone();
+                isa.rms_norm_in_place(&mut in_place, &y, 1e-5);
+                prop_assert_eq!(&in_place, &normed);
                 let (mut silu, mut gelu, mut added, mut capped) = (x.clone(), x.clone(), x.clone(), x.clone());
                 isa.silu_mul(&mut silu, &y);
                 isa.gelu_mul(&mut gelu, &y);

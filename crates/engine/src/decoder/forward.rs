@@ -436,17 +436,14 @@ impl FinishQkv<'_> {
     }
 
     fn normalize(&self, vectors: &mut [f32], norm: &HeadNorm) {
-        let mut normed = vec![0f32; vectors.len()];
         let epsilon = self.spec.norm_epsilon;
         match norm {
-            HeadNorm::Whole(weight) => self.isa.rms_norm(vectors, weight, epsilon, &mut normed),
+            HeadNorm::Whole(weight) => self.isa.rms_norm_in_place(vectors, weight, epsilon),
             HeadNorm::PerHead(weight) => {
-                let heads = vectors.chunks_exact(weight.len()).zip(normed.chunks_exact_mut(weight.len()));
-                for (head, out) in heads {
-                    self.isa.rms_norm(head, weight, epsilon, out);
+                for head in vectors.chunks_exact_mut(weight.len()) {
+                    self.isa.rms_norm_in_place(head, weight, epsilon);
                 }
             }
         }
-        vectors.copy_from_slice(&normed);
     }
 }

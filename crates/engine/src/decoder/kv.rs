@@ -221,11 +221,12 @@ mod tests {
         #[test]
         fn blocks_are_never_shared_nor_lost(operations in prop::collection::vec((0u8..4, 0usize..4, 1usize..400), 1..200)) {
             let mut cache = KvCache::new(&spec(), 3, 3000, KvType::F16);
-            let mut live: Vec<(usize, usize)> = Vec::new(); // (sequence, tokens): the naive twin
+            // The naive twin: (sequence, tokens, tokens before the last growth).
+            let mut live: Vec<(usize, usize, usize)> = Vec::new();
             for (operation, which, amount) in operations {
                 match operation {
                     0 => match cache.take() {
-                        Ok(sequence) => live.push((sequence, 0)),
+                        Ok(sequence) => live.push((sequence, 0, 0)),
                         Err(error) => {
                             prop_assert_eq!(error, KvError::NoSequence { sequences: 3 });
                             prop_assert_eq!(live.len(), 3);
@@ -233,11 +234,11 @@ mod tests {
                     },
                     1 if !live.is_empty() => {
                         let entry = which % live.len();
-                        let (sequence, tokens) = live[entry];
+                        let (sequence, tokens, _) = live[entry];
                         match cache.reserve(sequence, amount) {
                             Ok(()) => {
                                 cache.advance(sequence, amount);
-                                live[entry].1 = tokens + amount;
+                                live[entry] = (sequence, tokens + amount, tokens);
                             }
                             Err(KvError::ContextFull { .. }) => prop_assert!(tokens + amount > 2000),
                             Err(error) => {
@@ -247,14 +248,14 @@ mod tests {
                         }
                     }
                     2 if !live.is_empty() => {
-                        // Speculation cuts back a few tokens.
+                        // Speculation cuts back some of what it added.
                         let entry = which % live.len();
-                        let keep = live[entry].1.saturating_sub(amount % 8);
+                        let keep = live[entry].1.saturating_sub(amount % 8).max(live[entry].2);
                         cache.truncate(live[entry].0, keep);
                         live[entry].1 = keep;
                     }
                     3 if !live.is_empty() => {
-                        let (sequence, _) = live.remove(which % live.len());
+                        let (sequence, ..) = live.remove(which % live.len());
                         cache.give_back(sequence);
                     }
                     _ => {}
@@ -262,7 +263,7 @@ mod tests {
                 for (index, group) in cache.groups.iter().enumerate() {
                     let mut seen: HashSet<u32> = group.free.iter().copied().collect();
                     prop_assert_eq!(seen.len(), group.free.len());
-                    for &(sequence, tokens) in &live {
+                    for &(sequence, tokens, _) in &live {
                         prop_assert_eq!(cache.position(sequence), tokens);
                         let table = cache.table(sequence, index);
                         let first = first_visible(tokens, group.window) / BLOCK_POSITIONS;
