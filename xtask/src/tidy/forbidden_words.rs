@@ -3,7 +3,7 @@
 use super::{Finding, Rule, tree::Tree};
 
 /// Words that may stand in no file. Written in two halves, so that this file holds none of them.
-const WORDS: &[&str] = &[concat!("/wo", "rk/"), concat!("/tm", "p/"), concat!("sub", "agent")];
+const WORDS: &[&str] = &[concat!("/ho", "me/"), concat!("/ro", "ot/"), concat!("/tm", "p/")];
 
 /// The rule.
 pub const RULE: Rule = Rule {
@@ -11,11 +11,11 @@ pub const RULE: Rule = Rule {
     why: "the project is read and built on machines that have no such place",
     check,
     breaks: &[
-        &[("a.md", concat!("One.\nSee /wo", "rk/a.\n"))],
+        &[("a.md", concat!("One.\nSee /ho", "me/a.\n"))],
         &[("a.sh", concat!("cat /tm", "p/a\n"))],
-        &[("a.rs", concat!("// A Sub", "agent.\n"))],
+        &[("a.rs", concat!("// /ro", "ot/b\n"))],
     ],
-    keeps: &[&[("a.md", "See docs/work/a, crates/x/tmp/y and the agent's working folder.\n")]],
+    keeps: &[&[("a.md", "See docs/home/a, crates/x/tmp/y and the root folder.\n")]],
 };
 
 fn check(tree: &Tree) -> Vec<Finding> {
