@@ -43,7 +43,7 @@ pub struct EmbeddedOptions {
     pub queue_max: usize,
 }
 
-/// A local model as a backend. Clones share it.
+/// A local model as a backend. Clones share it. Calls need a Tokio runtime around them.
 #[derive(Clone)]
 pub struct EmbeddedBackend {
     name: Arc<str>,
@@ -101,26 +101,22 @@ impl EmbeddedBackend {
 
     /// Makes the engine's job of a call and hands it over.
     fn submit(&self, call: &Call, events: &mpsc::UnboundedSender<Event>) -> Result<(), BackendError> {
-        let (model, context, jobs) = match &*self.lock() {
+        let (model, jobs) = match &*self.lock() {
             State::Loading => return Err(unready(format!("{} is still loading", self.name))),
             State::Failed(reason) => {
                 return Err(unready(format!("{} is not available: {reason}", self.name)));
             }
-            State::Ready { model, context_tokens, jobs } => (model.clone(), *context_tokens, jobs.clone()),
+            State::Ready { model, jobs, .. } => (model.clone(), jobs.clone()),
         };
         let request = &call.request;
         let prompt = prompt_ids(&model, &self.name, &request.input)?;
-        let answer = request.max_tokens.map(|n| n as usize);
-        if prompt.len() + answer.unwrap_or(1) > context {
-            let error = SubmitError::TooLong { prompt: prompt.len(), answer: answer.unwrap_or(1), context };
-            return Err(BackendError::new(FailureKind::TooLong, error.to_string()));
-        }
         let usage = Usage { prompt_tokens: prompt.len() as u64, ..Usage::default() };
         let wanted = request.top_logprobs.map(usize::from);
-        let sink = Channel { model, wanted, signals: call.signals, usage, events: events.clone() };
+        let tells_tokens = call.signals || wanted.is_some();
+        let sink = Channel { model, tells_tokens, usage, events: events.clone() };
         let job = Job {
             prompt,
-            max_tokens: answer,
+            max_tokens: request.max_tokens.map(|n| n as usize),
             stop: request.stop.clone(),
             sampling: sampling(request),
             // The policy's signals are the likeliest token's.
@@ -161,10 +157,14 @@ impl Backend for EmbeddedBackend {
     fn call(&self, call: Call) -> EventStream {
         // Unbounded in type only: a job writes at most its context's tokens.
         let (events, stream) = mpsc::unbounded_channel();
-        if let Err(error) = self.submit(&call, &events) {
-            // The receiver is right here.
-            let _ = events.send(Event::Failed(error));
-        }
+        let backend = self.clone();
+        // Rendering and tokenizing a long prompt takes too long for a thread that serves sockets.
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = backend.submit(&call, &events) {
+                // Whoever has left needs no answer.
+                let _ = events.send(Event::Failed(error));
+            }
+        });
         Box::pin(UnboundedReceiverStream::new(stream))
     }
 }
@@ -207,9 +207,8 @@ fn busy(error: &SubmitError) -> BackendError {
 /// A scheduler's sink that is a call's event stream.
 struct Channel {
     model: Arc<Model>,
-    /// Alternatives the client asked for; `None`: no log-probabilities.
-    wanted: Option<usize>,
-    signals: bool,
+    /// Whether anyone asked for log-probabilities.
+    tells_tokens: bool,
     usage: Usage,
     events: mpsc::UnboundedSender<Event>,
 }
@@ -226,8 +225,7 @@ impl Channel {
             (String::from_utf8_lossy(&bytes).into_owned(), bytes)
         };
         let (token, bytes) = piece(sampled.id);
-        let kept = self.wanted.unwrap_or(0).max(usize::from(self.signals));
-        let top = sampled.top.iter().take(kept).map(|&(id, logprob)| {
+        let top = sampled.top.iter().map(|&(id, logprob)| {
             let (token, bytes) = piece(id);
             (token, bytes, logprob)
         });
@@ -240,7 +238,7 @@ impl Sink for Channel {
         self.emit(match output {
             Output::Started => Event::Started(self.usage),
             Output::Text { text, token } => {
-                let told = token.filter(|_| self.wanted.is_some() || self.signals);
+                let told = token.filter(|_| self.tells_tokens);
                 let tokens = told.iter().map(|t| self.token(t)).collect();
                 Event::Delta(Delta { text, tokens, tool_calls: Vec::new() })
             }
