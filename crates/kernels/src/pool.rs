@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use crate::ahead::{Ahead, AheadCell, Asked};
+
 /// Most threads of a pool.
 pub const THREADS_MAX: usize = 256;
 /// Most tasks of a job.
@@ -40,6 +42,8 @@ struct Share {
     word: AtomicU64,
     /// Whether the thread sleeps.
     parked: AtomicBool,
+    /// What it may ask memory for while it waits.
+    ahead: AheadCell,
 }
 
 impl Share {
@@ -98,7 +102,13 @@ impl Pool {
     /// A pool of `threads` threads (1 to [`THREADS_MAX`], clamped), of which the caller is one.
     pub fn new(threads: usize) -> Self {
         let threads = threads.clamp(1, THREADS_MAX);
-        let share = || Apart(Share { word: AtomicU64::new(0), parked: AtomicBool::new(false) });
+        let share = || {
+            Apart(Share {
+                word: AtomicU64::new(0),
+                parked: AtomicBool::new(false),
+                ahead: AheadCell::default(),
+            })
+        };
         let shared = Arc::new(Shared {
             shares: (0..threads).map(|_| share()).collect(),
             done: Apart(AtomicUsize::new(0)),
@@ -149,6 +159,14 @@ impl Pool {
         drop(turn);
         if shared.panicked.swap(false, Ordering::AcqRel) {
             resume_unwind(Box::new("a task of the thread pool panicked"));
+        }
+    }
+
+    /// Tells each worker what it will read after the next job: its share of `panels`, of which
+    /// `from(panel)` describes those from `panel` on.
+    pub(crate) fn announce(&self, panels: usize, from: impl Fn(usize) -> Ahead) {
+        for thread in 1..self.threads() {
+            self.shared.shares[thread].0.ahead.set(from(thread * panels / self.threads()));
         }
     }
 
@@ -217,13 +235,17 @@ impl Shared {
 
     fn work(&self, thread: usize) {
         let share = &self.shares[thread].0;
-        let (mut idle, mut last) = (0u32, 0u64);
+        let (mut idle, mut last, mut asked) = (0u32, 0u64, Asked::default());
         while !self.closing.load(Ordering::Acquire) {
             let job = share.job(Ordering::Acquire);
             if job != last {
                 last = job;
                 self.drain(thread);
+                asked.renew(&share.ahead);
                 idle = 0;
+                continue;
+            }
+            if asked.ask() {
                 continue;
             }
             idle += 1;

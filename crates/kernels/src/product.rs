@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use crate::activations::{Activations, GROUP};
+use crate::ahead::Ahead;
 use crate::formats::Format;
 use crate::isa::Isa;
 use crate::panels::tile::TileCall;
@@ -162,6 +163,23 @@ pub fn each_row(pool: &Pool, values: &mut [f32], stride: usize, body: &(dyn Fn(u
     pool.run(count, &|row, _| {
         // SAFETY: every task takes its own row.
         body(row, unsafe { rows.part(row * stride, stride) });
+    });
+}
+
+/// Says that a product of these weights will follow the next one, so that threads that have to wait in
+/// between can ask memory for them.
+pub fn announce(pool: &Pool, products: &[Weights]) {
+    let panels = products.iter().map(Weights::panels).sum();
+    pool.announce(panels, |first| {
+        let mut start = 0;
+        for weights in products {
+            let end = start + weights.panels();
+            if let (true, Weights::Panels(panels)) = (first < end, weights) {
+                return panels.ahead(first - start);
+            }
+            start = end;
+        }
+        Ahead::default()
     });
 }
 

@@ -6,7 +6,7 @@ use kernels::attention::{AttentionScratch, AttentionShape, BLOCK_POSITIONS, KvTy
 use kernels::isa::Isa;
 use kernels::kv::{AttentionBatch, SequenceRows};
 use kernels::pool::Pool;
-use kernels::product::{Columns, ColumnsShape, Weights, each_row, multiply};
+use kernels::product::{Columns, ColumnsShape, Weights, announce, each_row, multiply};
 
 use super::BATCH_TOKENS_MAX;
 use super::kv::{KvCache, KvError};
@@ -200,7 +200,8 @@ impl Decoder {
         let mut pending = None;
         for (index, layer) in model.weights().layers.iter().enumerate() {
             self.attention_block(&model, index, (layer, pending), batch);
-            self.feed_forward_block(&model, layer, batch.tokens);
+            let next = model.weights().layers.get(index + 1);
+            self.feed_forward_block(&model, (layer, next), batch.tokens);
             pending = Some(layer);
         }
         self.head(&model, works, pending);
@@ -270,6 +271,7 @@ impl Decoder {
         let width = (spec.heads + 2 * spec.kv_heads) * spec.head_dim;
         let file = model.file();
         let products = &operands(&layer.qkv, file)[..layer.qkv.len()];
+        announce(&self.pool, &[layer.output.weights(file)]);
         multiply(kernels, products, &self.columns, &mut self.wide[..count * width]);
 
         let rope = spec.layers[index].rope.map(|r| &self.ropes[r]);
@@ -283,6 +285,7 @@ impl Decoder {
         let shape = shape_for(std::slice::from_ref(&layer.output), count);
         self.columns.fill(kernels, shape, attended, &|_, state, out| out.copy_from_slice(state));
         let projected = &mut self.projected[..count * hidden];
+        announce(&self.pool, &operands(&layer.gate_up, file)[..layer.gate_up.len()]);
         multiply(kernels, &[layer.output.weights(file)], &self.columns, projected);
         if let Some(bias) = &layer.output_bias {
             each_row(&self.pool, projected, hidden, &|_, row| isa.add_scaled(row, 1.0, bias));
@@ -328,7 +331,7 @@ impl Decoder {
     }
 
     /// Norm, gate · up, activation and the projection down, which stays in `projected`.
-    fn feed_forward_block(&mut self, model: &Model, layer: &Layer, count: usize) {
+    fn feed_forward_block(&mut self, model: &Model, (layer, next): (&Layer, Option<&Layer>), count: usize) {
         let spec = model.spec();
         let (hidden, isa, file) = (spec.hidden, self.isa, model.file());
         let kernels = (isa, &*self.pool);
@@ -339,6 +342,7 @@ impl Decoder {
         self.columns.fill(kernels, shape, residual, &|row, state, out| join.apply(row, post, state, out));
         let wide = &mut self.wide[..count * 2 * spec.feed_forward];
         let products = &operands(&layer.gate_up, file)[..layer.gate_up.len()];
+        announce(&self.pool, &[layer.down.weights(file)]);
         multiply(kernels, products, &self.columns, wide);
         let shape = shape_for(std::slice::from_ref(&layer.down), count);
         self.columns.fill(kernels, shape, wide, &|_, state, out| {
@@ -349,6 +353,10 @@ impl Decoder {
             }
         });
         let projected = &mut self.projected[..count * hidden];
+        match next {
+            Some(next) => announce(&self.pool, &operands(&next.qkv, file)[..next.qkv.len()]),
+            None => announce(&self.pool, &[model.weights().head.weights(file)]),
+        }
         multiply(kernels, &[layer.down.weights(file)], &self.columns, projected);
     }
 
