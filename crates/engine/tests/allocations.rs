@@ -20,7 +20,10 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 /// Steps before counting: every buffer has its size, every thread its own.
 const WARM_STEPS: usize = 5;
 /// Steps that are counted: enough that a sequence takes several blocks of the cache.
-const STEPS: usize = 200;
+const STEPS: usize = 100;
+/// Rounds of steps, of which the best counts: a thread that found no task while the others warmed up
+/// makes its buffers later, once; what a step allocates shows in every round.
+const ROUNDS: usize = 4;
 
 /// Allocations and reallocations of all threads while `body` runs.
 fn allocations(body: impl FnOnce()) -> usize {
@@ -52,9 +55,9 @@ fn write(decoder: &mut Decoder, params: SamplingParams) -> usize {
         }
     };
     steps(WARM_STEPS);
-    let count = allocations(|| steps(STEPS));
+    let least = (0..ROUNDS).map(|_| allocations(|| steps(STEPS))).min();
     decoder.end(sequence);
-    count
+    least.unwrap()
 }
 
 /// Counts the texts that it lets go.
