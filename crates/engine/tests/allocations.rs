@@ -36,7 +36,7 @@ fn allocations(body: impl FnOnce()) -> usize {
 fn decoder(name: &str, exact: bool) -> Decoder {
     let pool = Arc::new(Pool::new(2));
     let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny").join(name);
-    let options = LoadOptions { context_tokens: Some(1024), exact };
+    let options = LoadOptions { context_tokens: None, exact };
     let model = Arc::new(Model::load(&path, options, &pool).unwrap());
     Decoder::new(model, pool, Isa::detect(), DecoderOptions { sequences: 2, kv_tokens: 2048 })
 }
@@ -87,7 +87,7 @@ fn schedule(decoder: Decoder) -> (usize, usize) {
         let ends = (0..357).filter(|&id| scheduler.model().tokenizer().is_end_of_generation(id));
         scheduler.submit(Job {
             prompt: vec![1, 2, 3],
-            max_tokens: Some(900),
+            max_tokens: Some(400),
             stop: Vec::new(),
             sampling: SamplingParams {
                 temperature,

@@ -174,8 +174,11 @@ pub fn announce(pool: &Pool, products: &[Weights]) {
         let mut start = 0;
         for weights in products {
             let end = start + weights.panels();
-            if let (true, Weights::Panels(panels)) = (first < end, weights) {
-                return panels.ahead(first - start);
+            if first < end {
+                return match weights {
+                    Weights::Panels(panels) => panels.ahead(first - start),
+                    Weights::Float(_) => Ahead::default(),
+                };
             }
             start = end;
         }
@@ -478,6 +481,27 @@ mod tests {
                 assert_eq!(part, &alone[column * rows..][..rows]);
             }
             offset += rows;
+        }
+    }
+
+    #[test]
+    fn any_weights_can_be_announced_and_change_no_result() {
+        let mut random = Random(3);
+        let (inner, rows) = (256, 40);
+        let x: Vec<f32> = (0..inner).map(|_| random.float()).collect();
+        let (f32, q4) = (formats::by_name("F32").unwrap(), formats::by_name("Q4_K").unwrap());
+        let float = random_rows(f32, rows, inner, &mut random);
+        let float = Weights::Float(FloatRows { format: f32, data: &float, rows, columns: inner });
+        let packed = random_rows(q4, rows, inner, &mut random);
+        for threads in [1, 2, 3, 7] {
+            let (isa, pool) = (Isa::detect(), Pool::new(threads));
+            let panels = Panels::pack(q4, &packed, (rows, inner), &pool).unwrap();
+            let panels = Weights::Panels(&panels);
+            let plain = product((isa, &pool), panels, &x);
+            for next in [&[][..], &[float], &[panels], &[float, panels, float], &[panels, float]] {
+                announce(&pool, next);
+                assert_eq!(product((isa, &pool), panels, &x), plain);
+            }
         }
     }
 
