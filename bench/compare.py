@@ -10,6 +10,7 @@ peer is driven and what is not comparable is told in bench/README.md.
 
 import argparse
 import pathlib
+import signal
 import sys
 
 from comparison import install, report, rounds
@@ -81,7 +82,13 @@ def run(options):
         context_tokens=options.context_tokens,
     )
     engines = engines_for(options)
-    measured = rounds.measure(options, settings, engines)
+    measured = rounds.Measured()
+    try:
+        rounds.measure(options, settings, engines, measured)
+    except KeyboardInterrupt:
+        print("stopped: the table holds what was measured until then; nothing is recorded", file=sys.stderr)
+        print(report.markdown(options, settings, engines, measured))
+        return 130
     print(report.markdown(options, settings, engines, measured))
     if options.record:
         report.record(options, settings, engines, measured)
@@ -91,6 +98,7 @@ def run(options):
 
 def main():
     options = arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is being measured ends, too
     if options.command == "setup":
         return install.setup(options.venvs, options.peers, options.jobs)
     return run(options)

@@ -47,6 +47,8 @@ class Engine:
     options: dict = dataclasses.field(default_factory=dict)
     #: Added to the process's environment.
     environment: dict = dataclasses.field(default_factory=dict)
+    #: Whether what it needs is installed.
+    ready: bool = True
     #: Jobs that the driver can do.
     jobs: tuple = ("short", "long", "memory", "neighbour")
     #: Whether its threads are OpenMP's, which wait by spinning unless told otherwise.
@@ -66,7 +68,8 @@ def tandem(options, name, title, environment):
 
 def llama(venvs, name, title, **more):
     """An engine whose interface is llama.h."""
-    return Engine(name, title, "llama.py", install.python_of(venvs, name), openmp=True, **more)
+    return Engine(name, title, "llama.py", install.python_of(venvs, name), openmp=True,
+                  ready=install.is_ready(venvs, name), **more)
 
 
 def peer_engine(options, name):
@@ -79,18 +82,17 @@ def peer_engine(options, name):
         return llama(venvs, name, "ik_llama.cpp", options={"package": "ik_llama_cpp", "repack": False})
     if name == "ik-repack":
         return llama(venvs, name, "ik_llama.cpp, repacked", options={"package": "ik_llama_cpp", "repack": True})
-    return Engine(name, "mistral.rs", "mistral.py", install.python_of(venvs, name),
-                  environment={variable: str(options.threads) for variable in MISTRAL_THREADS}, jobs=("short",))
+    threads = {variable: str(options.threads) for variable in MISTRAL_THREADS}
+    return Engine(name, "mistral.rs", "mistral.py", install.python_of(venvs, name), environment=threads,
+                  ready=install.is_ready(venvs, name), jobs=("short",))
 
 
 def engines_for(options):
-    """All columns: Tandem, the peers, and where there is an AVX2 peer, Tandem held to AVX2 before it."""
-    engines = [tandem(options, "tandem", "Tandem", {})]
+    """All columns: each peer, and before them whose figures they stand against."""
+    peers = [peer_engine(options, name) for name in options.peers]
     if options.llama_server:
-        engines.append(Engine("llama-server", "llama-server", "server.py", pathlib.Path(sys.executable),
-                              {"program": options.llama_server}, jobs=("short",)))
-    for name in options.peers:
-        if name == "llama-avx2":
-            engines.append(tandem(options, "tandem-avx2", "Tandem, AVX2", {"TANDEM_ISA": "avx2"}))
-        engines.append(peer_engine(options, name))
-    return engines
+        peers.append(Engine("llama-server", "llama-server", "server.py", pathlib.Path(sys.executable),
+                            {"program": options.llama_server}, jobs=("short",)))
+    ours = [tandem(options, "tandem", "Tandem", {}),
+            tandem(options, "tandem-avx2", "Tandem, AVX2", {"TANDEM_ISA": "avx2"})]
+    return [engine for engine in ours if any(peer.against == engine.name for peer in peers)] + peers

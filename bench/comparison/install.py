@@ -31,7 +31,8 @@ class Package:
 #: By environment.
 PACKAGES = {
     "llama": Package("llama-cpp-python==0.3.36", f"-DGGML_NATIVE=ON {LLAMA_WITHOUT}"),
-    "ik": Package("ik-llama-cpp-python==0.1.5", "-DGGML_NATIVE=ON"),
+    # Its flash attention for f16 caches is built either way; for more cache types it takes far longer.
+    "ik": Package("ik-llama-cpp-python==0.1.5", "-DGGML_NATIVE=ON -DGGML_IQK_FA_ALL_QUANTS=OFF"),
     "mistralrs": Package("mistralrs==0.9.5"),
     "llama-avx2": Package("llama-cpp-python==0.3.36", f"{AVX2_ONLY} {LLAMA_WITHOUT}"),
 }
@@ -88,8 +89,7 @@ def setup(venvs, peers, jobs):
 
 def install(venvs, peer, log, jobs):
     package, home = PACKAGES[peer], environment_of(venvs, peer)
-    marker_of(venvs, peer).unlink(missing_ok=True)
-    venv.create(home, with_pip=True)
+    venv.create(home, with_pip=True, symlinks=os.name != "nt", clear=True)  # what is half there goes
     pip = [str(python_of(venvs, peer)), "-m", "pip", "--disable-pip-version-check"]
     with log.open("w") as output:
         def call(arguments, **more):
@@ -103,6 +103,6 @@ def install(venvs, peer, log, jobs):
                                CMAKE_BUILD_PARALLEL_LEVEL=str(jobs),
                                PATH=f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}")
             name = package.requirement.split("==")[0]
-            call(["install", "--verbose", "--no-build-isolation", "--no-cache-dir", "--force-reinstall",
-                  "--no-binary", name, package.requirement], env=environment)
+            call(["install", "--verbose", "--no-build-isolation", "--no-cache-dir", "--no-binary", name,
+                  package.requirement], env=environment)
     marker_of(venvs, peer).write_text(json.dumps(dataclasses.asdict(package)))

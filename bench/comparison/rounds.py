@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -39,8 +40,8 @@ class Measured:
     failures: dict = dataclasses.field(default_factory=dict)
 
 
-def measure(options, settings, engines):
-    measured = Measured()
+def measure(options, settings, engines, measured):
+    """Adds to `measured` round by round, so that what there is survives an interruption."""
     jobs = list(dict.fromkeys(JOB_OF[workload] for workload in options.workloads))
     for index in range(options.rounds):
         first = index % len(engines)  # who goes first changes, so that no one always follows the same
@@ -48,7 +49,6 @@ def measure(options, settings, engines):
             for engine in engines[first:] + engines[:first]:
                 if job in engine.jobs and job not in measured.failures.get(engine.name, {}):
                     one(options, settings, measured, (engine, job, index))
-    return measured
 
 
 def one(options, settings, measured, task):
@@ -79,7 +79,7 @@ def one(options, settings, measured, task):
 
 def call(engine, request, more):
     """Runs a driver on a request and returns its answer."""
-    if not engine.python.exists():
+    if not engine.ready:
         peer = install.SHARED.get(engine.name, engine.name)
         raise Failed(f"not installed: python3 bench/compare.py setup --peers {peer}")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(UNWANTED)} | engine.environment | more
@@ -98,7 +98,8 @@ def call(engine, request, more):
             finally:
                 stop(child)
         if code != 0 or not answer.exists():
-            raise Failed(reason(code, log.read_text(errors="replace")))
+            said = log.read_text(errors="replace").replace(f"{pathlib.Path(request['model']).parent}/", "")
+            raise Failed(reason(code, said))
         return json.loads(answer.read_text())
 
 
@@ -114,5 +115,7 @@ def stop(child):
 def reason(code, log):
     """A failure in one line."""
     how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    last = next((line.strip() for line in reversed(log.splitlines()) if line.strip()), "no output")
-    return f"{how}: {last[:300]}"
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    lines = [line for line in lines if not re.match(r"\d+: |at ", line)] or ["no output"]  # without a backtrace
+    telling = [line for line in lines if re.search(r"error|panicked|failed", line, re.IGNORECASE)]
+    return f"{how}: {(telling or lines)[-1][:300]}"
