@@ -130,7 +130,8 @@ def machine():
         memory = pathlib.Path("/proc/meminfo").read_text().split()
     except OSError:
         return facts
-    facts["cpu"] = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), facts["cpu"])
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    facts["cpu"] = names[0] if names else facts["cpu"]
     facts["memory_gb"] = round(int(memory[1]) * 1024 / 1e9, 1)
     return facts
 

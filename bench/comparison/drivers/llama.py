@@ -88,7 +88,8 @@ class Session:
         api.llama_backend_init()
         self.resident_before = resident()  # Python and its modules
         start = time.perf_counter()
-        self.model = api.llama_model_load_from_file(request["model"].encode(), self.library.model_params(request["options"]))
+        params = self.library.model_params(request["options"])
+        self.model = api.llama_model_load_from_file(request["model"].encode(), params)
         if not self.model:
             sys.exit("the model does not load")
         params = api.llama_context_default_params()
