@@ -22,7 +22,7 @@ use kernels::product::{Columns, ColumnsShape, FloatRows, Weights, multiply};
 const ROWS: usize = 2048;
 const INNER: usize = 2048;
 /// From decoding one sequence to reading a prompt.
-const COLUMNS: [usize; 5] = [1, 2, 4, 8, 64];
+const COLUMNS: [usize; 6] = [1, 2, 4, 8, 64, 512];
 
 /// Attention of two models of 0.5B and 1.5B parameters: dimensions of a head, query heads per key-value head.
 const HEADS: [(usize, usize); 2] = [(64, 7), (128, 6)];

@@ -10,7 +10,9 @@
 pub(crate) mod encoding;
 mod pack;
 pub(crate) mod tile;
+pub(crate) mod wide;
 
+use crate::activations::GROUP;
 use crate::formats::Format;
 use crate::lines::{LINE_BYTES, Lines};
 
@@ -66,6 +68,19 @@ impl Panels {
 
     pub(crate) fn codebook(&self) -> Option<&'static [u8; 16]> {
         self.codebook
+    }
+
+    /// Addresses of panel `p`'s integers and scales from group `group` on, which begins a block.
+    pub(crate) fn groups(&self, p: usize, group: usize) -> (*const u8, *const u8) {
+        let (integers, scales) = self.panel(p);
+        let block = group * GROUP / self.layout.block_values();
+        debug_assert!((group * GROUP).is_multiple_of(self.layout.block_values()));
+        let (integers_at, scales_at) =
+            (group * self.layout.group_bytes(), block * self.layout.scale_block_bytes());
+        assert!(
+            integers_at < self.integers_stride * LINE_BYTES && scales_at < self.scales_stride * LINE_BYTES
+        );
+        (integers.wrapping_add(integers_at), scales.wrapping_add(scales_at))
     }
 
     /// Addresses of panel `p`'s integers and scales.
