@@ -69,7 +69,8 @@ fn product(group: &mut BenchmarkGroup<'_, WallTime>, pool: &Pool, weights: Weigh
     let isa = Isa::detect();
     for count in COLUMNS {
         let mut columns = Columns::default();
-        let shape = ColumnsShape { inner: INNER, count, quantize: matches!(weights, Weights::Panels(_)) };
+        let quantize = matches!(weights, Weights::Panels(_));
+        let shape = ColumnsShape { inner: INNER, count, quantize, floats: !quantize };
         let mut state = ramp(INNER * count);
         columns.fill((isa, pool), shape, &mut state, &|_, row, values| values.copy_from_slice(row));
         let mut output = vec![0.0; ROWS * count];

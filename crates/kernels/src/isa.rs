@@ -28,8 +28,8 @@ pub(crate) struct Kernels {
     pub quantize: unsafe fn(&ActivationsWriter, usize, &[f32]),
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub rms_norm_in_place: unsafe fn(&mut [f32], &[f32], f32),
-    pub silu_mul: unsafe fn(&mut [f32], &[f32]),
-    pub gelu_mul: unsafe fn(&mut [f32], &[f32]),
+    pub silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
+    pub gelu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
     pub add_scaled: unsafe fn(&mut [f32], f32, &[f32]),
     pub soft_cap: unsafe fn(&mut [f32], f32),
     pub highest: unsafe fn(&[f32]) -> f32,
@@ -77,12 +77,12 @@ macro_rules! instantiate {
                 unsafe { vector::rms_norm_in_place::<$simd>(x, weight, epsilon) }
             }
             $(#[target_feature(enable = $feature)])*
-            unsafe fn silu_mul(gate: &mut [f32], up: &[f32]) {
-                unsafe { vector::silu_mul::<$simd>(gate, up) }
+            unsafe fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+                unsafe { vector::silu_mul::<$simd>(gate, up, out) }
             }
             $(#[target_feature(enable = $feature)])*
-            unsafe fn gelu_mul(gate: &mut [f32], up: &[f32]) {
-                unsafe { vector::gelu_mul::<$simd>(gate, up) }
+            unsafe fn gelu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+                unsafe { vector::gelu_mul::<$simd>(gate, up, out) }
             }
             $(#[target_feature(enable = $feature)])*
             unsafe fn add_scaled(x: &mut [f32], factor: f32, y: &[f32]) {
@@ -274,16 +274,16 @@ impl Isa {
         unsafe { (self.kernels().rms_norm_in_place)(x, weight, epsilon) }
     }
 
-    /// gate = silu(gate) · up. Slices have one length.
-    pub fn silu_mul(self, gate: &mut [f32], up: &[f32]) {
+    /// out = silu(gate) · up. Slices have one length.
+    pub fn silu_mul(self, gate: &[f32], up: &[f32], out: &mut [f32]) {
         // SAFETY: as above.
-        unsafe { (self.kernels().silu_mul)(gate, up) }
+        unsafe { (self.kernels().silu_mul)(gate, up, out) }
     }
 
-    /// gate = gelu(gate) · up (tanh form). Slices have one length.
-    pub fn gelu_mul(self, gate: &mut [f32], up: &[f32]) {
+    /// out = gelu(gate) · up (tanh form). Slices have one length.
+    pub fn gelu_mul(self, gate: &[f32], up: &[f32], out: &mut [f32]) {
         // SAFETY: as above.
-        unsafe { (self.kernels().gelu_mul)(gate, up) }
+        unsafe { (self.kernels().gelu_mul)(gate, up, out) }
     }
 
     /// x = x + factor · y. Slices have one length.
