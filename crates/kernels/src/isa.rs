@@ -1,7 +1,9 @@
 //! Which instruction sets there are, which this CPU has, and the kernels of each: [`Isa`], [`Kernels`].
 
+use std::ops::Range;
+
 use crate::activations::ActivationsWriter;
-use crate::attention::{AttentionScratch, AttentionShape, HeadCache, KvSlot, QueryRows};
+use crate::attention::{KvSlot, Task, ThreadScratch};
 use crate::panels::encoding::{Constants, Encoding, with_encodings};
 use crate::panels::tile::{TileCall, tile};
 use crate::simd::scalar::Scalar;
@@ -13,10 +15,10 @@ pub(crate) type Tiles = [unsafe fn(&TileCall); 4];
 
 /// Values, (shift, factor), output.
 type ExpShifted = unsafe fn(&[f32], (f32, f32), &mut [f32]) -> f64;
-/// Where attention writes, and its buffers.
-type AttendOutput<'a> = (*mut f32, &'a mut AttentionScratch);
-/// Attention of one task: shape, cache, rows, and where the output goes.
-type Attend = unsafe fn(&AttentionShape, &HeadCache, &QueryRows, AttendOutput);
+/// Attention of one task over some chunks; room for each one's result, or none.
+type Attend = unsafe fn(&Task, Range<usize>, Option<&mut [f32]>, &mut ThreadScratch);
+/// The output of one task's attention, from the chunks' results if they were kept.
+type FinishAttention = unsafe fn(&Task, Option<&mut [f32]>, *mut f32, &mut ThreadScratch);
 
 /// All kernels for one instruction set. Calling one needs a CPU that has the set: only
 /// [`Isa::detect`] and [`Isa::named`] hand tables out, and only of sets that are there.
@@ -35,6 +37,7 @@ pub(crate) struct Kernels {
     pub dot_loop: unsafe fn(u64) -> i32,
     pub float_row: unsafe fn(&[f32], &FloatRow),
     pub attend: Attend,
+    pub finish_attention: FinishAttention,
     pub store_kv: unsafe fn(&KvSlot, &[f32], &[f32]),
 }
 
@@ -107,12 +110,21 @@ macro_rules! instantiate {
             }
             $(#[target_feature(enable = $feature)])*
             unsafe fn attend(
-                shape: &AttentionShape,
-                cache: &HeadCache,
-                rows: &QueryRows,
-                to: (*mut f32, &mut AttentionScratch),
+                task: &Task,
+                chunks: Range<usize>,
+                results: Option<&mut [f32]>,
+                scratch: &mut ThreadScratch,
             ) {
-                unsafe { attention::attend::<$simd>(shape, cache, rows, to) }
+                unsafe { attention::attend::<$simd>(task, chunks, results, scratch) }
+            }
+            $(#[target_feature(enable = $feature)])*
+            unsafe fn finish_attention(
+                task: &Task,
+                results: Option<&mut [f32]>,
+                output: *mut f32,
+                scratch: &mut ThreadScratch,
+            ) {
+                unsafe { attention::finish::<$simd>(task, results, output, scratch) }
             }
             $(#[target_feature(enable = $feature)])*
             unsafe fn store_kv(to: &KvSlot, key: &[f32], value: &[f32]) {
@@ -133,6 +145,7 @@ macro_rules! instantiate {
                 dot_loop,
                 float_row,
                 attend,
+                finish_attention,
                 store_kv,
             };
         }

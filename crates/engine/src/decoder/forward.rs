@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use kernels::attention::{AttentionScratch, AttentionShape, BLOCK_POSITIONS, KvType};
+use kernels::attention::{AttentionShape, BLOCK_POSITIONS, KvType};
 use kernels::isa::Isa;
-use kernels::kv::{AttentionBatch, SequenceRows};
+use kernels::kv::{AttentionBatch, AttentionScratch, SequenceRows};
 use kernels::pool::Pool;
 use kernels::product::{Columns, ColumnsShape, Weights, announce, each_row, multiply};
 
@@ -79,7 +79,7 @@ pub struct Decoder {
     kv: KvCache,
     ropes: Vec<RopeTable>,
     columns: Columns,
-    scratch: Vec<AttentionScratch>,
+    scratch: AttentionScratch,
     residual: Vec<f32>,  // [token][hidden]
     projected: Vec<f32>, // [token][hidden]: what a block adds
     wide: Vec<f32>,      // [token][qkv or gate·up]
@@ -118,7 +118,7 @@ impl Decoder {
             kv: KvCache::new(spec, options.sequences, options.kv_tokens, kv_type),
             ropes: spec.ropes.iter().map(|_| RopeTable::default()).collect(),
             columns: Columns::default(),
-            scratch: (0..pool.threads()).map(|_| AttentionScratch::new(spec.head_dim)).collect(),
+            scratch: AttentionScratch::new(spec.head_dim, pool.threads()),
             residual: Vec::new(),
             projected: Vec::new(),
             wide: Vec::new(),

@@ -74,6 +74,7 @@ unsafe impl Simd for Avx2 {
     type B = I;
     // Sixteen registers: 2 columns × (2 sums of i32 + 2 of f32), the weights, scales and constants.
     const COLUMNS_MAX: usize = 2;
+    const ROW_VECTORS: usize = 1;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> F {

@@ -18,6 +18,7 @@ unsafe impl Simd for Avx512 {
     type I = __m512i;
     type B = __m512i;
     const COLUMNS_MAX: usize = 8;
+    const ROW_VECTORS: usize = 4;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m512 {

@@ -26,6 +26,8 @@ pub unsafe trait Simd: Copy + 'static {
     type B: Copy;
     /// Most columns a product tile can keep in registers.
     const COLUMNS_MAX: usize;
+    /// Vectors of each of six rows whose sums an attention tile keeps in registers: 4 or 1.
+    const ROW_VECTORS: usize;
 
     /// All lanes `x`.
     unsafe fn splat(x: f32) -> Self::F;

@@ -28,6 +28,7 @@ unsafe impl Simd for Scalar {
     type I = [i32; LANES];
     type B = [u8; 64];
     const COLUMNS_MAX: usize = 8;
+    const ROW_VECTORS: usize = 1;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::F {
