@@ -1,12 +1,13 @@
 //! The forward pass: [`Decoder`].
 
+use std::slice;
 use std::sync::Arc;
 
 use kernels::attention::{AttentionScratch, AttentionShape, BLOCK_POSITIONS, KvType};
 use kernels::isa::Isa;
 use kernels::kv::{AttentionBatch, SequenceRows};
 use kernels::pool::Pool;
-use kernels::product::{Columns, ColumnsShape, each_row, multiply};
+use kernels::product::{Columns, ColumnsShape, Rounding, each_row, multiply};
 
 use super::BATCH_TOKENS_MAX;
 use super::kv::{KvCache, KvError};
@@ -243,7 +244,7 @@ impl Decoder {
         let kernels = (isa, &*self.pool);
         let residual = &mut self.residual[..count * hidden];
         let join = Join { isa, spec, added: &self.projected, norm: layer.attention_norm.as_deref() };
-        let shape = ColumnsShape { inner: hidden, count, quantize: any_packed(&layer.qkv) };
+        let shape = ColumnsShape { inner: hidden, count, rounding: rounding(&layer.qkv) };
         let post = before.map(|b| b.post_feed_forward_norm.as_deref());
         self.columns.fill(kernels, shape, residual, &|row, state, out| join.apply(row, post, state, out));
         let width = (spec.heads + 2 * spec.kv_heads) * spec.head_dim;
@@ -259,7 +260,7 @@ impl Decoder {
         let kernels = (isa, &*self.pool);
         let inner = spec.heads * spec.head_dim;
         let attended = &mut self.attended[..count * inner];
-        let shape = ColumnsShape { inner, count, quantize: layer.output.is_packed() };
+        let shape = ColumnsShape { inner, count, rounding: rounding(slice::from_ref(&layer.output)) };
         self.columns.fill(kernels, shape, attended, &|_, state, out| out.copy_from_slice(state));
         let projected = &mut self.projected[..count * hidden];
         multiply(kernels, &[layer.output.weights(file)], &self.columns, projected);
@@ -314,13 +315,17 @@ impl Decoder {
         let kernels = (isa, &*self.pool);
         let residual = &mut self.residual[..count * hidden];
         let join = Join { isa, spec, added: &self.projected, norm: layer.feed_forward_norm.as_deref() };
-        let shape = ColumnsShape { inner: hidden, count, quantize: any_packed(&layer.gate_up) };
+        let shape = ColumnsShape { inner: hidden, count, rounding: rounding(&layer.gate_up) };
         let post = Some(layer.post_attention_norm.as_deref());
         self.columns.fill(kernels, shape, residual, &|row, state, out| join.apply(row, post, state, out));
         let wide = &mut self.wide[..count * 2 * spec.feed_forward];
         let products: Vec<_> = layer.gate_up.iter().map(|l| l.weights(file)).collect();
         multiply(kernels, &products, &self.columns, wide);
-        let shape = ColumnsShape { inner: spec.feed_forward, count, quantize: layer.down.is_packed() };
+        let shape = ColumnsShape {
+            inner: spec.feed_forward,
+            count,
+            rounding: rounding(slice::from_ref(&layer.down)),
+        };
         self.columns.fill(kernels, shape, wide, &|_, state, out| {
             let (gate, up) = state.split_at_mut(spec.feed_forward);
             match spec.activation {
@@ -357,7 +362,9 @@ impl Decoder {
         let vocabulary = weights.vocabulary;
         self.logits.resize(wanted.len() * vocabulary, 0.0);
         let join = Join { isa, spec, added: &self.projected, norm: Some(&weights.final_norm) };
-        let shape = ColumnsShape { inner: hidden, count: wanted.len(), quantize: weights.head.is_packed() };
+        // Its rounding shows in the logits directly, and a prompt has few wanted rows.
+        let rounding = if weights.head.is_packed() { Rounding::Int16 } else { Rounding::None };
+        let shape = ColumnsShape { inner: hidden, count: wanted.len(), rounding };
         let residual = &mut self.residual[..wanted.len() * hidden];
         let post = last.map(|l| l.post_feed_forward_norm.as_deref());
         let kernels = (isa, &*self.pool);
@@ -374,8 +381,9 @@ impl Decoder {
     }
 }
 
-fn any_packed(linears: &[Linear]) -> bool {
-    linears.iter().any(Linear::is_packed)
+/// What products with `linears` read.
+fn rounding(linears: &[Linear]) -> Rounding {
+    if linears.iter().any(Linear::is_packed) { Rounding::Int8 } else { Rounding::None }
 }
 
 /// Adds a block's result to the residual stream and norms the sum for the next block.
