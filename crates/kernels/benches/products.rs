@@ -16,7 +16,7 @@ use kernels::isa::Isa;
 use kernels::kv::{AttentionBatch, AttentionScratch, KvMemory, KvShape, SequenceRows};
 use kernels::panels::Panels;
 use kernels::pool::Pool;
-use kernels::product::{Columns, ColumnsShape, FloatRows, Weights, multiply};
+use kernels::product::{Columns, ColumnsShape, FloatRows, Rounding, Weights, multiply};
 
 /// Rows and columns of the weights: a layer of a model of about 1B parameters.
 const ROWS: usize = 2048;
@@ -69,8 +69,11 @@ fn product(group: &mut BenchmarkGroup<'_, WallTime>, pool: &Pool, weights: Weigh
     let isa = Isa::detect();
     for count in COLUMNS {
         let mut columns = Columns::default();
-        let quantize = matches!(weights, Weights::Panels(_));
-        let shape = ColumnsShape { inner: INNER, count, quantize, floats: !quantize };
+        let rounding = match weights {
+            Weights::Panels(_) => Rounding::Int8,
+            Weights::Float(_) => Rounding::None,
+        };
+        let shape = ColumnsShape { inner: INNER, count, rounding, floats: rounding == Rounding::None };
         let mut state = ramp(INNER * count);
         columns.fill((isa, pool), shape, &mut state, &|_, row, values| values.copy_from_slice(row));
         let mut output = vec![0.0; ROWS * count];

@@ -125,29 +125,68 @@ impl ActivationsWriter {
     #[inline(always)]
     pub unsafe fn quantize<S: Simd>(&self, column: usize, from: &[f32]) {
         debug_assert!(column < self.columns && from.len() == self.groups * GROUP);
-        let mut line = self.lines.wrapping_add(first_line(column, self.groups, self.width) * LINE_BYTES);
+        let mut line = self.line(column);
         for group in from.as_chunks::<GROUP>().0 {
             // SAFETY: the group has 32 values, its line 64 bytes.
             unsafe {
-                let (a, b) = (S::load(group.as_ptr()), S::load(group.as_ptr().add(LANES)));
-                let magnitude = S::largest(S::max(S::abs(a), S::abs(b)));
-                let inverse = if magnitude > 0.0 { 127.0 / magnitude } else { 0.0 };
-                // A tiny magnitude overflows the inverse; such a group is as good as zero.
-                let inverse = if inverse.is_finite() { inverse } else { 0.0 };
-                let scale = magnitude / 127.0;
-                let (qa, qb) =
-                    (S::round(S::mul(a, S::splat(inverse))), S::round(S::mul(b, S::splat(inverse))));
-                S::i_store_i8(line.cast(), S::f_to_i(qa));
-                S::i_store_i8(line.add(LANES).cast(), S::f_to_i(qb));
-                let (first, second) = (S::sum(qa), S::sum(qb));
-                let words = line.add(GROUP).cast::<u32>();
-                *words.add(SCALE) = scale.to_bits();
-                for (i, part) in [first, second, first + second].into_iter().enumerate() {
-                    *words.add(NEGATED_SUM + i) = (-(part as i32)) as u32;
-                    *words.add(NEGATED_SCALED_SUM + i) = (-(part * scale)).to_bits();
-                }
+                let values = [S::load(group.as_ptr()), S::load(group.as_ptr().add(LANES))];
+                quantize_group::<S>(values, line);
             }
             line = line.wrapping_add(self.width * LINE_BYTES);
         }
+    }
+
+    /// Quantizes one column as two: `2 · column` as [`ActivationsWriter::quantize`] does, and the next
+    /// one what that rounded away, so that their sum holds 16 bits of each value.
+    ///
+    /// # Safety
+    /// As [`ActivationsWriter::quantize`], for both columns.
+    #[inline(always)]
+    pub unsafe fn quantize_pair<S: Simd>(&self, column: usize, from: &[f32]) {
+        let column = 2 * column;
+        debug_assert!(column + 1 < self.columns && from.len() == self.groups * GROUP);
+        let (mut line, mut rest_line) = (self.line(column), self.line(column + 1));
+        for group in from.as_chunks::<GROUP>().0 {
+            // SAFETY: as above, with two lines.
+            unsafe {
+                let values = [S::load(group.as_ptr()), S::load(group.as_ptr().add(LANES))];
+                let rest = quantize_group::<S>(values, line);
+                quantize_group::<S>(rest, rest_line);
+            }
+            line = line.wrapping_add(self.width * LINE_BYTES);
+            rest_line = rest_line.wrapping_add(self.width * LINE_BYTES);
+        }
+    }
+
+    /// The line of a column's group 0.
+    fn line(&self, column: usize) -> *mut u8 {
+        self.lines.wrapping_add(first_line(column, self.groups, self.width) * LINE_BYTES)
+    }
+}
+
+/// Writes a group's line; gives what rounding took from its values.
+///
+/// # Safety
+/// The instruction set is there, and a line at `line`.
+#[inline(always)]
+unsafe fn quantize_group<S: Simd>([a, b]: [S::F; 2], line: *mut u8) -> [S::F; 2] {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let magnitude = S::largest(S::max(S::abs(a), S::abs(b)));
+        let inverse = if magnitude > 0.0 { 127.0 / magnitude } else { 0.0 };
+        // A tiny magnitude overflows the inverse; such a group is as good as zero.
+        let inverse = if inverse.is_finite() { inverse } else { 0.0 };
+        let scale = magnitude / 127.0;
+        let (qa, qb) = (S::round(S::mul(a, S::splat(inverse))), S::round(S::mul(b, S::splat(inverse))));
+        S::i_store_i8(line.cast(), S::f_to_i(qa));
+        S::i_store_i8(line.add(LANES).cast(), S::f_to_i(qb));
+        let (first, second) = (S::sum(qa), S::sum(qb));
+        let words = line.add(GROUP).cast::<u32>();
+        *words.add(SCALE) = scale.to_bits();
+        for (i, part) in [first, second, first + second].into_iter().enumerate() {
+            *words.add(NEGATED_SUM + i) = (-(part as i32)) as u32;
+            *words.add(NEGATED_SCALED_SUM + i) = (-(part * scale)).to_bits();
+        }
+        [S::fma(qa, S::splat(-scale), a), S::fma(qb, S::splat(-scale), b)]
     }
 }

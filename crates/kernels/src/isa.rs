@@ -26,6 +26,7 @@ pub(crate) struct Kernels {
     pub tiles: &'static [Tiles],
     pub columns_max: usize,
     pub quantize: unsafe fn(&ActivationsWriter, usize, &[f32]),
+    pub quantize_pair: unsafe fn(&ActivationsWriter, usize, &[f32]),
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub rms_norm_in_place: unsafe fn(&mut [f32], &[f32], f32),
     pub silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
@@ -67,6 +68,10 @@ macro_rules! instantiate {
             $(#[target_feature(enable = $feature)])*
             unsafe fn quantize(to: &ActivationsWriter, column: usize, from: &[f32]) {
                 unsafe { to.quantize::<$simd>(column, from) }
+            }
+            $(#[target_feature(enable = $feature)])*
+            unsafe fn quantize_pair(to: &ActivationsWriter, column: usize, from: &[f32]) {
+                unsafe { to.quantize_pair::<$simd>(column, from) }
             }
             $(#[target_feature(enable = $feature)])*
             unsafe fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
@@ -134,6 +139,7 @@ macro_rules! instantiate {
                 tiles: with_encodings!(tiles(panel_tile)),
                 columns_max: <$simd as Simd>::COLUMNS_MAX,
                 quantize,
+                quantize_pair,
                 rms_norm,
                 rms_norm_in_place,
                 silu_mul,

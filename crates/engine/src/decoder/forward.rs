@@ -1,12 +1,13 @@
 //! The forward pass: [`Decoder`].
 
+use std::slice;
 use std::sync::Arc;
 
 use kernels::attention::{AttentionShape, BLOCK_POSITIONS, KvType};
 use kernels::isa::Isa;
 use kernels::kv::{AttentionBatch, AttentionScratch, SequenceRows};
 use kernels::pool::Pool;
-use kernels::product::{Columns, ColumnsShape, Weights, announce, each_row, multiply};
+use kernels::product::{Columns, ColumnsShape, Rounding, Weights, announce, each_row, multiply};
 
 use super::BATCH_TOKENS_MAX;
 use super::kv::{KvCache, KvError};
@@ -282,7 +283,7 @@ impl Decoder {
         let kernels = (isa, &*self.pool);
         let inner = spec.heads * spec.head_dim;
         let attended = &mut self.attended[..count * inner];
-        let shape = shape_for(std::slice::from_ref(&layer.output), count);
+        let shape = shape_for(slice::from_ref(&layer.output), count);
         self.columns.fill(kernels, shape, attended, &|_, state, out| out.copy_from_slice(state));
         let projected = &mut self.projected[..count * hidden];
         announce(&self.pool, &operands(&layer.gate_up, file)[..layer.gate_up.len()]);
@@ -344,7 +345,7 @@ impl Decoder {
         let products = &operands(&layer.gate_up, file)[..layer.gate_up.len()];
         announce(&self.pool, &[layer.down.weights(file)]);
         multiply(kernels, products, &self.columns, wide);
-        let shape = shape_for(std::slice::from_ref(&layer.down), count);
+        let shape = shape_for(slice::from_ref(&layer.down), count);
         self.columns.fill(kernels, shape, wide, &|_, state, out| {
             let (gate, up) = state.split_at(spec.feed_forward);
             match spec.activation {
@@ -385,7 +386,9 @@ impl Decoder {
         let vocabulary = weights.vocabulary;
         self.logits.resize(wanted.len() * vocabulary, 0.0);
         let join = Join { isa, spec, added: &self.projected, norm: Some(&weights.final_norm) };
-        let shape = shape_for(std::slice::from_ref(&weights.head), wanted.len());
+        // Its rounding shows in the logits directly, and a prompt has few wanted rows.
+        let rounding = if weights.head.is_packed() { Rounding::Int16 } else { Rounding::None };
+        let shape = ColumnsShape { rounding, ..shape_for(slice::from_ref(&weights.head), wanted.len()) };
         let residual = &mut self.residual[..wanted.len() * hidden];
         self.wanted = wanted;
         let post = last.map(|l| l.post_feed_forward_norm.as_deref());
@@ -408,7 +411,7 @@ fn shape_for(linears: &[Linear], count: usize) -> ColumnsShape {
     ColumnsShape {
         inner: linears[0].columns(),
         count,
-        quantize: linears.iter().any(Linear::is_packed),
+        rounding: if linears.iter().any(Linear::is_packed) { Rounding::Int8 } else { Rounding::None },
         floats: !linears.iter().all(Linear::is_packed),
     }
 }
