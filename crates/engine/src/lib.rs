@@ -4,6 +4,7 @@ pub mod decoder;
 pub mod gguf;
 pub mod model;
 pub mod models;
+pub mod packed;
 pub mod sampling;
 pub mod scheduler;
 pub mod score;

@@ -5,6 +5,7 @@
 
 mod activations;
 pub mod attention;
+pub mod checksum;
 pub mod formats;
 pub mod isa;
 pub mod kv;

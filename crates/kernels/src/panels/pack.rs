@@ -1,10 +1,10 @@
 //! Packing: from a GGUF tensor's blocks to [`Panels`].
 
 use crate::formats::{Format, Quants};
-use crate::lines::{Line, Lines};
+use crate::lines::{Lines, SharedLines, as_bytes_mut};
 use crate::pool::{Pool, SharedSlice};
 
-use super::{Layout, PANEL_ROWS, Panels};
+use super::{Layout, PANEL_ROWS, Panels, Shape};
 
 /// Why a tensor can't be packed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +32,22 @@ pub enum PackError {
         /// Bytes there are.
         given: usize,
     },
+    /// No rows, or more than can be addressed.
+    #[error("{rows} rows of {columns} values are no matrix that fits in memory")]
+    Sizes {
+        /// Rows.
+        rows: usize,
+        /// Values of a row.
+        columns: usize,
+    },
+    /// The packed form is not where it should be in a file.
+    #[error("the file has no {needed} bytes at {start}, or they do not begin at a line of 64 bytes")]
+    Place {
+        /// Offset in the file.
+        start: usize,
+        /// Bytes of the packed form.
+        needed: usize,
+    },
 }
 
 impl Panels {
@@ -45,28 +61,23 @@ impl Panels {
         (rows, columns): (usize, usize),
         pool: &Pool,
     ) -> Result<Panels, PackError> {
-        let layout = Layout::of(format).ok_or(PackError::Format(format.name()))?;
+        let shape = Shape::of(format, rows, columns)?;
         let block = format.block_values();
-        if columns == 0 || !columns.is_multiple_of(block) {
-            return Err(PackError::Columns { columns, block });
-        }
         let needed = rows.saturating_mul(columns / block).saturating_mul(format.block_bytes());
-        if rows == 0 || needed != data.len() {
+        if needed != data.len() {
             return Err(PackError::Bytes { rows, columns, needed, given: data.len() });
         }
-        let integers_stride = columns / 32 * layout.group_bytes() / 64;
-        let scales_stride = (columns / layout.block_values() * layout.scale_block_bytes()).div_ceil(64);
-        let count = rows.div_ceil(PANEL_ROWS);
-        let mut integers = Lines::zeroed(integers_stride * count);
-        let mut scales = Lines::zeroed(scales_stride * count);
+        let Shape { layout, integers_stride, scales_stride, .. } = shape;
+        let mut integers = Lines::zeroed(integers_stride * shape.count());
+        let mut scales = Lines::zeroed(scales_stride * shape.count());
         let (integer_parts, scale_parts) = (SharedSlice::new(&mut integers), SharedSlice::new(&mut scales));
         let row_bytes = columns / block * format.block_bytes();
-        pool.run(count, &|panel, _| {
+        pool.run(shape.count(), &|panel, _| {
             // SAFETY: each task takes its own panel's lines.
             let (integers, scales) = unsafe {
                 (
-                    integer_parts.part(panel * integers_stride, integers_stride).as_flattened_bytes(),
-                    scale_parts.part(panel * scales_stride, scales_stride).as_flattened_bytes(),
+                    as_bytes_mut(integer_parts.part(panel * integers_stride, integers_stride)),
+                    as_bytes_mut(scale_parts.part(panel * scales_stride, scales_stride)),
                 )
             };
             let first = panel * PANEL_ROWS;
@@ -83,20 +94,7 @@ impl Panels {
                 }
             }
         });
-        let codebook = format.integer().and_then(|i| i.codebook);
-        Ok(Panels { rows, columns, layout, codebook, integers, scales, integers_stride, scales_stride })
-    }
-}
-
-/// Lines as bytes.
-trait AsBytes {
-    fn as_flattened_bytes(&mut self) -> &mut [u8];
-}
-
-impl AsBytes for [Line] {
-    fn as_flattened_bytes(&mut self) -> &mut [u8] {
-        // SAFETY: a `Line` is 64 bytes without padding, and any bytes are a `Line`.
-        unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr().cast(), size_of_val(self)) }
+        Ok(shape.with(SharedLines::Owned(integers), SharedLines::Owned(scales)))
     }
 }
 
