@@ -22,7 +22,7 @@ use kernels::product::{Columns, ColumnsShape, FloatRows, Weights, multiply};
 const ROWS: usize = 2048;
 const INNER: usize = 2048;
 /// From decoding one sequence to reading a prompt.
-const COLUMNS: [usize; 5] = [1, 2, 4, 8, 64];
+const COLUMNS: [usize; 6] = [1, 2, 4, 8, 64, 512];
 
 /// Positions that attention looks back on.
 const CONTEXTS: [usize; 2] = [512, 4096];

@@ -4,12 +4,16 @@
 //! value (the first token's, in many models) costs only its 31 neighbours their precision.
 
 use crate::lines::{LINE_BYTES, Line};
+use crate::panels::wide::WIDE_COLUMNS;
 use crate::simd::{LANES, Simd};
 
 /// Values that share a scale.
 pub const GROUP: usize = 32;
-/// Columns whose lines are interleaved: those of the widest tile.
+/// Columns whose lines are interleaved: those of the widest tile ...
 const BLOCK_COLUMNS: usize = 8;
+/// ... and, from this many on, twice those of the product for many columns.
+pub(crate) const WIDE_COLUMNS_MIN: usize = 32;
+const WIDE_BLOCK_COLUMNS: usize = 2 * WIDE_COLUMNS;
 /// A group's line: 32 values; the scale; minus the sum of the values (i32) of the first half, the second
 /// and both; the same times the scale (f32). Offsets in 32-bit words behind the values:
 pub(crate) const SCALE: usize = 0;
@@ -39,7 +43,8 @@ impl Activations {
         assert!(inner.is_multiple_of(GROUP), "{inner} values are not whole groups of {GROUP}");
         self.groups = inner / GROUP;
         self.columns = columns;
-        self.width = columns.clamp(1, BLOCK_COLUMNS);
+        self.width =
+            if columns >= WIDE_COLUMNS_MIN { WIDE_BLOCK_COLUMNS } else { columns.clamp(1, BLOCK_COLUMNS) };
         let lines = self.groups * columns.next_multiple_of(self.width);
         if self.lines.len() < lines {
             self.lines.resize(lines, Line([0; LINE_BYTES]));
@@ -57,10 +62,15 @@ impl Activations {
         (self.width - column % self.width).min(self.columns - column)
     }
 
-    /// Where a tile that starts at `column` reads.
-    pub fn tile(&self, column: usize) -> TileInput {
-        assert!(column < self.columns);
-        let first = &self.lines[first_line(column, self.groups, self.width)];
+    /// Whether the product for many columns can read them, [`WIDE_COLUMNS`] from each multiple of as many.
+    pub fn is_wide(&self) -> bool {
+        self.width == WIDE_BLOCK_COLUMNS
+    }
+
+    /// Where a tile that starts at `column` reads from group `group` on.
+    pub fn tile(&self, column: usize, group: usize) -> TileInput {
+        assert!(column < self.columns && group < self.groups);
+        let first = &self.lines[first_line(column, self.groups, self.width) + group * self.width];
         TileInput { line: first.0.as_ptr(), stride: self.width * LINE_BYTES }
     }
 }

@@ -1,15 +1,23 @@
 //! Which instruction sets there are, which this CPU has, and the kernels of each: [`Isa`], [`Kernels`].
 
-use crate::activations::ActivationsWriter;
+use crate::activations::{ActivationsWriter, TileInput};
 use crate::attention::{AttentionScratch, AttentionShape, HeadCache, KvSlot, QueryRows};
 use crate::panels::encoding::{Constants, Encoding, with_encodings};
 use crate::panels::tile::{TileCall, tile};
+use crate::panels::wide::{self, WideBuffer, WideCall};
 use crate::simd::scalar::Scalar;
 use crate::vector::FloatRow;
 use crate::{attention, vector};
 
-/// Tiles of one encoding, by columns: 1, 2, 4, 8.
-pub(crate) type Tiles = [unsafe fn(&TileCall); 4];
+/// The products of one encoding.
+pub(crate) struct Tiles {
+    /// One panel times 1, 2, 4 and 8 columns.
+    pub narrow: [unsafe fn(&TileCall); 4],
+    /// Unpacks several panels, for many columns.
+    pub unpack: unsafe fn(&WideCall, &mut WideBuffer),
+    /// Multiplies what was unpacked.
+    pub wide: unsafe fn(&WideCall, &WideBuffer, TileInput),
+}
 
 /// Values, (shift, factor), output.
 type ExpShifted = unsafe fn(&[f32], (f32, f32), &mut [f32]) -> f64;
@@ -23,6 +31,8 @@ type Attend = unsafe fn(&AttentionShape, &HeadCache, &QueryRows, AttendOutput);
 pub(crate) struct Kernels {
     pub tiles: &'static [Tiles],
     pub columns_max: usize,
+    /// Whether the wide tiles fit the registers.
+    pub has_wide: bool,
     pub quantize: unsafe fn(&ActivationsWriter, usize, &[f32]),
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub rms_norm_in_place: unsafe fn(&mut [f32], &[f32], f32),
@@ -39,13 +49,19 @@ pub(crate) struct Kernels {
 }
 
 macro_rules! tiles {
-    (($entry:ident) $([$($constant:tt)*])*) => { &[$( tiles!(@row $entry $($constant)*) ),*] };
-    (@row $entry:ident $b:tt $h:tt $s:tt $m:tt $c:tt $z:tt) => {[
-        $entry::<Encoding<$b, $h, $s, $m, $c, $z>, 1>,
-        $entry::<Encoding<$b, $h, $s, $m, $c, $z>, 2>,
-        $entry::<Encoding<$b, $h, $s, $m, $c, $z>, 4>,
-        $entry::<Encoding<$b, $h, $s, $m, $c, $z>, 8>,
-    ]};
+    (() $([$($constant:tt)*])*) => { &[$( tiles!(@row $($constant)*) ),*] };
+    (@row $b:tt $h:tt $s:tt $m:tt $c:tt $z:tt) => {
+        Tiles {
+            narrow: [
+                panel_tile::<Encoding<$b, $h, $s, $m, $c, $z>, 1>,
+                panel_tile::<Encoding<$b, $h, $s, $m, $c, $z>, 2>,
+                panel_tile::<Encoding<$b, $h, $s, $m, $c, $z>, 4>,
+                panel_tile::<Encoding<$b, $h, $s, $m, $c, $z>, 8>,
+            ],
+            unpack: unpack::<Encoding<$b, $h, $s, $m, $c, $z>>,
+            wide: wide_tile::<Encoding<$b, $h, $s, $m, $c, $z>>,
+        }
+    };
 }
 
 // SAFETY: each function enables the features that its `Simd` needs and hands its arguments on: its
@@ -60,6 +76,14 @@ macro_rules! instantiate {
             $(#[target_feature(enable = $feature)])*
             unsafe fn panel_tile<E: Constants, const C: usize>(call: &TileCall) {
                 unsafe { tile::<$simd, E, C>(call) }
+            }
+            $(#[target_feature(enable = $feature)])*
+            unsafe fn unpack<E: Constants>(call: &WideCall, buffer: &mut WideBuffer) {
+                unsafe { wide::unpack::<$simd, E>(call, buffer) }
+            }
+            $(#[target_feature(enable = $feature)])*
+            unsafe fn wide_tile<E: Constants>(call: &WideCall, buffer: &WideBuffer, input: TileInput) {
+                unsafe { wide::multiply::<$simd, E>(call, buffer, input) }
             }
             $(#[target_feature(enable = $feature)])*
             unsafe fn quantize(to: &ActivationsWriter, column: usize, from: &[f32]) {
@@ -119,8 +143,9 @@ macro_rules! instantiate {
                 unsafe { attention::store_kv::<$simd>(to, key, value) }
             }
             pub(super) static KERNELS: Kernels = Kernels {
-                tiles: with_encodings!(tiles(panel_tile)),
+                tiles: with_encodings!(tiles()),
                 columns_max: <$simd as Simd>::COLUMNS_MAX,
+                has_wide: <$simd as Simd>::COLUMNS_MAX >= 8,
                 quantize,
                 rms_norm,
                 rms_norm_in_place,

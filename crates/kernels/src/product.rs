@@ -1,9 +1,14 @@
 //! Matrix products over the pool: weights times a batch of columns.
 
-use crate::activations::{Activations, GROUP};
+use std::array;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use crate::activations::{Activations, GROUP, WIDE_COLUMNS_MIN};
 use crate::formats::Format;
 use crate::isa::Isa;
 use crate::panels::tile::TileCall;
+use crate::panels::wide::{WIDE_COLUMNS, WIDE_GROUPS, WIDE_PANELS, WideBuffer, WideCall};
 use crate::panels::{PANEL_ROWS, Panels};
 use crate::pool::{Pool, SharedSlice};
 use crate::vector::FloatRow;
@@ -12,8 +17,10 @@ use crate::vector::FloatRow;
 /// second-level cache while panels stream by.
 const COLUMN_BLOCK_BYTES: usize = 384 << 10;
 /// Columns of a pass at the least: fewer would re-read the weights too often.
-const COLUMN_BLOCK_MIN: usize = 32;
-/// Columns that one task fills where there are many: a block of the quantized layout.
+const COLUMN_BLOCK_MIN: usize = 96;
+/// Columns of a pass are a multiple of this: whole blocks of the quantized layout.
+const COLUMN_BLOCK_STEP: usize = 24;
+/// Columns that one task fills where there are many.
 const FILL_COLUMNS: usize = 8;
 /// Tasks per thread at the most: enough that an interrupted thread's share is taken by others.
 const TASKS_PER_THREAD: usize = 12;
@@ -166,11 +173,13 @@ pub fn multiply((isa, pool): (Isa, &Pool), products: &[Weights], input: &Columns
         return;
     }
     let output = SharedSlice::new(output);
-    let block = (COLUMN_BLOCK_BYTES / input.inner).max(COLUMN_BLOCK_MIN) / 8 * 8;
+    let block =
+        (COLUMN_BLOCK_BYTES / input.inner).max(COLUMN_BLOCK_MIN) / COLUMN_BLOCK_STEP * COLUMN_BLOCK_STEP;
     let blocks = columns.div_ceil(block);
     let panels: usize = products.iter().map(Weights::panels).sum();
     // Equal shares of panels, the same for every column block.
     let share = panels.div_ceil(pool.threads() * TASKS_PER_THREAD).max(1);
+    let share = if columns >= WIDE_COLUMNS_MIN { share.next_multiple_of(WIDE_PANELS) } else { share };
     let shares = panels.div_ceil(share);
     pool.run(blocks * shares, &|task, _| {
         let first_column = task / shares * block;
@@ -181,9 +190,7 @@ pub fn multiply((isa, pool): (Isa, &Pool), products: &[Weights], input: &Columns
         for weights in products {
             let end = start + weights.panels();
             let part = Part { weights, input, first_column, count, output, offset, stride };
-            for panel in range.start.max(start)..range.end.min(end) {
-                part.multiply_panel(isa, panel - start);
-            }
+            part.multiply_panels(isa, range.start.max(start) - start..range.end.clamp(start, end) - start);
             (start, offset) = (end, offset + weights.rows());
         }
     });
@@ -214,13 +221,16 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    /// One panel (or as many float rows) times the columns.
-    fn multiply_panel(&self, isa: Isa, panel: usize) {
-        let first = panel * PANEL_ROWS;
-        let rows = PANEL_ROWS.min(self.weights.rows() - first);
+    /// Some panels (or as many float rows) times the columns.
+    fn multiply_panels(&self, isa: Isa, range: Range<usize>) {
         match self.weights {
-            Weights::Panels(panels) => self.multiply_integers(isa, panels, (panel, rows)),
-            Weights::Float(float) => self.multiply_floats(isa, float, first..first + rows),
+            Weights::Panels(panels) => self.multiply_integers(isa, panels, range),
+            Weights::Float(float) => {
+                for panel in range {
+                    let first = panel * PANEL_ROWS;
+                    self.multiply_floats(isa, float, first..float.rows.min(first + PANEL_ROWS));
+                }
+            }
         }
     }
 
@@ -228,11 +238,29 @@ impl Part<'_> {
         self.output.address(column * self.stride + self.offset + row)
     }
 
-    fn multiply_integers(&self, isa: Isa, panels: &Panels, (panel, rows): (usize, usize)) {
+    fn multiply_integers(&self, isa: Isa, panels: &Panels, range: Range<usize>) {
+        let is_wide = isa.kernels().has_wide && self.input.quantized.is_wide();
+        let wide_columns = self.count / WIDE_COLUMNS * WIDE_COLUMNS;
+        let mut panel = range.start;
+        while panel < range.end {
+            if is_wide && range.end - panel >= WIDE_PANELS {
+                self.multiply_wide(isa, panels, panel);
+                for panel in panel..panel + WIDE_PANELS {
+                    self.multiply_narrow(isa, panels, panel, self.first_column + wide_columns);
+                }
+                panel += WIDE_PANELS;
+            } else {
+                self.multiply_narrow(isa, panels, panel, self.first_column);
+                panel += 1;
+            }
+        }
+    }
+
+    /// One panel times the columns from `column` on.
+    fn multiply_narrow(&self, isa: Isa, panels: &Panels, panel: usize, mut column: usize) {
         let tiles = &isa.kernels().tiles[panels.layout().index()];
         let (integers, scales) = panels.panel(panel);
         let end = self.first_column + self.count;
-        let mut column = self.first_column;
         while column < end {
             let widest = self.input.quantized.tile_columns(column).min(isa.kernels().columns_max);
             let width = (end - column).min(widest).ilog2().min(3);
@@ -241,15 +269,45 @@ impl Part<'_> {
                 scales,
                 codebook: panels.codebook(),
                 groups: panels.columns() / GROUP,
-                input: self.input.quantized.tile(column),
+                input: self.input.quantized.tile(column, 0),
                 output: self.output(column, panel * PANEL_ROWS),
                 output_stride: self.stride,
-                rows,
+                rows: PANEL_ROWS.min(panels.rows() - panel * PANEL_ROWS),
             };
             // SAFETY: the CPU has the set; `multiply` proved the bounds of all columns, and no two
             // tasks share a panel and a column.
-            unsafe { tiles[width as usize](&call) };
+            unsafe { (tiles.narrow[width as usize])(&call) };
             column += 1 << width;
+        }
+    }
+
+    /// [`WIDE_PANELS`] panels times the columns, as far as they are whole tiles.
+    fn multiply_wide(&self, isa: Isa, panels: &Panels, panel: usize) {
+        let tiles = &isa.kernels().tiles[panels.layout().index()];
+        let all_groups = panels.columns() / GROUP;
+        let last = panel + WIDE_PANELS - 1;
+        let mut buffer: WideBuffer = [const { MaybeUninit::uninit() }; _];
+        for first in (0..all_groups).step_by(WIDE_GROUPS) {
+            let parts: [_; WIDE_PANELS] = array::from_fn(|p| panels.groups(panel + p, first));
+            for column in (0..self.count / WIDE_COLUMNS).map(|tile| self.first_column + tile * WIDE_COLUMNS) {
+                let call = WideCall {
+                    integers: parts.map(|(integers, _)| integers),
+                    scales: parts.map(|(_, scales)| scales),
+                    codebook: panels.codebook(),
+                    groups: WIDE_GROUPS.min(all_groups - first),
+                    is_first: first == 0,
+                    output: self.output(column, panel * PANEL_ROWS),
+                    output_stride: self.stride,
+                    rows: PANEL_ROWS.min(panels.rows() - last * PANEL_ROWS),
+                };
+                // SAFETY: as above; the buffer is unpacked before it is first read.
+                unsafe {
+                    if column == self.first_column {
+                        (tiles.unpack)(&call, &mut buffer);
+                    }
+                    (tiles.wide)(&call, &buffer, self.input.quantized.tile(column, first));
+                }
+            }
         }
     }
 
@@ -409,6 +467,30 @@ mod tests {
                 }
                 let alone = product((Isa::detect(), &Pool::new(2)), weights, &x[..inner]);
                 prop_assert_eq!(&alone[..], &reference[..rows], "{} alone", format.name());
+            }
+        }
+    }
+
+    /// Many columns take another path: unpacked in runs of [`WIDE_GROUPS`] groups, the last panels and
+    /// columns left over. The bits are those of few columns at a time.
+    #[test]
+    fn many_columns_give_the_bits_of_few() {
+        let mut random = Random(11);
+        let inner = (WIDE_GROUPS + 16) * GROUP;
+        for (rows, count) in [(2 * PANEL_ROWS, WIDE_COLUMNS_MIN), (3 * PANEL_ROWS - 5, 41), (70, 32)] {
+            let x: Vec<f32> = (0..inner * count).map(|_| random.float() * 3.0).collect();
+            for &format in FORMATS.iter().filter(|format| Panels::supports(**format)) {
+                let data = random_rows(format, rows, inner, &mut random);
+                let mut panels = None;
+                let weights = weights(format, &data, (rows, inner), &mut panels);
+                let few: Vec<f32> = x
+                    .chunks(7 * inner)
+                    .flat_map(|part| product((Isa::detect(), &Pool::new(1)), weights, part))
+                    .collect();
+                for isa in Isa::available() {
+                    let many = product((isa, &Pool::new(2)), weights, &x);
+                    assert_eq!(many, few, "{} on {}: {rows} × {count}", format.name(), isa.name());
+                }
             }
         }
     }

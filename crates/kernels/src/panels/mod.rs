@@ -10,9 +10,11 @@
 pub(crate) mod encoding;
 mod pack;
 pub(crate) mod tile;
+pub(crate) mod wide;
 
 use std::sync::Arc;
 
+use crate::activations::GROUP;
 use crate::formats::Format;
 use crate::lines::{LINE_BYTES, SharedLines, as_bytes};
 use crate::mapped::Mapped;
@@ -160,6 +162,17 @@ impl Panels {
 
     pub(crate) fn codebook(&self) -> Option<&'static [u8; 16]> {
         self.shape.codebook
+    }
+
+    /// Addresses of panel `p`'s integers and scales from group `group` on, which begins a block.
+    pub(crate) fn groups(&self, p: usize, group: usize) -> (*const u8, *const u8) {
+        let (integers, scales) = self.panel(p);
+        let Shape { layout, integers_stride, scales_stride, .. } = self.shape;
+        let block = group * GROUP / layout.block_values();
+        debug_assert!((group * GROUP).is_multiple_of(layout.block_values()));
+        let (integers_at, scales_at) = (group * layout.group_bytes(), block * layout.scale_block_bytes());
+        assert!(integers_at < integers_stride * LINE_BYTES && scales_at < scales_stride * LINE_BYTES);
+        (integers.wrapping_add(integers_at), scales.wrapping_add(scales_at))
     }
 
     /// Addresses of panel `p`'s integers and scales.

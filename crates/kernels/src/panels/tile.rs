@@ -36,9 +36,9 @@ pub(crate) struct TileCall<'a> {
 }
 
 /// Scales of one group: two halves, or twice the same.
-struct Scales<S: Simd> {
-    scale: [S::F; 2],
-    min: [S::F; 2],
+pub(super) struct Scales<S: Simd> {
+    pub scale: [S::F; 2],
+    pub min: [S::F; 2],
 }
 
 /// Computes the tile.
@@ -53,40 +53,44 @@ pub(crate) unsafe fn tile<S: Simd, E: Constants, const C: usize>(call: &TileCall
         let (mut integers, mut scales, mut input) = (call.integers, call.scales, call.input);
         let table = S::b_table(call.codebook.unwrap_or(&[0; 16]));
         let mut sums = [S::splat(0.0); C];
-        if E::SUPER {
-            let kinds = if E::MIN { 2 } else { 1 };
-            for _ in 0..call.groups / 8 {
-                let d = S::load_f16(scales.cast());
-                let dmin = if E::MIN { S::load_f16(scales.add(32).cast()) } else { d };
-                scales = scales.add(32 * kinds);
-                for _ in 0..8 {
-                    let first = super_scales::<S, E>(d, dmin, scales);
-                    scales = scales.add(16 * kinds);
-                    let second = if E::HALVES {
-                        let second = super_scales::<S, E>(d, dmin, scales);
-                        scales = scales.add(16 * kinds);
-                        second
-                    } else {
-                        first
-                    };
-                    let both = Scales::<S> { scale: [first.0, second.0], min: [first.1, second.1] };
-                    group::<S, E, C>(integers, table, &both, &input, &mut sums);
-                    integers = integers.add(64 * E::BITS as usize);
-                    input.advance();
-                }
-            }
-        } else {
-            for _ in 0..call.groups {
-                let d = S::load_f16(scales.cast());
-                let dmin = if E::MIN { S::load_f16(scales.add(32).cast()) } else { d };
-                scales = scales.add(if E::MIN { 64 } else { 32 });
-                let both = Scales::<S> { scale: [d, d], min: [dmin, dmin] };
-                group::<S, E, C>(integers, table, &both, &input, &mut sums);
+        let kinds = if E::MIN { 2 } else { 1 };
+        let (blocks, block_groups) = if E::SUPER { (call.groups / 8, 8) } else { (call.groups, 1) };
+        for _ in 0..blocks {
+            let d = S::load_f16(scales.cast());
+            let dmin = if E::MIN { S::load_f16(scales.add(32).cast()) } else { d };
+            scales = scales.add(32 * kinds);
+            for _ in 0..block_groups {
+                let all = group_scales::<S, E>(d, dmin, &mut scales);
+                group::<S, E, C>(integers, table, &all, &input, &mut sums);
                 integers = integers.add(64 * E::BITS as usize);
                 input.advance();
             }
         }
-        store::<S, C>(call, &sums);
+        store::<S, C>((call.output, call.output_stride), call.rows, &sums);
+    }
+}
+
+/// Scales and minima of the next group, under `d` and `dmin` where those are of a block of 256 values.
+///
+/// # Safety
+/// The instruction set is there, and `scales` points to the group's bytes.
+#[inline(always)]
+pub(super) unsafe fn group_scales<S: Simd, E: Constants>(
+    d: S::F,
+    dmin: S::F,
+    scales: &mut *const u8,
+) -> Scales<S> {
+    if !E::SUPER {
+        return Scales { scale: [d, d], min: [dmin, dmin] };
+    }
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let step = if E::MIN { 32 } else { 16 };
+        let first = super_scales::<S, E>(d, dmin, *scales);
+        *scales = scales.add(step);
+        let second = if E::HALVES { super_scales::<S, E>(d, dmin, *scales) } else { first };
+        *scales = scales.add(if E::HALVES { step } else { 0 });
+        Scales { scale: [first.0, second.0], min: [first.1, second.1] }
     }
 }
 
@@ -158,7 +162,7 @@ unsafe fn group<S: Simd, E: Constants, const C: usize>(
 /// # Safety
 /// The group, row and column exist.
 #[inline(always)]
-unsafe fn float(input: &TileInput, row: usize, c: usize) -> f32 {
+pub(super) unsafe fn float(input: &TileInput, row: usize, c: usize) -> f32 {
     // SAFETY: as the caller vouches.
     f32::from_bits(unsafe { input.word(row, c) })
 }
@@ -240,7 +244,7 @@ unsafe fn add_half<S: Simd, E: Constants, const C: usize, const HALF: usize>(
 /// # Safety
 /// The instruction set is there.
 #[inline(always)]
-unsafe fn shift_zero<S: Simd, E: Constants>(negated_sum: S::I) -> S::I {
+pub(super) unsafe fn shift_zero<S: Simd, E: Constants>(negated_sum: S::I) -> S::I {
     // SAFETY: as the caller vouches.
     unsafe {
         match E::ZERO_LOG2 {
@@ -270,7 +274,10 @@ unsafe fn dot<S: Simd, E: Constants>(acc: S::I, w: S::B, x: *const i8) -> S::I {
 /// # Safety
 /// The instruction set is there, and a whole group at `integers`.
 #[inline(always)]
-unsafe fn weights<S: Simd, E: Constants, const V: usize>(integers: *const u8, table: S::B) -> S::B {
+pub(super) unsafe fn weights<S: Simd, E: Constants, const V: usize>(
+    integers: *const u8,
+    table: S::B,
+) -> S::B {
     // SAFETY: as the caller vouches.
     unsafe {
         if E::BITS == 8 {
@@ -296,18 +303,22 @@ unsafe fn weights<S: Simd, E: Constants, const V: usize>(integers: *const u8, ta
     }
 }
 
-/// Writes the sums of the rows that exist.
+/// Writes the sums of the rows that exist; columns lie `stride` values apart.
 ///
 /// # Safety
-/// As [`tile`].
+/// The instruction set is there, and `to` has `rows` values in each of the columns.
 #[inline(always)]
-unsafe fn store<S: Simd, const C: usize>(call: &TileCall, sums: &[S::F; C]) {
+pub(super) unsafe fn store<S: Simd, const C: usize>(
+    (to, stride): (*mut f32, usize),
+    rows: usize,
+    sums: &[S::F; C],
+) {
     const { assert!(LANES == PANEL_ROWS) };
-    // SAFETY: the caller vouches for `rows` values of each column.
+    // SAFETY: as the caller vouches.
     unsafe {
-        if call.rows == PANEL_ROWS {
+        if rows == PANEL_ROWS {
             for c in 0..C {
-                S::store(call.output.add(c * call.output_stride), sums[c]);
+                S::store(to.add(c * stride), sums[c]);
             }
             return;
         }
@@ -318,7 +329,7 @@ unsafe fn store<S: Simd, const C: usize>(call: &TileCall, sums: &[S::F; C]) {
             S::store(lanes[c].as_mut_ptr(), sums[c]);
         }
         for (c, lanes) in lanes.iter().enumerate() {
-            std::ptr::copy_nonoverlapping(lanes.as_ptr(), call.output.add(c * call.output_stride), call.rows);
+            std::ptr::copy_nonoverlapping(lanes.as_ptr(), to.add(c * stride), rows);
         }
     }
 }

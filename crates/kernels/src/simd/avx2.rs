@@ -202,6 +202,14 @@ unsafe impl Simd for Avx2 {
         unsafe { halves!(p in [from, from.add(32)] => _mm256_loadu_si256(p.cast())) }
     }
     #[inline(always)]
+    unsafe fn b_store(to: *mut u8, x: I) {
+        // SAFETY: as the impl says.
+        unsafe {
+            _mm256_storeu_si256(to.cast(), x[0]);
+            _mm256_storeu_si256(to.add(32).cast(), x[1]);
+        }
+    }
+    #[inline(always)]
     unsafe fn b_table(from: &[u8; 16]) -> I {
         unsafe { [_mm256_broadcastsi128_si256(_mm_loadu_si128(from.as_ptr().cast())); 2] }
     }

@@ -81,6 +81,8 @@ pub unsafe trait Simd: Copy + 'static {
     unsafe fn prefetch(address: *const u8);
     /// Loads 64 bytes.
     unsafe fn b_load(from: *const u8) -> Self::B;
+    /// Stores 64 bytes.
+    unsafe fn b_store(to: *mut u8, x: Self::B);
     /// Loads 16 bytes and repeats them four times: a table for [`Simd::b_lookup`].
     unsafe fn b_table(from: &[u8; 16]) -> Self::B;
     /// The low four bits of each byte.

@@ -142,6 +142,11 @@ unsafe impl Simd for Scalar {
         unsafe { from.cast::<Self::B>().read_unaligned() }
     }
     #[inline(always)]
+    unsafe fn b_store(to: *mut u8, x: Self::B) {
+        // SAFETY: the caller gives 64 bytes.
+        unsafe { to.cast::<Self::B>().write_unaligned(x) }
+    }
+    #[inline(always)]
     unsafe fn b_table(from: &[u8; 16]) -> Self::B {
         std::array::from_fn(|i| from[i % 16])
     }
