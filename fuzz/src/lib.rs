@@ -10,6 +10,7 @@ mod door;
 mod gguf;
 mod model;
 mod mutate;
+mod packed;
 mod reference;
 pub mod smoke;
 mod sse;
@@ -27,6 +28,7 @@ pub const TARGETS: &[Target] = &[
     door::TARGET,
     gguf::TARGET,
     model::TARGET,
+    packed::TARGET,
     reference::TARGET,
     sse::TARGET,
     stop::TARGET,

@@ -2,13 +2,14 @@
 
 use std::io::IsTerminal;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread::available_parallelism;
 
 use clap::Args;
 use engine::gguf::Gguf;
 use engine::model::{LoadError, LoadOptions, Model};
+use engine::packed::{PackedError, PackedOutcome};
 use kernels::isa::Isa;
 use kernels::pool::{Pool, THREADS_MAX};
 use store::{Catalogue, Reference, Store, Token};
@@ -16,6 +17,7 @@ use store::{Catalogue, Reference, Store, Token};
 use crate::environment::Environment;
 use crate::error::CliError;
 use crate::progress::{Shown, Style};
+use crate::settings;
 
 /// Flags that every command takes.
 #[derive(Clone, Debug, Args)]
@@ -162,14 +164,16 @@ impl Context {
         Gguf::open(&path).map_err(|error| in_file(&path, &error.into()))
     }
 
-    /// Loads the model that `reference` names; it must be here already.
+    /// Loads the model that `reference` names; it must be here already. Its packed weights are kept as
+    /// the settings say.
     ///
     /// # Errors
-    /// As [`Context::resolve`], and if the file is no model that the engine runs.
+    /// As [`Context::resolve`], if the settings can't be read, and if the file is no model that the engine
+    /// runs.
     pub fn load_model(&self, reference: &str, options: LoadOptions) -> Result<Arc<Model>, CliError> {
         let path = self.resolve(reference)?;
-        let model = Model::load(&path, options, &self.pool()).map_err(|error| in_file(&path, &error))?;
-        Ok(Arc::new(model))
+        let options = LoadOptions { cache: settings::cache(self)?.packed(self), ..options };
+        Ok(Arc::new(load(&path, options, &self.pool())?))
     }
 
     /// How progress is shown.
@@ -208,8 +212,35 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
         .map_err(|error| CliError::failed(format!("can't start the async runtime: {error}")))
 }
 
+/// Loads a model file, and logs what became of its packed weights.
+///
+/// # Errors
+/// If the file is no model that the engine runs.
+pub fn load(path: &Path, options: LoadOptions, pool: &Pool) -> Result<Model, CliError> {
+    let model = Model::load(path, options, pool).map_err(|error| in_file(path, &error))?;
+    let model_file = path.display();
+    let warn = |damage: &Option<PackedError>| {
+        if let Some(error) = damage {
+            tracing::warn!(%model_file, %error, "the packed weights in the cache were unusable; packed again");
+        }
+    };
+    match model.packed() {
+        PackedOutcome::Unused => {}
+        PackedOutcome::Hit => tracing::info!(%model_file, "packed weights mapped from the cache"),
+        PackedOutcome::Written { damage } => {
+            warn(damage);
+            tracing::info!(%model_file, "packed weights written to the cache");
+        }
+        PackedOutcome::NotKept { error, damage } => {
+            warn(damage);
+            tracing::warn!(%model_file, %error, "packed weights are not kept; every start packs them again");
+        }
+    }
+    Ok(model)
+}
+
 /// Puts the path before what is wrong with the file.
-pub fn in_file(path: &std::path::Path, error: &LoadError) -> CliError {
+pub fn in_file(path: &Path, error: &LoadError) -> CliError {
     CliError::failed(format!("{}: {error}", path.display()))
 }
 

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use backends::OpenaiBackend;
 use backends::embedded::{EmbeddedBackend, EmbeddedOptions};
 use contract::{Backend, Role};
-use engine::model::{LoadOptions, Model};
+use engine::model::LoadOptions;
+use engine::packed::PackedCache;
 use gateway::Metrics;
 use kernels::isa::Isa;
 use kernels::pool::Pool;
 
-use crate::context::{Context, in_file};
+use crate::context::{self, Context};
 use crate::error::CliError;
 use crate::footprint::{Footprint, Need, fit};
 use crate::progress::Style;
@@ -34,6 +35,8 @@ pub struct Loading {
     pub queue_max: usize,
     /// Most bytes of weights and KV caches; `None`: no limit.
     pub memory_bytes: Option<u64>,
+    /// Where packed weights are kept, if they are.
+    pub cache: Option<PackedCache>,
     /// How fetching is shown.
     pub style: Style,
     /// Where `tandem_memory_bytes` is told.
@@ -204,12 +207,14 @@ impl Local {
 
     /// Loads the weights and starts the engine; gives the weights' bytes.
     async fn load(&self, path: PathBuf, need: &Need, loading: &Loading) -> Result<u64, CliError> {
-        let options = LoadOptions { context_tokens: Some(self.settings.context_tokens), exact: false };
+        let options = LoadOptions {
+            context_tokens: Some(self.settings.context_tokens),
+            exact: false,
+            cache: loading.cache.clone(),
+        };
         let pool = Arc::clone(&loading.pool);
         let started = std::time::Instant::now();
-        let loaded = tokio::task::spawn_blocking(move || {
-            Model::load(&path, options, &pool).map_err(|error| in_file(&path, &error))
-        });
+        let loaded = tokio::task::spawn_blocking(move || context::load(&path, options, &pool));
         let model = loaded.await.map_err(|error| CliError::failed(format!("loading failed: {error}")))??;
         let weights_bytes = model.weight_bytes() as u64;
         let options = EmbeddedOptions {

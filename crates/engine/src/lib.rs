@@ -4,6 +4,7 @@ pub mod decoder;
 pub mod gguf;
 pub mod model;
 pub mod models;
+pub mod packed;
 mod recycle;
 pub mod sampling;
 pub mod scheduler;

@@ -1,23 +1,28 @@
 //! A loaded model: file, numbers, weights, tokenizer and chat template.
 
+use std::fs::File;
 use std::path::Path;
 
+use kernels::mapped::Mapped;
 use kernels::pool::Pool;
 
 use crate::decoder::{Weights, WeightsError};
 use crate::gguf::{Gguf, GgufError};
 use crate::models::{self, Settings, SpecError};
+use crate::packed::{self, InMemory, PackedCache, PackedOutcome, PanelSource, Request};
 use crate::spec::DecoderSpec;
 use crate::template::{ChatTemplate, TemplateError};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// How a model is loaded.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
     /// Longest sequence wanted; `None`: as long as the model can.
     pub context_tokens: Option<u32>,
     /// Unquantized activations and f32 key-value cache: slow, the oracle of the fast path.
     pub exact: bool,
+    /// Where packed weights are kept for the next time; `None`: nowhere.
+    pub cache: Option<PackedCache>,
 }
 
 /// Why a model can't be loaded.
@@ -49,32 +54,54 @@ pub struct Model {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
     is_exact: bool,
+    packed: PackedOutcome,
+    /// Open, so that nobody removes it to make room.
+    _in_use: Option<File>,
 }
 
 impl Model {
-    /// Loads a GGUF file; packing uses `pool`.
+    /// Loads a GGUF file; packing, or verifying what was packed before, uses `pool`.
     ///
     /// # Errors
-    /// See [`LoadError`]; the caller adds the path.
+    /// See [`LoadError`]; the caller adds the path. The cache is never one: see [`Model::packed`].
     pub fn load(path: &Path, options: LoadOptions, pool: &Pool) -> Result<Model, LoadError> {
-        Self::from_gguf(Gguf::open(path)?, options, pool)
+        let io = |source| GgufError::Io { path: path.to_owned(), source };
+        let file = File::open(path).map_err(io)?;
+        let gguf = Gguf::from_mapped(Mapped::of_file(&file).map_err(io)?)?;
+        Self::build(gguf, &options, (pool, Some((path, &file))))
     }
 
-    /// Loads an opened file.
+    /// Loads an opened file, without the cache.
     ///
     /// # Errors
     /// As [`Model::load`].
     pub fn from_gguf(gguf: Gguf, options: LoadOptions, pool: &Pool) -> Result<Model, LoadError> {
+        Self::build(gguf, &options, (pool, None))
+    }
+
+    fn build(
+        gguf: Gguf,
+        options: &LoadOptions,
+        (pool, place): (&Pool, Option<(&Path, &File)>),
+    ) -> Result<Model, LoadError> {
         let spec = models::read(&gguf, &Settings { context_tokens: options.context_tokens })?;
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
         let template = ChatTemplate::from_gguf(&gguf)?;
         gguf.mapped().advise_sequential();
-        let weights = Weights::load(&gguf, &spec, pool, options.exact)?;
+        let load = |panels: &dyn PanelSource| Weights::load(&gguf, &spec, Some(panels));
+        let (weights, packed, in_use) = match (&options.cache, place) {
+            _ if options.exact => (Weights::load(&gguf, &spec, None)?, PackedOutcome::Unused, None),
+            (Some(cache), Some((path, file))) => {
+                packed::load(&Request { cache, path, file, gguf: &gguf, pool }, &load)?
+            }
+            _ => (load(&InMemory(pool))?, PackedOutcome::Unused, None),
+        };
         if !options.exact {
             // What was packed is not read again; embedding rows come back page by page.
             gguf.mapped().release_pages();
         }
-        Ok(Model { gguf, spec, weights, tokenizer, template, is_exact: options.exact })
+        let is_exact = options.exact;
+        Ok(Model { gguf, spec, weights, tokenizer, template, is_exact, packed, _in_use: in_use })
     }
 
     /// Its numbers.
@@ -95,6 +122,11 @@ impl Model {
     /// Its chat template, if it has one.
     pub fn template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()
+    }
+
+    /// What became of the cache of packed weights.
+    pub fn packed(&self) -> &PackedOutcome {
+        &self.packed
     }
 
     /// Whether it was loaded for the exact path.

@@ -6,6 +6,7 @@
 mod activations;
 mod ahead;
 pub mod attention;
+pub mod checksum;
 pub mod formats;
 pub mod isa;
 pub mod kv;

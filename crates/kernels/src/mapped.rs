@@ -4,7 +4,9 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use memmap2::{Advice, Mmap, UncheckedAdvice};
+use memmap2::{Advice, Mmap, MmapOptions, UncheckedAdvice};
+
+use crate::lines::{LINE_BYTES, Lines, as_bytes, as_bytes_mut};
 
 /// A file's bytes, or bytes held in memory (tests, fuzzing), behind one type.
 #[derive(Debug)]
@@ -15,7 +17,7 @@ pub struct Mapped {
 #[derive(Debug)]
 enum Bytes {
     File(Mmap),
-    Owned(Vec<u8>),
+    Owned { lines: Lines, length: usize },
 }
 
 impl Mapped {
@@ -24,15 +26,31 @@ impl Mapped {
     /// # Errors
     /// Whatever opening or mapping gives.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        if file.metadata()?.len() == 0 {
+        Self::of_file(&File::open(path)?)
+    }
+
+    /// Maps an opened file read-only. An empty file gives an empty slice.
+    ///
+    /// # Errors
+    /// Whatever asking for its length or mapping gives.
+    pub fn of_file(file: &File) -> io::Result<Self> {
+        let bytes = file.metadata()?.len();
+        Self::part_of_file(file, 0, usize::try_from(bytes).map_err(io::Error::other)?)
+    }
+
+    /// Maps `bytes` bytes of an opened file read-only, from byte `start` on, where the file has them;
+    /// a `start` within a page is where the slice begins.
+    ///
+    /// # Errors
+    /// Whatever mapping gives.
+    pub fn part_of_file(file: &File, start: u64, bytes: usize) -> io::Result<Self> {
+        if bytes == 0 {
             return Ok(Self::from(Vec::new()));
         }
-        // SAFETY: the map is private and read-only. A file that another process truncates while
-        // mapped can fault on access; model files are written under another name and renamed, so
-        // Tandem never does that to its own.
-        #[allow(unsafe_code)]
-        let map = unsafe { Mmap::map(&file)? };
+        // SAFETY: the map is read-only. A file that another process truncates while mapped can fault
+        // on access; model files and packed ones are written under another name and renamed, so Tandem
+        // never does that to its own.
+        let map = unsafe { MmapOptions::new().offset(start).len(bytes).map(file)? };
         Ok(Mapped { bytes: Bytes::File(map) })
     }
 
@@ -40,7 +58,7 @@ impl Mapped {
     pub fn bytes(&self) -> &[u8] {
         match &self.bytes {
             Bytes::File(map) => map,
-            Bytes::Owned(bytes) => bytes,
+            Bytes::Owned { lines, length } => &as_bytes(lines)[..*length],
         }
     }
 
@@ -56,7 +74,6 @@ impl Mapped {
     pub fn release_pages(&self) {
         if let Bytes::File(map) = &self.bytes {
             // SAFETY: a shared read-only mapping of a file re-reads the same bytes after DontNeed.
-            #[allow(unsafe_code)]
             let _ = unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) };
         }
     }
@@ -64,6 +81,8 @@ impl Mapped {
 
 impl From<Vec<u8>> for Mapped {
     fn from(bytes: Vec<u8>) -> Self {
-        Mapped { bytes: Bytes::Owned(bytes) }
+        let mut lines = Lines::zeroed(bytes.len().div_ceil(LINE_BYTES));
+        as_bytes_mut(&mut lines)[..bytes.len()].copy_from_slice(&bytes);
+        Mapped { bytes: Bytes::Owned { lines, length: bytes.len() } }
     }
 }

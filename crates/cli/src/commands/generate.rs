@@ -126,7 +126,8 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
         (None, Some(path)) => Some(std::fs::read_to_string(path).map_err(|e| unreadable(path, &e))?),
         (None, None) => None,
     };
-    let model = context.load_model(&args.model, LoadOptions { context_tokens: None, exact: args.exact })?;
+    let model =
+        context.load_model(&args.model, LoadOptions { exact: args.exact, ..LoadOptions::default() })?;
     let prompt = match (text, args.ids) {
         (Some(text), _) => model.tokenizer().encode(&text, true, false),
         (None, ids) => ids.unwrap_or_default(),

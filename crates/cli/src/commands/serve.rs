@@ -146,6 +146,7 @@ pub async fn assemble(
         isa: context.isa(),
         queue_max: settings.gateway.queue_max,
         memory_bytes: settings.memory_bytes,
+        cache: settings.cache.packed(context),
         style: context.progress_style(Style::Lines),
         metrics,
     };

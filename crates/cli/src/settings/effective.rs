@@ -27,6 +27,7 @@ pub fn effective(settings: &Settings) -> Result<Vec<(&'static str, Table)>, CliE
         ("large", role(&settings.large)?),
         ("policy", table(&settings.policy)?),
         ("ledger", ledger),
+        ("cache", table(&settings.cache)?),
     ])
 }
 

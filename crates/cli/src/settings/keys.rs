@@ -127,6 +127,8 @@ const LEDGER: &[Key] = &[
     key("commit_interval_ms", Kind::Integer),
 ];
 
+const CACHE: &[Key] = &[key("packed", Kind::Switch), key("packed_bytes_max", Kind::Bytes)];
+
 const SPECULATIVE: &[Key] = &[key(
     "enabled",
     Kind::Unavailable("speculative decoding is not available in this version; take [speculative] out"),
@@ -140,6 +142,7 @@ pub const SECTIONS: &[Section] = &[
     Section { name: "policy", keys: POLICY },
     Section { name: "speculative", keys: SPECULATIVE },
     Section { name: "ledger", keys: LEDGER },
+    Section { name: "cache", keys: CACHE },
 ];
 
 /// Why `[[guard]]` is refused.

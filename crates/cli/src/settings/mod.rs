@@ -1,6 +1,7 @@
 //! The settings of `serve` and `chat`, in two stages: [`layers`] reads file, environment and flags by
 //! the list in [`keys`]; here the result becomes [`Settings`], whose types say that it makes sense.
 
+mod cache;
 mod effective;
 mod keys;
 mod layers;
@@ -18,6 +19,7 @@ use toml::{Table, Value};
 
 use crate::context::Context;
 use crate::error::CliError;
+pub use cache::CacheSettings;
 pub use effective::{effective, effective_toml};
 pub use keys::parse_bytes;
 pub use layers::{Flags, unknown_variables};
@@ -102,6 +104,8 @@ pub struct Settings {
     pub policy: PolicySettings,
     /// The ledger.
     pub ledger: LedgerPlan,
+    /// What is kept for the next start.
+    pub cache: CacheSettings,
 }
 
 /// Reads and checks all settings.
@@ -114,16 +118,17 @@ pub fn load(mut flags: Flags, context: &Context) -> Result<Settings, CliError> {
     }
     let mut raw = layers::read(&flags, context.environment(), Path::new("."))?;
     let mut server = std::mem::take(raw.section("server"));
-    let memory_bytes = server.remove("memory").map(memory_bytes).transpose()?;
+    let memory_bytes = server.remove("memory").map(|value| bytes("server.memory", value)).transpose()?;
     let threads = server.remove("threads").map(threads).transpose()?.unwrap_or_else(|| context.threads());
     let gateway: GatewaySettings = typed("server", server)?;
     gateway.validate().map_err(CliError::usage)?;
     let policy: PolicySettings = typed("policy", std::mem::take(raw.section("policy")))?;
     policy::build(&policy).map_err(CliError::usage)?;
     let ledger = ledger_plan(std::mem::take(raw.section("ledger")), context)?;
+    let cache = CacheSettings::read(std::mem::take(raw.section("cache")))?;
     let mut role = |name| RoleSettings::read(name, std::mem::take(raw.section(name)), context);
     let (small, large) = (role("small")?, role("large")?);
-    Ok(Settings { file: raw.file, gateway, memory_bytes, threads, small, large, policy, ledger })
+    Ok(Settings { file: raw.file, gateway, memory_bytes, threads, small, large, policy, ledger, cache })
 }
 
 /// Where the ledger is, by configuration file and environment.
@@ -134,6 +139,15 @@ pub fn ledger_path(config: Option<&Path>, context: &Context) -> Result<PathBuf, 
     let flags = Flags { config: config.map(Path::to_path_buf), ..Flags::default() };
     let mut raw = layers::read(&flags, context.environment(), Path::new("."))?;
     Ok(ledger_plan(std::mem::take(raw.section("ledger")), context)?.path)
+}
+
+/// What is kept for the next start, by configuration file and environment.
+///
+/// # Errors
+/// As [`load`].
+pub fn cache(context: &Context) -> Result<CacheSettings, CliError> {
+    let mut raw = layers::read(&Flags::default(), context.environment(), Path::new("."))?;
+    CacheSettings::read(std::mem::take(raw.section("cache")))
 }
 
 fn ledger_plan(mut table: Table, context: &Context) -> Result<LedgerPlan, CliError> {
@@ -147,8 +161,9 @@ fn ledger_plan(mut table: Table, context: &Context) -> Result<LedgerPlan, CliErr
     Ok(LedgerPlan { path, settings })
 }
 
-fn memory_bytes(value: Value) -> Result<u64, CliError> {
-    let wrong = |why: String| CliError::usage(format!("server.memory: {why}"));
+/// Reads an amount of memory; `place` is for messages.
+fn bytes(place: &str, value: Value) -> Result<u64, CliError> {
+    let wrong = |why: String| CliError::usage(format!("{place}: {why}"));
     match value {
         Value::Integer(bytes) => parse_bytes(&bytes.to_string()).map_err(wrong),
         Value::String(text) => parse_bytes(&text).map_err(wrong),

@@ -159,6 +159,8 @@ fn settings_that_make_no_sense_are_refused_by_name() {
         ("[ledger]\nkeep_text = \"all\"", 2, "keep_text"),
         ("[ledger]\nqueue_rows_max = 0", 2, "queue_rows_max"),
         ("[ledger]\npath = \"\"", 2, "ledger.path"),
+        ("[cache]\npacked_bytes_max = \"some\"", 2, "cache.packed_bytes_max"),
+        ("[cache]\npacked = 1", 2, "cache.packed must be true or false"),
     ] {
         let error = of_file(file).unwrap_err();
         assert_eq!(error.exit_code(), code, "{file:?}: {error}");
@@ -178,6 +180,27 @@ fn what_is_shown_is_a_configuration_that_means_the_same() {
         let again = Fixture::new(&shown).load(&variables, SettingsArgs::default()).unwrap();
         assert_eq!(Settings { file: None, ..again }, Settings { file: None, ..settings });
     }
+}
+
+#[test]
+fn packed_weights_are_kept_at_home_unless_told_otherwise() {
+    let cache = |variables| {
+        Fixture::new("[cache]\npacked_bytes_max = \"3GiB\"").load(variables, SettingsArgs::default())
+    };
+    let settings = cache(&[]).unwrap().cache;
+    assert_eq!(settings, CacheSettings { packed: true, packed_bytes_max: 3 << 30 });
+    let settings =
+        cache(&[("TANDEM_CACHE_PACKED", "false"), ("TANDEM_CACHE_PACKED_BYTES_MAX", "7")]).unwrap().cache;
+    assert_eq!(settings, CacheSettings { packed: false, packed_bytes_max: 7 });
+
+    let global = GlobalArgs { json: false, threads: None };
+    let at_home = Context::new(&global, Environment::from([("TANDEM_HOME", "home")])).unwrap();
+    let kept = CacheSettings { packed: true, packed_bytes_max: 7 };
+    let folder = Path::new("home").join("packed");
+    assert_eq!(kept.packed(&at_home), Some(engine::packed::PackedCache { folder, bytes_max: 7 }));
+    assert_eq!(settings.packed(&at_home), None);
+    let homeless = Context::new(&global, Environment::default()).unwrap();
+    assert_eq!(kept.packed(&homeless), None);
 }
 
 #[test]

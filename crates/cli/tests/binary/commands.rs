@@ -181,3 +181,42 @@ fn every_command_explains_itself_with_an_example() {
         );
     }
 }
+
+#[test]
+fn packed_weights_are_kept_at_home_and_damage_is_told_once() {
+    let home = Home::new();
+    let args = ["generate", &tiny("tiny-qwen2"), "--prompt", "a", "--max-tokens", "4", "--json"];
+    let packed = || -> Vec<std::path::PathBuf> {
+        let files = std::fs::read_dir(home.path("packed")).into_iter().flatten().flatten();
+        files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|e| e == "packed")).collect()
+    };
+    home.file("tandem.toml", "[cache]\npacked = false");
+    let expected = home.run(&args).json()["ids"].clone();
+    assert!(packed().is_empty());
+
+    std::fs::remove_file(home.path("tandem.toml")).unwrap();
+    assert_eq!(home.run(&args).json()["ids"], expected);
+    let [file]: [_; 1] = packed().try_into().unwrap();
+    let later = home.run(&args);
+    assert_eq!((&later.json()["ids"], later.stderr.as_str()), (&expected, ""));
+
+    std::fs::write(file, "damaged").unwrap();
+    let rebuilt = home.run(&args);
+    let answer: serde_json::Value = serde_json::from_str(&rebuilt.stdout).unwrap();
+    assert_eq!(answer["ids"], expected);
+    assert_eq!(rebuilt.stderr.matches("packed again").count(), 1, "{}", rebuilt.stderr);
+    assert_eq!(home.run(&args).stderr, "");
+}
+
+#[test]
+fn bench_loads_twice_and_leaves_nothing() {
+    let home = Home::new();
+    let sizes = ["--prompt-tokens", "4", "--generate-tokens", "2", "--verify", "1", "--repeat", "1"];
+    let model = tiny("tiny-qwen2");
+    let args: Vec<&str> = ["bench", &model, "--json"].into_iter().chain(sizes).collect();
+    let report = home.run(&args).json();
+    let seconds = |name: &str| report[name].as_f64().unwrap();
+    assert!(seconds("first_load_seconds") > 0.0 && seconds("load_seconds") > 0.0);
+    assert_ne!(seconds("first_load_seconds"), seconds("load_seconds"));
+    assert!(!home.path("packed/bench").exists());
+}

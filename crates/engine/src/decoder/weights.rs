@@ -2,10 +2,10 @@
 
 use kernels::formats::Format;
 use kernels::panels::{PackError, Panels};
-use kernels::pool::Pool;
 use kernels::product;
 
 use crate::gguf::{Gguf, Tensor};
+use crate::packed::{PackedError, PanelSource, PanelsError};
 use crate::spec::DecoderSpec;
 
 /// Why a file's tensors make no model.
@@ -42,6 +42,9 @@ pub enum WeightsError {
         /// Its name.
         name: String,
     },
+    /// The cache of packed weights; [`crate::model::Model::load`] then does without it.
+    #[error("packed weights: {0}")]
+    Packed(#[from] PackedError),
     /// The vocabulary's size is out of range.
     #[error("`token_embd.weight` has {0} rows, which is no vocabulary")]
     Vocabulary(usize),
@@ -139,14 +142,18 @@ pub(crate) struct Weights {
 /// Finds, checks and packs tensors.
 struct Source<'a> {
     gguf: &'a Gguf,
-    pool: &'a Pool,
-    exact: bool,
+    /// Where packed matrices come from; `None`: every matrix stays as it is in the file.
+    panels: Option<&'a dyn PanelSource>,
 }
 
 impl Weights {
-    /// Loads the weights; `exact` keeps every matrix as it is in the file.
-    pub fn load(gguf: &Gguf, spec: &DecoderSpec, pool: &Pool, exact: bool) -> Result<Self, WeightsError> {
-        let source = Source { gguf, pool, exact };
+    /// Loads the weights; without `panels` every matrix stays as it is in the file.
+    pub fn load(
+        gguf: &Gguf,
+        spec: &DecoderSpec,
+        panels: Option<&dyn PanelSource>,
+    ) -> Result<Self, WeightsError> {
+        let source = Source { gguf, panels };
         let embeddings = source.tensor("token_embd.weight")?;
         let vocabulary = embeddings.rows();
         if vocabulary == 0 || vocabulary > VOCABULARY_MAX {
@@ -208,11 +215,13 @@ impl Source<'_> {
         let tensor = self.tensor(name)?;
         self.check(tensor, (rows, columns))?;
         let format = tensor.format();
-        if self.exact || !Panels::supports(format) {
+        let Some(source) = self.panels.filter(|_| Panels::supports(format)) else {
             return Ok(Linear::Rows { format, at: tensor.byte_range(), rows, columns });
-        }
-        let packed = Panels::pack(format, self.gguf.data(tensor), (rows, columns), self.pool);
-        packed.map(Linear::Packed).map_err(|error| WeightsError::Pack { name: name.to_owned(), error })
+        };
+        source.panels(tensor, self.gguf.data(tensor)).map(Linear::Packed).map_err(|error| match error {
+            PanelsError::Pack(error) => WeightsError::Pack { name: name.to_owned(), error },
+            PanelsError::Packed(error) => WeightsError::Packed(error),
+        })
     }
 
     /// A vector of `length` numbers, if the tensor is there.

@@ -11,49 +11,106 @@ pub(crate) mod encoding;
 mod pack;
 pub(crate) mod tile;
 
+use std::sync::Arc;
+
 use crate::ahead::Ahead;
 use crate::formats::Format;
-use crate::lines::{LINE_BYTES, Lines};
+use crate::lines::{LINE_BYTES, SharedLines, as_bytes};
+use crate::mapped::Mapped;
 
 pub(crate) use encoding::Layout;
 pub use pack::PackError;
 
 /// Rows of a panel.
 pub const PANEL_ROWS: usize = 16;
+/// Bytes that a panel takes per column, at most: 16 of integers, fewer of scales, and room.
+const PANEL_BYTES_MAX: usize = 64;
+
+/// Raised whenever the same tensor packs into other bytes, so that no file with the old ones is used. The
+/// layout is the same for every instruction set.
+pub const LAYOUT_VERSION: u32 = 1;
 
 /// A quantized matrix in the packed layout.
 #[derive(Debug)]
 pub struct Panels {
+    shape: Shape,
+    integers: SharedLines, // [panel][integers_stride]
+    scales: SharedLines,   // [panel][scales_stride]
+}
+
+/// What the sizes and places of a packed matrix follow from.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
     rows: usize,
     columns: usize,
     layout: Layout,
     codebook: Option<&'static [u8; 16]>,
-    integers: Lines,
-    scales: Lines,
     /// Lines per panel.
     integers_stride: usize,
     scales_stride: usize,
 }
 
+impl Shape {
+    /// # Errors
+    /// If the format has no packed layout, rows are not whole blocks, or the sizes are none.
+    fn of(format: &'static dyn Format, rows: usize, columns: usize) -> Result<Self, PackError> {
+        let layout = Layout::of(format).ok_or(PackError::Format(format.name()))?;
+        let block = format.block_values();
+        if columns == 0 || !columns.is_multiple_of(block) {
+            return Err(PackError::Columns { columns, block });
+        }
+        // No layout takes more bytes than this, so nothing below overflows.
+        let most =
+            columns.checked_mul(PANEL_BYTES_MAX).and_then(|m| m.checked_mul(rows.div_ceil(PANEL_ROWS)));
+        if rows == 0 || most.is_none() {
+            return Err(PackError::Sizes { rows, columns });
+        }
+        Ok(Shape {
+            rows,
+            columns,
+            layout,
+            codebook: format.integer().and_then(|integer| integer.codebook),
+            integers_stride: columns / 32 * layout.group_bytes() / LINE_BYTES,
+            scales_stride: (columns / layout.block_values() * layout.scale_block_bytes())
+                .div_ceil(LINE_BYTES),
+        })
+    }
+
+    fn count(&self) -> usize {
+        self.rows.div_ceil(PANEL_ROWS)
+    }
+
+    fn bytes(&self) -> usize {
+        (self.integers_stride + self.scales_stride) * self.count() * LINE_BYTES
+    }
+
+    /// The matrix of this shape that those lines hold.
+    fn with(self, integers: SharedLines, scales: SharedLines) -> Panels {
+        debug_assert_eq!(integers.len(), self.integers_stride * self.count());
+        debug_assert_eq!(scales.len(), self.scales_stride * self.count());
+        Panels { shape: self, integers, scales }
+    }
+}
+
 impl Panels {
     /// Output values: rows of the matrix.
     pub fn rows(&self) -> usize {
-        self.rows
+        self.shape.rows
     }
 
     /// Input values: the matrix's columns.
     pub fn columns(&self) -> usize {
-        self.columns
+        self.shape.columns
     }
 
     /// Number of panels.
     pub fn count(&self) -> usize {
-        self.rows.div_ceil(PANEL_ROWS)
+        self.shape.count()
     }
 
     /// Bytes held, which are the bytes read per product.
     pub fn bytes(&self) -> usize {
-        (self.integers.len() + self.scales.len()) * LINE_BYTES
+        self.shape.bytes()
     }
 
     /// Whether `format` can be packed.
@@ -61,30 +118,124 @@ impl Panels {
         Layout::of(format).is_some()
     }
 
+    /// Bytes that a matrix takes packed: [`Panels::bytes`], without packing it.
+    ///
+    /// # Errors
+    /// As [`Panels::pack`].
+    pub fn packed_bytes(
+        format: &'static dyn Format,
+        (rows, columns): (usize, usize),
+    ) -> Result<usize, PackError> {
+        Shape::of(format, rows, columns).map(|shape| shape.bytes())
+    }
+
+    /// The packed form as a file holds it, [`Panels::bytes`] in two parts: integers, then scales.
+    pub fn parts(&self) -> [&[u8]; 2] {
+        [as_bytes(&self.integers), as_bytes(&self.scales)]
+    }
+
+    /// The matrix whose [`Panels::parts`] lie behind each other in `file` from byte `start` on. It points
+    /// into the file; what the bytes say is not looked at.
+    ///
+    /// # Errors
+    /// If there can be no such matrix, or the file does not hold it at a multiple of 64 bytes.
+    pub fn of_file(
+        format: &'static dyn Format,
+        (rows, columns): (usize, usize),
+        file: &Arc<Mapped>,
+        start: usize,
+    ) -> Result<Panels, PackError> {
+        let shape = Shape::of(format, rows, columns)?;
+        let place = PackError::Place { start, needed: shape.bytes() };
+        let lines = |start: usize, stride: usize| {
+            SharedLines::of_file(file, start, stride * shape.count()).ok_or_else(|| place.clone())
+        };
+        let integers = lines(start, shape.integers_stride)?;
+        let scales = lines(start + integers.len() * LINE_BYTES, shape.scales_stride)?;
+        Ok(shape.with(integers, scales))
+    }
+
     pub(crate) fn layout(&self) -> Layout {
-        self.layout
+        self.shape.layout
     }
 
     pub(crate) fn codebook(&self) -> Option<&'static [u8; 16]> {
-        self.codebook
+        self.shape.codebook
     }
 
     /// Where the panels from `p` on lie.
     pub(crate) fn ahead(&self, p: usize) -> Ahead {
-        let at = |lines: &Lines, stride: usize| {
+        let at = |lines: &SharedLines, stride: usize| {
             (lines.as_ptr().wrapping_add(p * stride) as usize, stride * LINE_BYTES)
         };
         Ahead {
-            integers: at(&self.integers, self.integers_stride),
-            scales: at(&self.scales, self.scales_stride),
+            integers: at(&self.integers, self.shape.integers_stride),
+            scales: at(&self.scales, self.shape.scales_stride),
             panels: self.count() - p,
         }
     }
 
     /// Addresses of panel `p`'s integers and scales.
     pub(crate) fn panel(&self, p: usize) -> (*const u8, *const u8) {
-        let integers = &self.integers[p * self.integers_stride..(p + 1) * self.integers_stride];
-        let scales = &self.scales[p * self.scales_stride..(p + 1) * self.scales_stride];
+        let Shape { integers_stride, scales_stride, .. } = self.shape;
+        let integers = &self.integers[p * integers_stride..(p + 1) * integers_stride];
+        let scales = &self.scales[p * scales_stride..(p + 1) * scales_stride];
         (integers.as_ptr().cast(), scales.as_ptr().cast())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checksum::checksum;
+    use crate::formats::FORMATS;
+    use crate::pool::Pool;
+
+    const ROWS: usize = 35;
+    const COLUMNS: usize = 768;
+
+    fn packable() -> impl Iterator<Item = (&'static dyn Format, Vec<u8>)> {
+        FORMATS.iter().copied().filter(|format| Panels::supports(*format)).map(|format| {
+            let bytes = ROWS * COLUMNS / format.block_values() * format.block_bytes();
+            (format, (0..bytes as u64).map(|i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 53) as u8).collect())
+        })
+    }
+
+    fn pack(format: &'static dyn Format, data: &[u8]) -> Panels {
+        Panels::pack(format, data, (ROWS, COLUMNS), &Pool::new(2)).unwrap()
+    }
+
+    #[test]
+    fn packed_bytes_change_only_with_the_layouts_version() {
+        let sums: Vec<u8> = packable()
+            .flat_map(|(format, data)| {
+                checksum(&pack(format, &data).parts().concat(), &Pool::new(1)).to_le_bytes()
+            })
+            .collect();
+        // Another sum: raise the version, so that files packed before are packed anew.
+        let expected = (1, 6_140_544_661_020_114_573);
+        assert_eq!((LAYOUT_VERSION, checksum(&sums, &Pool::new(1))), expected);
+    }
+
+    #[test]
+    fn a_matrix_written_to_a_file_is_the_same_matrix() {
+        for (format, data) in packable() {
+            let packed = pack(format, &data);
+            assert_eq!(Panels::packed_bytes(format, (ROWS, COLUMNS)), Ok(packed.bytes()));
+            let file =
+                Arc::new(Mapped::from([&[7; LINE_BYTES], packed.parts().concat().as_slice()].concat()));
+            let mapped = Panels::of_file(format, (ROWS, COLUMNS), &file, LINE_BYTES).unwrap();
+            assert_eq!((mapped.bytes(), mapped.count()), (packed.bytes(), packed.count()));
+            assert_eq!(mapped.parts(), packed.parts(), "{}", format.name());
+            let place = |shape, start| Panels::of_file(format, shape, &file, start).unwrap_err();
+            for start in [0, 1, LINE_BYTES - 1, 2 * LINE_BYTES, usize::MAX - 63, usize::MAX] {
+                let too_long = (ROWS + PANEL_ROWS, COLUMNS);
+                assert!(matches!(place(too_long, start), PackError::Place { .. }), "{start}");
+            }
+            assert!(matches!(place((ROWS, COLUMNS), 1), PackError::Place { .. }));
+            assert!(matches!(place((0, COLUMNS), 0), PackError::Sizes { .. }));
+            assert!(matches!(place((usize::MAX, COLUMNS), 0), PackError::Sizes { .. }));
+            assert!(matches!(place((ROWS, COLUMNS + 1), 0), PackError::Columns { .. }));
+        }
     }
 }

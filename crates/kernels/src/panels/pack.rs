@@ -1,10 +1,10 @@
 //! Packing: from a GGUF tensor's blocks to [`Panels`].
 
-use crate::formats::{Format, Quants};
-use crate::lines::{Line, Lines};
+use crate::formats::{BLOCK_VALUES_MAX, Format, Quants};
+use crate::lines::{LINE_BYTES, Lines, SharedLines, as_bytes_mut};
 use crate::pool::{Pool, SharedSlice};
 
-use super::{Layout, PANEL_ROWS, Panels};
+use super::{Layout, PANEL_ROWS, Panels, Shape};
 
 /// Why a tensor can't be packed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +32,22 @@ pub enum PackError {
         /// Bytes there are.
         given: usize,
     },
+    /// No rows, or more than can be addressed.
+    #[error("{rows} rows of {columns} values are no matrix that fits in memory")]
+    Sizes {
+        /// Rows.
+        rows: usize,
+        /// Values of a row.
+        columns: usize,
+    },
+    /// The packed form is not where it should be in a file.
+    #[error("the file has no {needed} bytes at {start}, or they do not begin at a line of 64 bytes")]
+    Place {
+        /// Offset in the file.
+        start: usize,
+        /// Bytes of the packed form.
+        needed: usize,
+    },
 }
 
 impl Panels {
@@ -45,81 +61,93 @@ impl Panels {
         (rows, columns): (usize, usize),
         pool: &Pool,
     ) -> Result<Panels, PackError> {
-        let layout = Layout::of(format).ok_or(PackError::Format(format.name()))?;
+        let shape = Shape::of(format, rows, columns)?;
         let block = format.block_values();
-        if columns == 0 || !columns.is_multiple_of(block) {
-            return Err(PackError::Columns { columns, block });
-        }
         let needed = rows.saturating_mul(columns / block).saturating_mul(format.block_bytes());
-        if rows == 0 || needed != data.len() {
+        if needed != data.len() {
             return Err(PackError::Bytes { rows, columns, needed, given: data.len() });
         }
-        let integers_stride = columns / 32 * layout.group_bytes() / 64;
-        let scales_stride = (columns / layout.block_values() * layout.scale_block_bytes()).div_ceil(64);
-        let count = rows.div_ceil(PANEL_ROWS);
-        let mut integers = Lines::zeroed(integers_stride * count);
-        let mut scales = Lines::zeroed(scales_stride * count);
+        let Shape { layout, integers_stride, scales_stride, .. } = shape;
+        let mut integers = Lines::zeroed(integers_stride * shape.count());
+        let mut scales = Lines::zeroed(scales_stride * shape.count());
         let (integer_parts, scale_parts) = (SharedSlice::new(&mut integers), SharedSlice::new(&mut scales));
         let row_bytes = columns / block * format.block_bytes();
-        pool.run(count, &|panel, _| {
+        pool.run(shape.count(), &|panel, _| {
             // SAFETY: each task takes its own panel's lines.
             let (integers, scales) = unsafe {
                 (
-                    integer_parts.part(panel * integers_stride, integers_stride).as_flattened_bytes(),
-                    scale_parts.part(panel * scales_stride, scales_stride).as_flattened_bytes(),
+                    as_bytes_mut(integer_parts.part(panel * integers_stride, integers_stride)),
+                    as_bytes_mut(scale_parts.part(panel * scales_stride, scales_stride)),
                 )
             };
             let first = panel * PANEL_ROWS;
             let mut quants = Quants::default();
-            for row in first..rows.min(first + PANEL_ROWS) {
-                let bytes = &data[row * row_bytes..(row + 1) * row_bytes];
-                for (index, source) in bytes.chunks_exact(format.block_bytes()).enumerate() {
-                    format.quants(source, &mut quants);
-                    let lane = row - first;
-                    let from = index * block / 32 * layout.group_bytes();
-                    put_integers(&layout, &quants.q[..block], lane, &mut integers[from..]);
-                    let from = index * layout.scale_block_bytes();
+            // Rows that do not exist stay zeros.
+            let mut codes: Codes = [[0; BLOCK_VALUES_MAX]; PANEL_ROWS];
+            for index in 0..columns / block {
+                let from = index * layout.scale_block_bytes();
+                for (lane, codes) in codes.iter_mut().enumerate().take(rows - first) {
+                    let at = (first + lane) * row_bytes + index * format.block_bytes();
+                    format.quants(&data[at..at + format.block_bytes()], &mut quants);
+                    codes.copy_from_slice(&quants.q);
                     put_scales(&layout, &quants, lane, &mut scales[from..]);
                 }
+                let from = index * block / 32 * layout.group_bytes();
+                let groups = integers[from..].chunks_exact_mut(layout.group_bytes()).take(block / 32);
+                groups.enumerate().for_each(|(group, to)| put_group(&layout, &codes, group, to));
             }
         });
-        let codebook = format.integer().and_then(|i| i.codebook);
-        Ok(Panels { rows, columns, layout, codebook, integers, scales, integers_stride, scales_stride })
+        Ok(shape.with(SharedLines::Owned(integers), SharedLines::Owned(scales)))
     }
 }
 
-/// Lines as bytes.
-trait AsBytes {
-    fn as_flattened_bytes(&mut self) -> &mut [u8];
-}
+/// The codes of one block of every row of a panel.
+type Codes = [[u8; BLOCK_VALUES_MAX]; PANEL_ROWS];
 
-impl AsBytes for [Line] {
-    fn as_flattened_bytes(&mut self) -> &mut [u8] {
-        // SAFETY: a `Line` is 64 bytes without padding, and any bytes are a `Line`.
-        unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr().cast(), size_of_val(self)) }
+/// Writes 32 codes of every row. Value `k` of the group belongs to vector `k / 4`, byte `4 · row + k % 4`;
+/// so a row's part of a vector is a word, and all below are operations on 16 words at once.
+fn put_group(layout: &Layout, codes: &Codes, group: usize, to: &mut [u8]) {
+    let mut vectors = [[0u32; PANEL_ROWS]; 8];
+    for (row, codes) in codes.iter().enumerate() {
+        let quads = codes[group * 32..][..32].as_chunks::<4>().0;
+        for (vector, quad) in vectors.iter_mut().zip(quads) {
+            vector[row] = u32::from_le_bytes(*quad);
+        }
     }
-}
-
-/// Writes one row's block of integers into its lane of the panel. Value `k` of a group belongs to
-/// vector `k / 4` of the group, byte `4 · lane + k % 4`.
-fn put_integers(layout: &Layout, q: &[u8], lane: usize, to: &mut [u8]) {
-    for (group, q) in q.chunks_exact(32).enumerate() {
-        let to = &mut to[group * layout.group_bytes()..][..layout.group_bytes()];
-        for (k, &q) in q.iter().enumerate() {
-            let (vector, byte) = (k / 4, 4 * lane + k % 4);
-            if layout.bits == 8 {
-                to[vector * 64 + byte] = q;
-                continue;
-            }
-            to[vector / 2 * 64 + byte] |= (q & 15) << (4 * (vector % 2));
-            let high = q >> 4;
-            let planes = &mut to[256..];
-            match layout.bits {
-                5 => planes[vector * 8 + byte / 8] |= (high & 1) << (byte % 8),
-                6 => planes[vector / 4 * 64 + byte] |= (high & 3) << (2 * (vector % 4)),
-                _ => {}
+    if layout.bits == 8 {
+        to.chunks_exact_mut(LINE_BYTES).zip(&vectors).for_each(|(line, vector)| put_line(line, vector));
+        return;
+    }
+    let (nibbles, planes) = to.split_at_mut(4 * LINE_BYTES);
+    for (line, [even, odd]) in nibbles.chunks_exact_mut(LINE_BYTES).zip(vectors.as_chunks().0) {
+        let nibbles = |row: usize| even[row] & 0x0F0F_0F0F | (odd[row] & 0x0F0F_0F0F) << 4;
+        put_line(line, &std::array::from_fn(nibbles));
+    }
+    match layout.bits {
+        5 => {
+            for (plane, vector) in planes.chunks_exact_mut(8).zip(&vectors) {
+                let bits = vector.iter().rev().fold(0u64, |bits, word| {
+                    let spread = word >> 4 & 0x0101_0101;
+                    bits << 4 | u64::from((spread | spread >> 7 | spread >> 14 | spread >> 21) & 15)
+                });
+                plane.copy_from_slice(&bits.to_le_bytes());
             }
         }
+        6 => {
+            for (plane, [a, b, c, d]) in planes.chunks_exact_mut(LINE_BYTES).zip(vectors.as_chunks().0) {
+                let pairs = |word: u32| word >> 4 & 0x0303_0303;
+                let all =
+                    |row: usize| pairs(a[row]) | pairs(b[row]) << 2 | pairs(c[row]) << 4 | pairs(d[row]) << 6;
+                put_line(plane, &std::array::from_fn(all));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn put_line(line: &mut [u8], words: &[u32; PANEL_ROWS]) {
+    for (bytes, word) in line.chunks_exact_mut(4).zip(words) {
+        bytes.copy_from_slice(&word.to_le_bytes());
     }
 }
 

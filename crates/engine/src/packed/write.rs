@@ -1,0 +1,84 @@
+//! Writing a packed file while the model is being loaded: [`Writer`].
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use kernels::checksum::checksum;
+use kernels::mapped::Mapped;
+use kernels::panels::Panels;
+use kernels::pool::Pool;
+
+use super::error::{PackedError, io_error};
+use super::folder::Temporary;
+use super::format::{HEADER_BYTES, Matrix, encode_table, header};
+use super::source::Digest;
+use super::{PanelSource, PanelsError};
+use crate::gguf::{Gguf, Tensor};
+
+/// Packs matrices one by one into a temporary file and gives them back as parts of it, mapped: no more
+/// than one is ever in memory of this process's own.
+pub(super) struct Writer<'a> {
+    temporary: Temporary,
+    gguf: &'a Gguf,
+    pool: &'a Pool,
+    matrices: RefCell<Vec<Matrix>>,
+}
+
+impl<'a> Writer<'a> {
+    /// Begins a file.
+    pub(super) fn new(temporary: Temporary, gguf: &'a Gguf, pool: &'a Pool) -> Result<Self, PackedError> {
+        let writer = Writer { temporary, gguf, pool, matrices: RefCell::default() };
+        writer.append(&[0; HEADER_BYTES])?;
+        Ok(writer)
+    }
+
+    /// Ends the file and gives it its place: from now on others find it.
+    pub(super) fn finish(self, source: &Digest, path: &Path) -> Result<File, PackedError> {
+        let table = encode_table(&self.matrices.borrow());
+        self.append(&table)?;
+        let mut file: &File = &self.temporary.file;
+        let header = header(source, &table, self.end());
+        let written = file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&header));
+        written.map_err(io_error("write", &self.temporary.path))?;
+        self.temporary.publish(path)
+    }
+
+    fn append(&self, bytes: &[u8]) -> Result<(), PackedError> {
+        let mut file: &File = &self.temporary.file;
+        file.write_all(bytes).map_err(io_error("write", &self.temporary.path))
+    }
+
+    /// Where the next matrix goes.
+    fn end(&self) -> u64 {
+        self.matrices.borrow().last().map_or(HEADER_BYTES as u64, |last| last.start + last.bytes)
+    }
+}
+
+impl PanelSource for Writer<'_> {
+    fn panels(&self, tensor: &Tensor, data: &[u8]) -> Result<Panels, PanelsError> {
+        let (format, shape) = (tensor.format(), (tensor.rows(), tensor.columns()));
+        let packed = Panels::pack(format, data, shape, self.pool)?;
+        self.gguf.mapped().release_pages();
+        let start = self.end();
+        for part in packed.parts() {
+            self.append(part)?;
+        }
+        let bytes = packed.bytes();
+        let map = Mapped::part_of_file(&self.temporary.file, start, bytes);
+        let map = map.map_err(io_error("map", &self.temporary.path))?;
+        self.matrices.borrow_mut().push(Matrix {
+            name: tensor.name().to_owned(),
+            ggml_type: format.ggml_type(),
+            rows: shape.0 as u64,
+            columns: shape.1 as u64,
+            start,
+            bytes: bytes as u64,
+            checksum: checksum(map.bytes(), self.pool),
+        });
+        Panels::of_file(format, shape, &Arc::new(map), 0)
+            .map_err(|error| PackedError::Panels { name: tensor.name().to_owned(), error }.into())
+    }
+}
