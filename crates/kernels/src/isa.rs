@@ -4,12 +4,16 @@ use crate::activations::ActivationsWriter;
 use crate::attention::{AttentionScratch, AttentionShape, HeadCache, KvSlot, QueryRows};
 use crate::panels::encoding::{Constants, Encoding, with_encodings};
 use crate::panels::tile::{TileCall, tile};
+use crate::panels::unpacked::{self, ColumnsCall};
 use crate::simd::scalar::Scalar;
 use crate::vector::FloatRow;
 use crate::{attention, vector};
 
 /// Tiles of one encoding, by columns: 1, 2, 4, 8.
 pub(crate) type Tiles = [unsafe fn(&TileCall); 4];
+
+/// Many columns of one encoding.
+pub(crate) type ManyColumns = unsafe fn(&ColumnsCall);
 
 /// Values, (shift, factor), output.
 type ExpShifted = unsafe fn(&[f32], (f32, f32), &mut [f32]) -> f64;
@@ -23,6 +27,8 @@ type Attend = unsafe fn(&AttentionShape, &HeadCache, &QueryRows, AttendOutput);
 pub(crate) struct Kernels {
     pub tiles: &'static [Tiles],
     pub columns_max: usize,
+    /// Instead of tiles where there are many columns, if the set has it; by encoding.
+    pub many_columns: Option<&'static [ManyColumns]>,
     pub quantize: unsafe fn(&ActivationsWriter, usize, &[f32]),
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub rms_norm_in_place: unsafe fn(&mut [f32], &[f32], f32),
@@ -48,6 +54,12 @@ macro_rules! tiles {
     ]};
 }
 
+macro_rules! many_columns {
+    (($entry:ident) $([$b:tt $h:tt $s:tt $m:tt $c:tt $z:tt])*) => {
+        &[$( $entry::<Encoding<$b, $h, $s, $m, $c, $z>> ),*]
+    };
+}
+
 // SAFETY: each function enables the features that its `Simd` needs and hands its arguments on: its
 // contract is that of the generic function it calls.
 /// Instantiates every kernel for one instruction set, its features enabled.
@@ -60,6 +72,10 @@ macro_rules! instantiate {
             $(#[target_feature(enable = $feature)])*
             unsafe fn panel_tile<E: Constants, const C: usize>(call: &TileCall) {
                 unsafe { tile::<$simd, E, C>(call) }
+            }
+            $(#[target_feature(enable = $feature)])*
+            unsafe fn panel_columns<E: Constants>(call: &ColumnsCall) {
+                unsafe { unpacked::columns::<$simd, E>(call) }
             }
             $(#[target_feature(enable = $feature)])*
             unsafe fn quantize(to: &ActivationsWriter, column: usize, from: &[f32]) {
@@ -121,6 +137,11 @@ macro_rules! instantiate {
             pub(super) static KERNELS: Kernels = Kernels {
                 tiles: with_encodings!(tiles(panel_tile)),
                 columns_max: <$simd as Simd>::COLUMNS_MAX,
+                many_columns: if <$simd as Simd>::UNPACKS {
+                    Some(with_encodings!(many_columns(panel_columns)))
+                } else {
+                    None
+                },
                 quantize,
                 rms_norm,
                 rms_norm_in_place,
@@ -141,7 +162,9 @@ macro_rules! instantiate {
 
 instantiate!(scalar, Scalar);
 #[cfg(target_arch = "x86_64")]
-instantiate!(avx2, crate::simd::avx2::Avx2, "avx2", "fma", "f16c");
+instantiate!(avx2, crate::simd::avx2::Avx2<false>, "avx2", "fma", "f16c");
+#[cfg(target_arch = "x86_64")]
+instantiate!(avxvnni, crate::simd::avx2::Avx2<true>, "avxvnni", "avx2", "fma", "f16c");
 #[cfg(target_arch = "x86_64")]
 instantiate!(
     avx512,
@@ -174,6 +197,8 @@ static REGISTRY: &[Entry] = &[
     #[cfg(target_arch = "x86_64")]
     Entry { name: "avx512", label: "avx512vnni", available: has_avx512, kernels: &avx512::KERNELS },
     #[cfg(target_arch = "x86_64")]
+    Entry { name: "avxvnni", label: "avxvnni", available: has_avxvnni, kernels: &avxvnni::KERNELS },
+    #[cfg(target_arch = "x86_64")]
     Entry { name: "avx2", label: "avx2", available: has_avx2, kernels: &avx2::KERNELS },
     Entry { name: "scalar", label: "scalar", available: || true, kernels: &scalar::KERNELS },
 ];
@@ -186,6 +211,11 @@ fn has_avx512() -> bool {
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vnni")
         && has_avx2()
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avxvnni() -> bool {
+    is_x86_feature_detected!("avxvnni") && has_avx2()
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -213,7 +243,7 @@ impl Isa {
         REGISTRY.iter().filter(|entry| (entry.available)()).map(|entry| Isa { entry })
     }
 
-    /// The one called `name` (`scalar`, `avx2`, `avx512`).
+    /// The one called `name` (`scalar`, `avx2`, `avxvnni`, `avx512`).
     ///
     /// # Errors
     /// If there are no kernels of that name or the CPU lacks the instructions.

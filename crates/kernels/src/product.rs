@@ -4,6 +4,7 @@ use crate::activations::{Activations, GROUP};
 use crate::formats::Format;
 use crate::isa::Isa;
 use crate::panels::tile::TileCall;
+use crate::panels::unpacked::{ColumnsCall, TILE_COLUMNS};
 use crate::panels::{PANEL_ROWS, Panels};
 use crate::pool::{Pool, SharedSlice};
 use crate::vector::FloatRow;
@@ -233,22 +234,32 @@ impl Part<'_> {
         let (integers, scales) = panels.panel(panel);
         let end = self.first_column + self.count;
         let mut column = self.first_column;
+        let call = |column: usize| TileCall {
+            integers,
+            scales,
+            codebook: panels.codebook(),
+            groups: panels.columns() / GROUP,
+            input: self.input.quantized.tile(column),
+            output: self.output(column, panel * PANEL_ROWS),
+            output_stride: self.stride,
+            rows,
+        };
+        if let Some(many) = isa.kernels().many_columns
+            && self.count >= TILE_COLUMNS
+        {
+            let tiles = self.count / TILE_COLUMNS;
+            let activations = &self.input.quantized;
+            let all = ColumnsCall { first: call(column), activations, column, tiles };
+            // SAFETY: as below.
+            unsafe { many[panels.layout().index()](&all) };
+            column += tiles * TILE_COLUMNS;
+        }
         while column < end {
             let widest = self.input.quantized.tile_columns(column).min(isa.kernels().columns_max);
             let width = (end - column).min(widest).ilog2().min(3);
-            let call = TileCall {
-                integers,
-                scales,
-                codebook: panels.codebook(),
-                groups: panels.columns() / GROUP,
-                input: self.input.quantized.tile(column),
-                output: self.output(column, panel * PANEL_ROWS),
-                output_stride: self.stride,
-                rows,
-            };
             // SAFETY: the CPU has the set; `multiply` proved the bounds of all columns, and no two
             // tasks share a panel and a column.
-            unsafe { tiles[width as usize](&call) };
+            unsafe { tiles[width as usize](&call(column)) };
             column += 1 << width;
         }
     }
