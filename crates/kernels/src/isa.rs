@@ -5,6 +5,8 @@ use crate::attention::{AttentionScratch, AttentionShape, HeadCache, KvSlot, Quer
 use crate::panels::encoding::{Constants, Encoding, with_encodings};
 use crate::panels::tile::{TileCall, tile};
 use crate::panels::unpacked::{self, ColumnsCall};
+#[cfg(target_arch = "aarch64")]
+use crate::simd::neon::{BASELINE, DOTPROD, I8MM, Neon};
 use crate::simd::scalar::Scalar;
 use crate::vector::FloatRow;
 use crate::{attention, vector};
@@ -179,6 +181,13 @@ instantiate!(
     "f16c"
 );
 
+#[cfg(target_arch = "aarch64")]
+instantiate!(neon, Neon<BASELINE>, "neon");
+#[cfg(target_arch = "aarch64")]
+instantiate!(neon_dotprod, Neon<DOTPROD>, "neon", "dotprod");
+#[cfg(target_arch = "aarch64")]
+instantiate!(neon_i8mm, Neon<I8MM>, "neon", "dotprod", "i8mm");
+
 /// An instruction set that this CPU has: a capability, got from detection.
 #[derive(Clone, Copy)]
 pub struct Isa {
@@ -200,6 +209,18 @@ static REGISTRY: &[Entry] = &[
     Entry { name: "avxvnni", label: "avxvnni", available: has_avxvnni, kernels: &avxvnni::KERNELS },
     #[cfg(target_arch = "x86_64")]
     Entry { name: "avx2", label: "avx2", available: has_avx2, kernels: &avx2::KERNELS },
+    #[cfg(target_arch = "aarch64")]
+    Entry { name: "neon_i8mm", label: "neon_i8mm", available: has_i8mm, kernels: &neon_i8mm::KERNELS },
+    #[cfg(target_arch = "aarch64")]
+    Entry {
+        name: "neon_dotprod",
+        label: "neon_dotprod",
+        available: has_dotprod,
+        kernels: &neon_dotprod::KERNELS,
+    },
+    // Part of AArch64, as Rust's targets have it.
+    #[cfg(target_arch = "aarch64")]
+    Entry { name: "neon", label: "neon", available: || true, kernels: &neon::KERNELS },
     Entry { name: "scalar", label: "scalar", available: || true, kernels: &scalar::KERNELS },
 ];
 
@@ -223,6 +244,16 @@ fn has_avx2() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
+#[cfg(target_arch = "aarch64")]
+fn has_i8mm() -> bool {
+    std::arch::is_aarch64_feature_detected!("i8mm") && has_dotprod()
+}
+
+#[cfg(target_arch = "aarch64")]
+fn has_dotprod() -> bool {
+    std::arch::is_aarch64_feature_detected!("dotprod")
+}
+
 /// An instruction set by a name that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("instruction set `{name}` {why}; this CPU has: {available}")]
@@ -243,7 +274,7 @@ impl Isa {
         REGISTRY.iter().filter(|entry| (entry.available)()).map(|entry| Isa { entry })
     }
 
-    /// The one called `name` (`scalar`, `avx2`, `avxvnni`, `avx512`).
+    /// The one called `name` (`scalar`; `avx2`, `avxvnni`, `avx512`; `neon`, `neon_dotprod`, `neon_i8mm`).
     ///
     /// # Errors
     /// If there are no kernels of that name or the CPU lacks the instructions.

@@ -250,7 +250,10 @@ pub(crate) unsafe fn dot_loop<S: Simd>(rounds: u64) -> i32 {
         let mut chains = [S::i_splat(0); DOT_CHAINS as usize];
         for _ in 0..rounds {
             for chain in &mut chains {
-                *chain = S::dot16::<4>(*chain, [weights; 4], x.as_ptr());
+                // Sets that put the step together from several instructions must do all of them each time:
+                // the same operands would let the compiler compute most of it once, before the loop.
+                let x = if S::CENTERED { std::hint::black_box(x.as_ptr()) } else { x.as_ptr() };
+                *chain = S::dot16::<4>(*chain, [weights; 4], x);
             }
         }
         let total = chains.into_iter().fold(S::splat(0.0), |sum, chain| S::add(sum, S::i_to_f(chain)));

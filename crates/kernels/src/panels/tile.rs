@@ -127,7 +127,7 @@ pub(crate) unsafe fn tile<S: Simd, E: Constants, const C: usize>(call: &TileCall
                 scales = scales.add(if E::MIN { 64 } else { 32 });
                 let both = Scales::<S> { scale: [d, d], min: [dmin, dmin] };
                 let packed = Packed { integers, table, encoding: PhantomData::<E> };
-                    group::<S, E, _, C>(packed, &both, &input, &mut sums);
+                group::<S, E, _, C>(packed, &both, &input, &mut sums);
                 integers = integers.add(64 * E::BITS as usize);
                 input.advance();
             }
@@ -141,7 +141,11 @@ pub(crate) unsafe fn tile<S: Simd, E: Constants, const C: usize>(call: &TileCall
 /// # Safety
 /// The instruction set is there, and `from` points to the group's bytes.
 #[inline(always)]
-pub(super) unsafe fn super_scales<S: Simd, E: Constants>(d: S::F, dmin: S::F, from: *const u8) -> (S::F, S::F) {
+pub(super) unsafe fn super_scales<S: Simd, E: Constants>(
+    d: S::F,
+    dmin: S::F,
+    from: *const u8,
+) -> (S::F, S::F) {
     // SAFETY: as the caller vouches.
     unsafe {
         let scale = S::mul(d, S::load_i8(from.cast()));
@@ -309,7 +313,10 @@ unsafe fn dot<S: Simd, E: Constants>(acc: S::I, w: [S::B; 4], x: *const i8) -> S
 /// # Safety
 /// The instruction set is there, and a whole group at `integers`.
 #[inline(always)]
-pub(super) unsafe fn weights<S: Simd, E: Constants, const V: usize>(integers: *const u8, table: S::B) -> S::B {
+pub(super) unsafe fn weights<S: Simd, E: Constants, const V: usize>(
+    integers: *const u8,
+    table: S::B,
+) -> S::B {
     // SAFETY: as the caller vouches.
     unsafe {
         if E::BITS == 8 {

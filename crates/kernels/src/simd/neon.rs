@@ -47,15 +47,6 @@ macro_rules! quarters {
     };
 }
 
-/// The sixteen 8-bit values at `from`, widened to 16 bits and on to floats.
-macro_rules! load_bytes {
-    ($load:ident, $low:ident, $high:ident, $widen:ident, $narrow:ident, $top:ident, $float:ident, $from:expr) => {{
-        let bytes = $load($from);
-        let (low, high) = ($widen($narrow(bytes)), $top(bytes));
-        [$float($low(low)), $float($high(low)), $float($low(high)), $float($high(high))]
-    }};
-}
-
 // SAFETY: each method uses only the named instruction sets, and pointers as the trait says.
 #[allow(clippy::undocumented_unsafe_blocks)] // one-line wrappers under the impl's argument
 unsafe impl<const DOTS: u32> Simd for Neon<DOTS> {
@@ -167,7 +158,8 @@ unsafe impl<const DOTS: u32> Simd for Neon<DOTS> {
     unsafe fn largest(a: F) -> f32 {
         unsafe {
             let larger = |x: f32, y: f32| if x > y { x } else { y };
-            let low = [vbslq_f32(vcgtq_f32(a[0], a[2]), a[0], a[2]), vbslq_f32(vcgtq_f32(a[1], a[3]), a[1], a[3])];
+            let low =
+                [vbslq_f32(vcgtq_f32(a[0], a[2]), a[0], a[2]), vbslq_f32(vcgtq_f32(a[1], a[3]), a[1], a[3])];
             let four = vbslq_f32(vcgtq_f32(low[0], low[1]), low[0], low[1]);
             let (low, high) = (vget_low_f32(four), vget_high_f32(four));
             let two = vbsl_f32(vcgt_f32(low, high), low, high);
@@ -328,11 +320,28 @@ unsafe fn dot4<const DOTS: u32, const BITS: u32, const LANE: usize>(
 unsafe fn products16<const BITS: u32>(w: [uint8x16_t; 4], x: *const i8) -> int32x4_t {
     // SAFETY: NEON is part of AArch64; the caller vouches for `x`.
     unsafe {
-        let (w, x) = (
-            quarters!(v => if BITS == 8 { centered(w[v]) } else { vreinterpretq_s8_u8(w[v]) }),
-            quarters!(v => vreinterpretq_s8_s32(vld1q_dup_s32_unaligned(x.add(4 * v)))),
-        );
-        let low = |v: usize| (vget_low_s8(w[v]), vget_low_s8(x[v]));
-        todo!()
+        let x = vreinterpretq_s32_s8(vld1q_s8(x));
+        let x = [
+            vreinterpretq_s8_s32(vdupq_laneq_s32::<0>(x)),
+            vreinterpretq_s8_s32(vdupq_laneq_s32::<1>(x)),
+            vreinterpretq_s8_s32(vdupq_laneq_s32::<2>(x)),
+            vreinterpretq_s8_s32(vdupq_laneq_s32::<3>(x)),
+        ];
+        let w = quarters!(v => if BITS == 8 { centered(w[v]) } else { vreinterpretq_s8_u8(w[v]) });
+        // Of two rows each: four sums of 16 bits per row.
+        let low =
+            vmlal_s8(vmull_s8(vget_low_s8(w[0]), vget_low_s8(x[0])), vget_low_s8(w[1]), vget_low_s8(x[1]));
+        let high = vmlal_high_s8(vmull_high_s8(w[0], x[0]), w[1], x[1]);
+        if BITS <= 6 {
+            let low = vmlal_s8(low, vget_low_s8(w[2]), vget_low_s8(x[2]));
+            let low = vmlal_s8(low, vget_low_s8(w[3]), vget_low_s8(x[3]));
+            let high = vmlal_high_s8(vmlal_high_s8(high, w[2], x[2]), w[3], x[3]);
+            return vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high));
+        }
+        let rest =
+            vmlal_s8(vmull_s8(vget_low_s8(w[2]), vget_low_s8(x[2])), vget_low_s8(w[3]), vget_low_s8(x[3]));
+        let low = vpadalq_s16(vpaddlq_s16(low), rest);
+        let rest = vmlal_high_s8(vmull_high_s8(w[2], x[2]), w[3], x[3]);
+        vpaddq_s32(low, vpadalq_s16(vpaddlq_s16(high), rest))
     }
 }
