@@ -4,6 +4,7 @@ pub mod decoder;
 pub mod gguf;
 pub mod model;
 pub mod models;
+mod recycle;
 pub mod sampling;
 pub mod scheduler;
 pub mod score;

@@ -1,7 +1,9 @@
 //! Which instruction sets there are, which this CPU has, and the kernels of each: [`Isa`], [`Kernels`].
 
+use std::ops::Range;
+
 use crate::activations::ActivationsWriter;
-use crate::attention::{AttentionScratch, AttentionShape, HeadCache, KvSlot, QueryRows};
+use crate::attention::{KvSlot, Task, ThreadScratch};
 use crate::panels::encoding::{Constants, Encoding, with_encodings};
 use crate::panels::tile::{TileCall, tile};
 use crate::panels::unpacked::{self, ColumnsCall};
@@ -19,10 +21,10 @@ pub(crate) type ManyColumns = unsafe fn(&ColumnsCall);
 
 /// Values, (shift, factor), output.
 type ExpShifted = unsafe fn(&[f32], (f32, f32), &mut [f32]) -> f64;
-/// Where attention writes, and its buffers.
-type AttendOutput<'a> = (*mut f32, &'a mut AttentionScratch);
-/// Attention of one task: shape, cache, rows, and where the output goes.
-type Attend = unsafe fn(&AttentionShape, &HeadCache, &QueryRows, AttendOutput);
+/// Attention of one task over some chunks; room for each one's result, or none.
+type Attend = unsafe fn(&Task, Range<usize>, Option<&mut [f32]>, &mut ThreadScratch);
+/// The output of one task's attention, from the chunks' results if they were kept.
+type FinishAttention = unsafe fn(&Task, Option<&mut [f32]>, *mut f32, &mut ThreadScratch);
 
 /// All kernels for one instruction set. Calling one needs a CPU that has the set: only
 /// [`Isa::detect`] and [`Isa::named`] hand tables out, and only of sets that are there.
@@ -34,8 +36,8 @@ pub(crate) struct Kernels {
     pub quantize: unsafe fn(&ActivationsWriter, usize, &[f32]),
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub rms_norm_in_place: unsafe fn(&mut [f32], &[f32], f32),
-    pub silu_mul: unsafe fn(&mut [f32], &[f32]),
-    pub gelu_mul: unsafe fn(&mut [f32], &[f32]),
+    pub silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
+    pub gelu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
     pub add_scaled: unsafe fn(&mut [f32], f32, &[f32]),
     pub soft_cap: unsafe fn(&mut [f32], f32),
     pub highest: unsafe fn(&[f32]) -> f32,
@@ -43,6 +45,7 @@ pub(crate) struct Kernels {
     pub dot_loop: unsafe fn(u64) -> i32,
     pub float_row: unsafe fn(&[f32], &FloatRow),
     pub attend: Attend,
+    pub finish_attention: FinishAttention,
     pub store_kv: unsafe fn(&KvSlot, &[f32], &[f32]),
 }
 
@@ -92,12 +95,12 @@ macro_rules! instantiate {
                 unsafe { vector::rms_norm_in_place::<$simd>(x, weight, epsilon) }
             }
             $(#[target_feature(enable = $feature)])*
-            unsafe fn silu_mul(gate: &mut [f32], up: &[f32]) {
-                unsafe { vector::silu_mul::<$simd>(gate, up) }
+            unsafe fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+                unsafe { vector::silu_mul::<$simd>(gate, up, out) }
             }
             $(#[target_feature(enable = $feature)])*
-            unsafe fn gelu_mul(gate: &mut [f32], up: &[f32]) {
-                unsafe { vector::gelu_mul::<$simd>(gate, up) }
+            unsafe fn gelu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+                unsafe { vector::gelu_mul::<$simd>(gate, up, out) }
             }
             $(#[target_feature(enable = $feature)])*
             unsafe fn add_scaled(x: &mut [f32], factor: f32, y: &[f32]) {
@@ -125,12 +128,21 @@ macro_rules! instantiate {
             }
             $(#[target_feature(enable = $feature)])*
             unsafe fn attend(
-                shape: &AttentionShape,
-                cache: &HeadCache,
-                rows: &QueryRows,
-                to: (*mut f32, &mut AttentionScratch),
+                task: &Task,
+                chunks: Range<usize>,
+                results: Option<&mut [f32]>,
+                scratch: &mut ThreadScratch,
             ) {
-                unsafe { attention::attend::<$simd>(shape, cache, rows, to) }
+                unsafe { attention::attend::<$simd>(task, chunks, results, scratch) }
+            }
+            $(#[target_feature(enable = $feature)])*
+            unsafe fn finish_attention(
+                task: &Task,
+                results: Option<&mut [f32]>,
+                output: *mut f32,
+                scratch: &mut ThreadScratch,
+            ) {
+                unsafe { attention::finish::<$simd>(task, results, output, scratch) }
             }
             $(#[target_feature(enable = $feature)])*
             unsafe fn store_kv(to: &KvSlot, key: &[f32], value: &[f32]) {
@@ -156,6 +168,7 @@ macro_rules! instantiate {
                 dot_loop,
                 float_row,
                 attend,
+                finish_attention,
                 store_kv,
             };
         }
@@ -322,16 +335,16 @@ impl Isa {
         unsafe { (self.kernels().rms_norm_in_place)(x, weight, epsilon) }
     }
 
-    /// gate = silu(gate) · up. Slices have one length.
-    pub fn silu_mul(self, gate: &mut [f32], up: &[f32]) {
+    /// out = silu(gate) · up. Slices have one length.
+    pub fn silu_mul(self, gate: &[f32], up: &[f32], out: &mut [f32]) {
         // SAFETY: as above.
-        unsafe { (self.kernels().silu_mul)(gate, up) }
+        unsafe { (self.kernels().silu_mul)(gate, up, out) }
     }
 
-    /// gate = gelu(gate) · up (tanh form). Slices have one length.
-    pub fn gelu_mul(self, gate: &mut [f32], up: &[f32]) {
+    /// out = gelu(gate) · up (tanh form). Slices have one length.
+    pub fn gelu_mul(self, gate: &[f32], up: &[f32], out: &mut [f32]) {
         // SAFETY: as above.
-        unsafe { (self.kernels().gelu_mul)(gate, up) }
+        unsafe { (self.kernels().gelu_mul)(gate, up, out) }
     }
 
     /// x = x + factor · y. Slices have one length.

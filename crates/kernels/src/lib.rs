@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 mod activations;
+mod ahead;
 pub mod attention;
 pub mod formats;
 pub mod isa;

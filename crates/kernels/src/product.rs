@@ -1,6 +1,9 @@
 //! Matrix products over the pool: weights times a batch of columns.
 
+use std::cell::RefCell;
+
 use crate::activations::{Activations, GROUP};
+use crate::ahead::Ahead;
 use crate::formats::Format;
 use crate::isa::Isa;
 use crate::panels::tile::TileCall;
@@ -65,13 +68,15 @@ impl Weights<'_> {
     }
 }
 
-/// The right-hand side of a product: a batch of columns, as floats and, if asked, quantized.
+/// The right-hand side of a product: a batch of columns, as floats, quantized, or both.
 #[derive(Debug, Default)]
 pub struct Columns {
     inner: usize,
     count: usize,
-    float: Vec<f32>, // [column][inner]
+    /// `[column][inner]`; where only quantized columns are read, a row per thread to write them in.
+    float: Vec<f32>,
     quantized: Activations,
+    has_floats: bool,
     is_quantized: bool,
 }
 
@@ -87,6 +92,8 @@ pub struct ColumnsShape {
     pub count: usize,
     /// Whether integer products will read them.
     pub quantize: bool,
+    /// Whether float products will read them. Writing floats that nobody reads costs memory traffic.
+    pub floats: bool,
 }
 
 impl Columns {
@@ -103,10 +110,12 @@ impl Columns {
         state: &mut [f32],
         body: &FillColumn,
     ) {
-        let ColumnsShape { inner, count, quantize } = shape;
-        (self.inner, self.count, self.is_quantized) = (inner, count, quantize);
-        if self.float.len() < inner * count {
-            self.float.resize(inner * count, 0.0);
+        let ColumnsShape { inner, count, quantize, floats } = shape;
+        (self.inner, self.count) = (inner, count);
+        (self.is_quantized, self.has_floats) = (quantize, floats);
+        let kept = if floats { count } else { pool.threads() };
+        if self.float.len() < inner * kept {
+            self.float.resize(inner * kept, 0.0);
         }
         if count == 0 {
             return;
@@ -119,11 +128,12 @@ impl Columns {
         let (rows, columns) = (SharedSlice::new(state), SharedSlice::new(&mut self.float));
         let writer = self.quantized.writer();
         let share = if count >= 4 * FILL_COLUMNS { FILL_COLUMNS } else { 1 };
-        pool.run(count.div_ceil(share), &|task, _| {
+        pool.run(count.div_ceil(share), &|task, thread| {
             for column in task * share..count.min((task + 1) * share) {
-                // SAFETY: every task takes its own rows and columns.
+                let to = if floats { column } else { thread };
+                // SAFETY: every task takes its own rows and columns, every thread its own buffer.
                 let (row, values) =
-                    unsafe { (rows.part(column * stride, stride), columns.part(column * inner, inner)) };
+                    unsafe { (rows.part(column * stride, stride), columns.part(to * inner, inner)) };
                 body(column, row, values);
                 if quantize {
                     // SAFETY: the CPU has the set; this column of the activations is the task's own.
@@ -134,7 +144,11 @@ impl Columns {
     }
 
     /// Column `column` as floats.
+    ///
+    /// # Panics
+    /// If floats were not asked for.
     pub fn float(&self, column: usize) -> &[f32] {
+        assert!(self.has_floats, "float products need float columns");
         &self.float[column * self.inner..(column + 1) * self.inner]
     }
 }
@@ -150,6 +164,23 @@ pub fn each_row(pool: &Pool, values: &mut [f32], stride: usize, body: &(dyn Fn(u
     pool.run(count, &|row, _| {
         // SAFETY: every task takes its own row.
         body(row, unsafe { rows.part(row * stride, stride) });
+    });
+}
+
+/// Says that a product of these weights will follow the next one, so that threads that have to wait in
+/// between can ask memory for them.
+pub fn announce(pool: &Pool, products: &[Weights]) {
+    let panels = products.iter().map(Weights::panels).sum();
+    pool.announce(panels, |first| {
+        let mut start = 0;
+        for weights in products {
+            let end = start + weights.panels();
+            if let (true, Weights::Panels(panels)) = (first < end, weights) {
+                return panels.ahead(first - start);
+            }
+            start = end;
+        }
+        Ahead::default()
     });
 }
 
@@ -196,6 +227,7 @@ fn check(weights: &Weights, input: &Columns) {
     match weights {
         Weights::Panels(_) => assert!(input.is_quantized, "integer products need quantized columns"),
         Weights::Float(float) => {
+            assert!(input.has_floats, "float products need float columns");
             let blocks = float.columns / float.format.block_values();
             assert!(float.data.len() == float.rows * blocks * float.format.block_bytes());
         }
@@ -266,20 +298,27 @@ impl Part<'_> {
 
     fn multiply_floats(&self, isa: Isa, float: &FloatRows, rows: std::ops::Range<usize>) {
         let row_bytes = float.data.len() / float.rows;
-        let mut values = vec![0f32; float.columns];
-        for row in rows {
-            float.format.dequantize(&float.data[row * row_bytes..(row + 1) * row_bytes], &mut values);
-            let call = FloatRow {
-                x: self.input.float(self.first_column).as_ptr(),
-                stride: float.columns,
-                columns: self.count,
-                output: self.output(self.first_column, row),
-                output_stride: self.stride,
-            };
-            // SAFETY: as above.
-            unsafe { (isa.kernels().float_row)(&values, &call) };
-        }
+        FLOAT_ROW.with_borrow_mut(|values| {
+            values.resize(float.columns, 0.0);
+            for row in rows {
+                float.format.dequantize(&float.data[row * row_bytes..(row + 1) * row_bytes], values);
+                let call = FloatRow {
+                    x: self.input.float(self.first_column).as_ptr(),
+                    stride: float.columns,
+                    columns: self.count,
+                    output: self.output(self.first_column, row),
+                    output_stride: self.stride,
+                };
+                // SAFETY: as above.
+                unsafe { (isa.kernels().float_row)(values, &call) };
+            }
+        });
     }
+}
+
+thread_local! {
+    /// The row of weights that a thread multiplies; kept, so that a product allocates nothing.
+    static FLOAT_ROW: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 #[cfg(test)]
@@ -337,7 +376,7 @@ mod tests {
 
     fn columns((isa, pool): (Isa, &Pool), x: &[f32], inner: usize, quantize: bool) -> Columns {
         let mut columns = Columns::default();
-        let shape = ColumnsShape { inner, count: x.len() / inner, quantize };
+        let shape = ColumnsShape { inner, count: x.len() / inner, quantize, floats: !quantize };
         columns.fill((isa, pool), shape, &mut x.to_vec(), &|_, row, values| values.copy_from_slice(row));
         columns
     }

@@ -73,6 +73,20 @@ fn render_says_what_is_wrong_with_its_input() {
 }
 
 #[test]
+fn bench_writes_after_the_context_asked_for() {
+    let home = Home::new();
+    let model = tiny("tiny-qwen2");
+    let short = ["bench", &model, "--threads", "1", "--repeat", "1", "--prompt-tokens", "8", "--json"];
+    let run = |more: &[&str]| home.run(&[&short, more].concat());
+    let deep = run(&["--context-tokens", "24", "--generate-tokens", "2", "--verify", "1,2"]).json();
+    assert_eq!((&deep["prompt"]["tokens"], &deep["decode"]["context_tokens"]), (&json!(8), &json!(24)));
+    assert_eq!(deep["verify"].as_array().unwrap().len(), 2);
+    run(&["--context-tokens", "7"]).assert_fails(2, "--context-tokens 7");
+    run(&["--context-tokens", "1000000"]).assert_fails(2, "exceed the model's context");
+    run(&["--verify", "513"]).assert_fails(2, "--verify 513");
+}
+
+#[test]
 fn inspect_tells_layers_tensors_and_memory() {
     let home = Home::new();
     let shown = home.run(&["inspect", &tiny("tiny-gemma3"), "--json", "--context", "64"]).json();

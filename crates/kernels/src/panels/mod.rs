@@ -12,6 +12,7 @@ mod pack;
 pub(crate) mod tile;
 pub(crate) mod unpacked;
 
+use crate::ahead::Ahead;
 use crate::formats::Format;
 use crate::lines::{LINE_BYTES, Lines};
 
@@ -67,6 +68,18 @@ impl Panels {
 
     pub(crate) fn codebook(&self) -> Option<&'static [u8; 16]> {
         self.codebook
+    }
+
+    /// Where the panels from `p` on lie.
+    pub(crate) fn ahead(&self, p: usize) -> Ahead {
+        let at = |lines: &Lines, stride: usize| {
+            (lines.as_ptr().wrapping_add(p * stride) as usize, stride * LINE_BYTES)
+        };
+        Ahead {
+            integers: at(&self.integers, self.integers_stride),
+            scales: at(&self.scales, self.scales_stride),
+            panels: self.count() - p,
+        }
     }
 
     /// Addresses of panel `p`'s integers and scales.

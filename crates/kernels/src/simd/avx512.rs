@@ -20,6 +20,7 @@ unsafe impl Simd for Avx512 {
     const COLUMNS_MAX: usize = 8;
     const UNPACKS: bool = false;
     const CENTERED: bool = false;
+    const ROW_VECTORS: usize = 4;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m512 {

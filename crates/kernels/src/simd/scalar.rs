@@ -30,6 +30,7 @@ unsafe impl Simd for Scalar {
     const COLUMNS_MAX: usize = 8;
     const UNPACKS: bool = false;
     const CENTERED: bool = false;
+    const ROW_VECTORS: usize = 1;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::F {
