@@ -1,6 +1,6 @@
 //! `cargo xtask arm`: the AArch64 build and its tests, on any other Linux machine. Cross-compiles the
 //! program, then runs the tests of the kernels and the engine under qemu's user emulation, on a
-//! processor without dot products and on one with everything.
+//! processor without dot products and on one with everything, and looks which kernels were picked.
 
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
@@ -32,6 +32,7 @@ fn run(arguments: &[String]) -> Result<(), String> {
     tools.cargo(&["build", "-p", "tandem"], None)?;
     for &(processor, isa) in PROCESSORS {
         println!("arm: testing on {processor}, whose best set is {isa}");
+        tools.check_detection(processor, isa)?;
         tools.cargo(&[&["test"], TESTED].concat(), Some(processor))?;
     }
     println!("arm: all passed, {} s", started.elapsed().as_secs());
@@ -73,6 +74,28 @@ impl Tools {
 
     /// Runs Cargo for the target; what it builds runs on `processor`.
     fn cargo(&self, arguments: &[&str], processor: Option<&str>) -> Result<(), String> {
+        let status = self.command(arguments, processor).status();
+        let status = status.map_err(|error| format!("arm: cannot start cargo: {error}"))?;
+        let on = processor.map(|processor| format!(" on {processor}")).unwrap_or_default();
+        let failed = || Err(format!("arm: `cargo {}` failed{on}", arguments.join(" ")));
+        if status.success() { Ok(()) } else { failed() }
+    }
+
+    /// Whether the program finds `isa` to be the best set on `processor`: it lists those it found, best
+    /// first, when asked for one that does not exist.
+    fn check_detection(&self, processor: &str, isa: &str) -> Result<(), String> {
+        let mut program = self.command(&["run", "-p", "tandem"], Some(processor));
+        let output = program.args(["--", "bench", "none"]).env("TANDEM_ISA", "none").output();
+        let output = output.map_err(|error| format!("arm: cannot start cargo: {error}"))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        if said.contains(&format!("this CPU has: {isa}, ")) {
+            return Ok(());
+        }
+        Err(format!("arm: {isa} is not the best set on {processor}: {}", said.trim()))
+    }
+
+    /// Cargo for the target; what it builds runs on `processor`.
+    fn command(&self, arguments: &[&str], processor: Option<&str>) -> Process {
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
         let mut process = Process::new(cargo);
         process.args(arguments).args(["--locked", "--target", TARGET]).current_dir(crate::root());
@@ -81,13 +104,7 @@ impl Tools {
             let libraries = self.libraries.display();
             process.env(variable("RUNNER"), format!("{} -L {libraries} -cpu {processor}", self.emulator));
         }
-        let status = process.status().map_err(|error| format!("cannot start cargo: {error}"))?;
-        let on = processor.map(|processor| format!(" on {processor}")).unwrap_or_default();
-        if status.success() {
-            Ok(())
-        } else {
-            Err(format!("arm: `cargo {}` failed{on}", arguments.join(" ")))
-        }
+        process
     }
 }
 

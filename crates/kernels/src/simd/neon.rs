@@ -1,6 +1,7 @@
 //! NEON of AArch64, with and without its dot products: four 128-bit quarters, four rows of a panel each.
 //!
-//! The dot-product intrinsics are not stable in Rust yet, so they are one line of assembly each.
+//! Rust's intrinsics for dot products, prefetching and (before 1.94) f16 are not stable, so these are one line of
+//! assembly each.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -76,12 +77,12 @@ unsafe impl<const DOTS: u32> Simd for Neon<DOTS> {
     }
     #[inline(always)]
     unsafe fn load_f16(from: *const u16) -> F {
-        unsafe { quarters!(i => vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from.add(4 * i))))) }
+        unsafe { quarters!(i => from_f16(vld1_u16(from.add(4 * i)))) }
     }
     #[inline(always)]
     unsafe fn store_f16(to: *mut u16, x: F) {
         unsafe {
-            quarters!(i => vst1_u16(to.add(4 * i), vreinterpret_u16_f16(vcvt_f16_f32(x[i]))));
+            quarters!(i => vst1_u16(to.add(4 * i), to_f16(x[i])));
         }
     }
     #[inline(always)]
@@ -268,6 +269,42 @@ unsafe impl<const DOTS: u32> Simd for Neon<DOTS> {
             })
         }
     }
+}
+
+/// Four f16, as bits, as floats.
+///
+/// # Safety
+/// None beyond NEON.
+#[inline(always)]
+unsafe fn from_f16(bits: uint16x4_t) -> float32x4_t {
+    let floats: float32x4_t;
+    // SAFETY: the instruction is part of AArch64 and touches only its operands.
+    unsafe {
+        asm!(
+            "fcvtl {floats:v}.4s, {bits:v}.4h",
+            floats = out(vreg) floats, bits = in(vreg) bits,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    floats
+}
+
+/// Four floats as f16, rounded to nearest even.
+///
+/// # Safety
+/// None beyond NEON.
+#[inline(always)]
+unsafe fn to_f16(floats: float32x4_t) -> uint16x4_t {
+    let bits: uint16x4_t;
+    // SAFETY: as above.
+    unsafe {
+        asm!(
+            "fcvtn {bits:v}.4h, {floats:v}.4s",
+            bits = out(vreg) bits, floats = in(vreg) floats,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    bits
 }
 
 /// w − 128 as signed bytes.
