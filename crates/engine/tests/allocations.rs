@@ -36,7 +36,7 @@ fn allocations(body: impl FnOnce()) -> usize {
 fn decoder(name: &str, exact: bool) -> Decoder {
     let pool = Arc::new(Pool::new(2));
     let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny").join(name);
-    let options = LoadOptions { context_tokens: None, exact };
+    let options = LoadOptions { exact, ..LoadOptions::default() };
     let model = Arc::new(Model::load(&path, options, &pool).unwrap());
     Decoder::new(model, pool, Isa::detect(), DecoderOptions { sequences: 2, kv_tokens: 2048 })
 }
