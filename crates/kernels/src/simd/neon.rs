@@ -87,6 +87,7 @@ unsafe impl<const DOTS: u32> Simd for Neon<DOTS> {
     }
     #[inline(always)]
     unsafe fn load_i8(from: *const i8) -> F {
+        // SAFETY: as the impl says.
         unsafe {
             let bytes = vld1q_s8(from);
             let (low, high) = (vmovl_s8(vget_low_s8(bytes)), vmovl_high_s8(bytes));
@@ -100,6 +101,7 @@ unsafe impl<const DOTS: u32> Simd for Neon<DOTS> {
     }
     #[inline(always)]
     unsafe fn load_u8(from: *const u8) -> F {
+        // SAFETY: as the impl says.
         unsafe {
             let bytes = vld1q_u8(from);
             let (low, high) = (vmovl_u8(vget_low_u8(bytes)), vmovl_high_u8(bytes));
@@ -150,6 +152,7 @@ unsafe impl<const DOTS: u32> Simd for Neon<DOTS> {
     }
     #[inline(always)]
     unsafe fn sum(a: F) -> f32 {
+        // SAFETY: as the impl says.
         unsafe {
             let four = vaddq_f32(vaddq_f32(a[0], a[2]), vaddq_f32(a[1], a[3]));
             let two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
@@ -158,6 +161,7 @@ unsafe impl<const DOTS: u32> Simd for Neon<DOTS> {
     }
     #[inline(always)]
     unsafe fn largest(a: F) -> f32 {
+        // SAFETY: as the impl says.
         unsafe {
             let larger = |x: f32, y: f32| if x > y { x } else { y };
             let low =
@@ -193,6 +197,7 @@ unsafe impl<const DOTS: u32> Simd for Neon<DOTS> {
     }
     #[inline(always)]
     unsafe fn i_store_i8(to: *mut i8, a: I) {
+        // SAFETY: as the impl says.
         unsafe {
             let low = vcombine_s16(vmovn_s32(a[0]), vmovn_s32(a[1]));
             let high = vcombine_s16(vmovn_s32(a[2]), vmovn_s32(a[3]));
@@ -223,6 +228,7 @@ unsafe impl<const DOTS: u32> Simd for Neon<DOTS> {
     }
     #[inline(always)]
     unsafe fn b_plane1(nibbles: B, mask: u64) -> B {
+        // SAFETY: as the impl says.
         unsafe {
             // Byte j gets its mask byte, then its own bit of it.
             let bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
@@ -235,6 +241,7 @@ unsafe impl<const DOTS: u32> Simd for Neon<DOTS> {
     }
     #[inline(always)]
     unsafe fn b_plane2<const PAIR: u32>(nibbles: B, plane: B) -> B {
+        // SAFETY: as the impl says.
         unsafe {
             quarters!(i => {
                 let moved = match PAIR {
@@ -253,6 +260,7 @@ unsafe impl<const DOTS: u32> Simd for Neon<DOTS> {
     }
     #[inline(always)]
     unsafe fn dot16<const BITS: u32>(acc: I, w: [B; 4], x: *const i8) -> I {
+        // SAFETY: as the impl says.
         unsafe {
             if DOTS == BASELINE {
                 return quarters!(i => {
