@@ -1,6 +1,6 @@
-//! The arithmetic that tokens are made of: products per format and number of columns, attention per
-//! length of context, and what a job of the pool costs. `cargo bench -p kernels` runs all,
-//! `cargo bench -p kernels -- Q4_K` those whose name holds that.
+//! The arithmetic that tokens are made of: products per instruction set, format and number of
+//! columns, attention per length of context, and what a job of the pool costs. `cargo bench -p kernels`
+//! runs all, `cargo bench -p kernels -- 'Q4_K on avx2'` those whose name matches that.
 //!
 //! Criterion's elements are multiply-adds, so its Gelem/s are GMAC/s.
 
@@ -42,31 +42,30 @@ fn main() {
         .measurement_time(Duration::from_secs(1))
         .configure_from_args();
     let pool = Pool::new(thread::available_parallelism().map_or(1, usize::from));
-    products(&mut criterion, &pool);
+    Isa::available().for_each(|isa| products(&mut criterion, isa, &pool));
     attention(&mut criterion, &pool);
     jobs(&mut criterion, &pool);
     criterion.final_summary();
 }
 
-fn products(criterion: &mut Criterion, pool: &Pool) {
+fn products(criterion: &mut Criterion, isa: Isa, pool: &Pool) {
     for &format in FORMATS {
         let data = blocks(format, ROWS * INNER);
-        let name = format!("product {ROWS}x{INNER} {}", format.name());
+        let name = format!("product {ROWS}x{INNER} {} on {isa:?}", format.name());
         let mut group = criterion.benchmark_group(name);
         if Panels::supports(format) {
             let panels = Panels::pack(format, &data, (ROWS, INNER), pool).expect("whole blocks");
-            product(&mut group, pool, Weights::Panels(&panels));
+            product(&mut group, (isa, pool), Weights::Panels(&panels));
         } else {
             let rows = FloatRows { format, data: &data, rows: ROWS, columns: INNER };
-            product(&mut group, pool, Weights::Float(rows));
+            product(&mut group, (isa, pool), Weights::Float(rows));
         }
         group.finish();
     }
 }
 
 /// One format with every number of columns.
-fn product(group: &mut BenchmarkGroup<'_, WallTime>, pool: &Pool, weights: Weights<'_>) {
-    let isa = Isa::detect();
+fn product(group: &mut BenchmarkGroup<'_, WallTime>, (isa, pool): (Isa, &Pool), weights: Weights<'_>) {
     for count in COLUMNS {
         let mut columns = Columns::default();
         let rounding = match weights {

@@ -85,6 +85,12 @@ impl TileInput {
         self.line = self.line.wrapping_add(self.stride);
     }
 
+    /// Steps over `groups` groups.
+    #[inline(always)]
+    pub fn skip(&mut self, groups: usize) {
+        self.line = self.line.wrapping_add(groups * self.stride);
+    }
+
     /// Value `k` of the tile's column `c`.
     #[inline(always)]
     pub fn value(&self, c: usize, k: usize) -> *const i8 {

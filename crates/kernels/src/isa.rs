@@ -6,12 +6,18 @@ use crate::activations::ActivationsWriter;
 use crate::attention::{KvSlot, Task, ThreadScratch};
 use crate::panels::encoding::{Constants, Encoding, with_encodings};
 use crate::panels::tile::{TileCall, tile};
+use crate::panels::unpacked::{self, ColumnsCall};
+#[cfg(target_arch = "aarch64")]
+use crate::simd::neon::{BASELINE, DOTPROD, I8MM, Neon};
 use crate::simd::scalar::Scalar;
 use crate::vector::FloatRow;
 use crate::{attention, vector};
 
 /// Tiles of one encoding, by columns: 1, 2, 4, 8.
 pub(crate) type Tiles = [unsafe fn(&TileCall); 4];
+
+/// Many columns of one encoding.
+pub(crate) type ManyColumns = unsafe fn(&ColumnsCall);
 
 /// Values, (shift, factor), output.
 type ExpShifted = unsafe fn(&[f32], (f32, f32), &mut [f32]) -> f64;
@@ -25,6 +31,8 @@ type FinishAttention = unsafe fn(&Task, Option<&mut [f32]>, *mut f32, &mut Threa
 pub(crate) struct Kernels {
     pub tiles: &'static [Tiles],
     pub columns_max: usize,
+    /// Instead of tiles where there are many columns, if the set has it; by encoding.
+    pub many_columns: Option<&'static [ManyColumns]>,
     pub quantize: unsafe fn(&ActivationsWriter, usize, &[f32]),
     pub quantize_pair: unsafe fn(&ActivationsWriter, usize, &[f32]),
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
@@ -52,6 +60,12 @@ macro_rules! tiles {
     ]};
 }
 
+macro_rules! many_columns {
+    (($entry:ident) $([$b:tt $h:tt $s:tt $m:tt $c:tt $z:tt])*) => {
+        &[$( $entry::<Encoding<$b, $h, $s, $m, $c, $z>> ),*]
+    };
+}
+
 // SAFETY: each function enables the features that its `Simd` needs and hands its arguments on: its
 // contract is that of the generic function it calls.
 /// Instantiates every kernel for one instruction set, its features enabled.
@@ -64,6 +78,10 @@ macro_rules! instantiate {
             $(#[target_feature(enable = $feature)])*
             unsafe fn panel_tile<E: Constants, const C: usize>(call: &TileCall) {
                 unsafe { tile::<$simd, E, C>(call) }
+            }
+            $(#[target_feature(enable = $feature)])*
+            unsafe fn panel_columns<E: Constants>(call: &ColumnsCall) {
+                unsafe { unpacked::columns::<$simd, E>(call) }
             }
             $(#[target_feature(enable = $feature)])*
             unsafe fn quantize(to: &ActivationsWriter, column: usize, from: &[f32]) {
@@ -138,6 +156,11 @@ macro_rules! instantiate {
             pub(super) static KERNELS: Kernels = Kernels {
                 tiles: with_encodings!(tiles(panel_tile)),
                 columns_max: <$simd as Simd>::COLUMNS_MAX,
+                many_columns: if <$simd as Simd>::UNPACKS {
+                    Some(with_encodings!(many_columns(panel_columns)))
+                } else {
+                    None
+                },
                 quantize,
                 quantize_pair,
                 rms_norm,
@@ -160,7 +183,9 @@ macro_rules! instantiate {
 
 instantiate!(scalar, Scalar);
 #[cfg(target_arch = "x86_64")]
-instantiate!(avx2, crate::simd::avx2::Avx2, "avx2", "fma", "f16c");
+instantiate!(avx2, crate::simd::avx2::Avx2<false>, "avx2", "fma", "f16c");
+#[cfg(target_arch = "x86_64")]
+instantiate!(avxvnni, crate::simd::avx2::Avx2<true>, "avxvnni", "avx2", "fma", "f16c");
 #[cfg(target_arch = "x86_64")]
 instantiate!(
     avx512,
@@ -174,6 +199,13 @@ instantiate!(
     "fma",
     "f16c"
 );
+
+#[cfg(target_arch = "aarch64")]
+instantiate!(neon, Neon<BASELINE>, "neon");
+#[cfg(target_arch = "aarch64")]
+instantiate!(neon_dotprod, Neon<DOTPROD>, "neon", "dotprod");
+#[cfg(target_arch = "aarch64")]
+instantiate!(neon_i8mm, Neon<I8MM>, "neon", "dotprod", "i8mm");
 
 /// An instruction set that this CPU has: a capability, got from detection.
 #[derive(Clone, Copy)]
@@ -193,7 +225,21 @@ static REGISTRY: &[Entry] = &[
     #[cfg(target_arch = "x86_64")]
     Entry { name: "avx512", label: "avx512vnni", available: has_avx512, kernels: &avx512::KERNELS },
     #[cfg(target_arch = "x86_64")]
+    Entry { name: "avxvnni", label: "avxvnni", available: has_avxvnni, kernels: &avxvnni::KERNELS },
+    #[cfg(target_arch = "x86_64")]
     Entry { name: "avx2", label: "avx2", available: has_avx2, kernels: &avx2::KERNELS },
+    #[cfg(target_arch = "aarch64")]
+    Entry { name: "neon_i8mm", label: "neon_i8mm", available: has_i8mm, kernels: &neon_i8mm::KERNELS },
+    #[cfg(target_arch = "aarch64")]
+    Entry {
+        name: "neon_dotprod",
+        label: "neon_dotprod",
+        available: has_dotprod,
+        kernels: &neon_dotprod::KERNELS,
+    },
+    // Part of AArch64, as Rust's targets have it.
+    #[cfg(target_arch = "aarch64")]
+    Entry { name: "neon", label: "neon", available: || true, kernels: &neon::KERNELS },
     Entry { name: "scalar", label: "scalar", available: || true, kernels: &scalar::KERNELS },
 ];
 
@@ -208,8 +254,23 @@ fn has_avx512() -> bool {
 }
 
 #[cfg(target_arch = "x86_64")]
+fn has_avxvnni() -> bool {
+    is_x86_feature_detected!("avxvnni") && has_avx2()
+}
+
+#[cfg(target_arch = "x86_64")]
 fn has_avx2() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+}
+
+#[cfg(target_arch = "aarch64")]
+fn has_i8mm() -> bool {
+    std::arch::is_aarch64_feature_detected!("i8mm") && has_dotprod()
+}
+
+#[cfg(target_arch = "aarch64")]
+fn has_dotprod() -> bool {
+    std::arch::is_aarch64_feature_detected!("dotprod")
 }
 
 /// An instruction set by a name that can't be used.
@@ -232,7 +293,7 @@ impl Isa {
         REGISTRY.iter().filter(|entry| (entry.available)()).map(|entry| Isa { entry })
     }
 
-    /// The one called `name` (`scalar`, `avx2`, `avx512`).
+    /// The one called `name` (`scalar`; `avx2`, `avxvnni`, `avx512`; `neon`, `neon_dotprod`, `neon_i8mm`).
     ///
     /// # Errors
     /// If there are no kernels of that name or the CPU lacks the instructions.

@@ -7,6 +7,7 @@ use crate::ahead::Ahead;
 use crate::formats::Format;
 use crate::isa::Isa;
 use crate::panels::tile::TileCall;
+use crate::panels::unpacked::{ColumnsCall, TILE_COLUMNS};
 use crate::panels::{PANEL_ROWS, Panels};
 use crate::pool::{Pool, SharedSlice};
 use crate::vector::FloatRow;
@@ -295,22 +296,32 @@ impl Part<'_> {
         let (integers, scales) = panels.panel(panel);
         let end = self.first_column + self.count;
         let mut column = self.first_column;
+        let call = |column: usize| TileCall {
+            integers,
+            scales,
+            codebook: panels.codebook(),
+            groups: panels.columns() / GROUP,
+            input: self.input.quantized.tile(column),
+            output: self.output(column, panel * PANEL_ROWS),
+            output_stride: self.stride,
+            rows,
+        };
+        if let Some(many) = isa.kernels().many_columns
+            && self.count >= TILE_COLUMNS
+        {
+            let tiles = self.count / TILE_COLUMNS;
+            let activations = &self.input.quantized;
+            let all = ColumnsCall { first: call(column), activations, column, tiles };
+            // SAFETY: as below.
+            unsafe { many[panels.layout().index()](&all) };
+            column += tiles * TILE_COLUMNS;
+        }
         while column < end {
             let widest = self.input.quantized.tile_columns(column).min(isa.kernels().columns_max);
             let width = (end - column).min(widest).ilog2().min(3);
-            let call = TileCall {
-                integers,
-                scales,
-                codebook: panels.codebook(),
-                groups: panels.columns() / GROUP,
-                input: self.input.quantized.tile(column),
-                output: self.output(column, panel * PANEL_ROWS),
-                output_stride: self.stride,
-                rows,
-            };
             // SAFETY: the CPU has the set; `multiply` proved the bounds of all columns, and no two
             // tasks share a panel and a column.
-            unsafe { tiles[width as usize](&call) };
+            unsafe { tiles[width as usize](&call(column)) };
             column += 1 << width;
         }
     }
@@ -403,8 +414,12 @@ mod tests {
 
     /// Random blocks whose f16 scales are of sane size.
     fn random_rows(format: &dyn Format, rows: usize, columns: usize, random: &mut Random) -> Vec<u8> {
-        let blocks = rows * columns / format.block_values();
-        let mut data: Vec<u8> = (0..blocks * format.block_bytes()).map(|_| random.next() as u8).collect();
+        let bytes = rows * columns / format.block_values() * format.block_bytes();
+        let data = (0..bytes).map(|_| random.next() as u8).collect();
+        with_sane_scales(format, data, random)
+    }
+
+    fn with_sane_scales(format: &dyn Format, mut data: Vec<u8>, random: &mut Random) -> Vec<u8> {
         for block in data.chunks_exact_mut(format.block_bytes()) {
             let scale = |r: &mut Random| half::f16::from_f32(r.float() * 0.01).to_le_bytes();
             match format.name() {
@@ -557,6 +572,59 @@ mod tests {
                 }
                 let alone = pairs(Isa::detect(), 2, &x[..inner]);
                 prop_assert_eq!(&alone[..], &reference[..rows], "{} alone", format.name());
+            }
+        }
+    }
+
+    /// Columns of every set against the scalar one's.
+    fn assert_equal_on_every_set(
+        format: &'static dyn Format,
+        data: &[u8],
+        x: &[f32],
+        shape: (usize, usize),
+    ) -> Result<(), TestCaseError> {
+        let mut panels = None;
+        let weights = weights(format, data, shape, &mut panels);
+        let reference = product((Isa::named("scalar").unwrap(), &Pool::new(2)), weights, x);
+        for isa in Isa::available() {
+            let other = product((isa, &Pool::new(2)), weights, x);
+            prop_assert_eq!(&other, &reference, "{} on {}", format.name(), isa.name());
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(3))]
+        /// More columns than one stretch has, of more groups than are unpacked together, which need not
+        /// be whole parts.
+        #[test]
+        fn many_columns_are_the_same_on_every_instruction_set(
+            seed: u64, rows in 1usize..20, groups in 9usize..24, columns in 120usize..150,
+        ) {
+            let mut random = Random(seed);
+            for &format in FORMATS.iter().filter(|format| Panels::supports(**format)) {
+                let inner = (groups * 32).next_multiple_of(format.block_values());
+                let data = random_rows(format, rows, inner, &mut random);
+                let x: Vec<f32> = (0..inner * columns).map(|_| random.float()).collect();
+                assert_equal_on_every_set(format, &data, &x, (rows, inner))?;
+            }
+        }
+
+        /// All bits of weights set or none, activations at their limits: sums in 16 bits must not overflow.
+        #[test]
+        fn the_largest_products_are_exact_on_every_instruction_set(seed: u64, columns in 1usize..9) {
+            let mut random = Random(seed);
+            for &format in FORMATS.iter().filter(|format| Panels::supports(**format)) {
+                let inner = 2 * format.block_values();
+                let bytes = 16 * 2 * format.block_bytes();
+                for ones_in_16 in [0, 8, 15, 16] {
+                    let mut byte = || if random.next() % 16 < ones_in_16 { 0xff } else { 0 };
+                    let data = (0..bytes).map(|_| byte()).collect();
+                    let data = with_sane_scales(format, data, &mut random);
+                    let mut signed = || if random.next() % 16 < ones_in_16 { 1.0 } else { -1.0 };
+                    let x: Vec<f32> = (0..inner * columns).map(|_| signed()).collect();
+                    assert_equal_on_every_set(format, &data, &x, (16, inner))?;
+                }
             }
         }
     }

@@ -248,14 +248,17 @@ pub(crate) unsafe fn soft_cap<S: Simd>(x: &mut [f32], cap: f32) {
 /// The instruction set is there.
 #[inline(always)]
 pub(crate) unsafe fn dot_loop<S: Simd>(rounds: u64) -> i32 {
-    let x = std::hint::black_box([1i8; 4]);
+    let x = std::hint::black_box([1i8; 16]);
     // SAFETY: arrays hold what is loaded.
     unsafe {
         let weights = S::b_load(std::hint::black_box([1u8; 64]).as_ptr());
         let mut chains = [S::i_splat(0); DOT_CHAINS as usize];
         for _ in 0..rounds {
             for chain in &mut chains {
-                *chain = S::dot4::<false>(*chain, weights, x.as_ptr());
+                // Sets that put the step together from several instructions must do all of them each time:
+                // the same operands would let the compiler compute most of it once, before the loop.
+                let x = if S::CENTERED { std::hint::black_box(x.as_ptr()) } else { x.as_ptr() };
+                *chain = S::dot16::<4>(*chain, [weights; 4], x);
             }
         }
         let total = chains.into_iter().fold(S::splat(0.0), |sum, chain| S::add(sum, S::i_to_f(chain)));

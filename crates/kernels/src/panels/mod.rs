@@ -10,6 +10,7 @@
 pub(crate) mod encoding;
 mod pack;
 pub(crate) mod tile;
+pub(crate) mod unpacked;
 
 use std::sync::Arc;
 

@@ -8,6 +8,8 @@
 // Register tiles are indexed by constants; iterators would hide the tiling.
 #![allow(clippy::needless_range_loop)]
 
+use std::marker::PhantomData;
+
 use crate::activations::{NEGATED_SCALED_SUM, NEGATED_SUM, SCALE, TileInput};
 use crate::simd::{LANES, Simd};
 
@@ -36,9 +38,51 @@ pub(crate) struct TileCall<'a> {
 }
 
 /// Scales of one group: two halves, or twice the same.
-struct Scales<S: Simd> {
-    scale: [S::F; 2],
-    min: [S::F; 2],
+pub(super) struct Scales<S: Simd> {
+    pub scale: [S::F; 2],
+    pub min: [S::F; 2],
+}
+
+/// The integers of one group, wherever they come from.
+///
+/// # Safety
+/// Both methods need the instruction set and the group.
+pub(super) unsafe trait Group<S: Simd>: Copy {
+    /// Vector `V` (values `4V..4V+4` of 16 rows) as bytes.
+    unsafe fn vector<const V: usize>(self) -> S::B;
+    /// Asks for what comes later.
+    unsafe fn prefetch(self);
+}
+
+/// A group as it is packed, and its encoding's table.
+struct Packed<S: Simd, E> {
+    integers: *const u8,
+    table: S::B,
+    encoding: PhantomData<E>,
+}
+
+impl<S: Simd, E: Copy> Copy for Packed<S, E> {}
+impl<S: Simd, E: Copy> Clone for Packed<S, E> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+// SAFETY: the methods' callers vouch for set and group; prefetches read nothing.
+unsafe impl<S: Simd, E: Constants> Group<S> for Packed<S, E> {
+    #[inline(always)]
+    unsafe fn vector<const V: usize>(self) -> S::B {
+        // SAFETY: as the caller vouches.
+        unsafe { weights::<S, E, V>(self.integers, self.table) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(self) {
+        for line in 0..E::BITS as usize {
+            // SAFETY: as the caller vouches.
+            unsafe { S::prefetch(self.integers.wrapping_add(PREFETCH_BYTES + line * 64)) };
+        }
+    }
 }
 
 /// Computes the tile.
@@ -70,7 +114,8 @@ pub(crate) unsafe fn tile<S: Simd, E: Constants, const C: usize>(call: &TileCall
                         first
                     };
                     let both = Scales::<S> { scale: [first.0, second.0], min: [first.1, second.1] };
-                    group::<S, E, C>(integers, table, &both, &input, &mut sums);
+                    let packed = Packed { integers, table, encoding: PhantomData::<E> };
+                    group::<S, E, _, C>(packed, &both, &input, &mut sums);
                     integers = integers.add(64 * E::BITS as usize);
                     input.advance();
                 }
@@ -81,7 +126,8 @@ pub(crate) unsafe fn tile<S: Simd, E: Constants, const C: usize>(call: &TileCall
                 let dmin = if E::MIN { S::load_f16(scales.add(32).cast()) } else { d };
                 scales = scales.add(if E::MIN { 64 } else { 32 });
                 let both = Scales::<S> { scale: [d, d], min: [dmin, dmin] };
-                group::<S, E, C>(integers, table, &both, &input, &mut sums);
+                let packed = Packed { integers, table, encoding: PhantomData::<E> };
+                group::<S, E, _, C>(packed, &both, &input, &mut sums);
                 integers = integers.add(64 * E::BITS as usize);
                 input.advance();
             }
@@ -95,7 +141,11 @@ pub(crate) unsafe fn tile<S: Simd, E: Constants, const C: usize>(call: &TileCall
 /// # Safety
 /// The instruction set is there, and `from` points to the group's bytes.
 #[inline(always)]
-unsafe fn super_scales<S: Simd, E: Constants>(d: S::F, dmin: S::F, from: *const u8) -> (S::F, S::F) {
+pub(super) unsafe fn super_scales<S: Simd, E: Constants>(
+    d: S::F,
+    dmin: S::F,
+    from: *const u8,
+) -> (S::F, S::F) {
     // SAFETY: as the caller vouches.
     unsafe {
         let scale = S::mul(d, S::load_i8(from.cast()));
@@ -109,25 +159,22 @@ unsafe fn super_scales<S: Simd, E: Constants>(d: S::F, dmin: S::F, from: *const 
 /// # Safety
 /// As [`tile`], for one group.
 #[inline(always)]
-unsafe fn group<S: Simd, E: Constants, const C: usize>(
-    integers: *const u8,
-    table: S::B,
+pub(super) unsafe fn group<S: Simd, E: Constants, G: Group<S>, const C: usize>(
+    integers: G,
     scales: &Scales<S>,
     input: &TileInput,
     sums: &mut [S::F; C],
 ) {
-    // SAFETY: as the caller vouches; prefetches read nothing.
+    // SAFETY: as the caller vouches.
     unsafe {
-        for line in 0..E::BITS as usize {
-            S::prefetch(integers.wrapping_add(PREFETCH_BYTES + line * 64));
-        }
+        integers.prefetch();
         if E::HALVES {
-            let first = half::<S, E, C, 0>(integers, table, input);
+            let first = half::<S, E, G, C, 0>(integers, input);
             let mut weighted = [S::splat(0.0); C];
             for c in 0..C {
                 weighted[c] = S::mul(scales.scale[0], S::i_to_f(first[c]));
             }
-            let second = half::<S, E, C, 1>(integers, table, input);
+            let second = half::<S, E, G, C, 1>(integers, input);
             for c in 0..C {
                 weighted[c] = S::fma(scales.scale[1], S::i_to_f(second[c]), weighted[c]);
                 sums[c] = S::fma(weighted[c], S::splat(float(input, SCALE, c)), sums[c]);
@@ -139,8 +186,8 @@ unsafe fn group<S: Simd, E: Constants, const C: usize>(
             }
         } else {
             let mut dots = start::<S, E, C>(input, 2);
-            add_half::<S, E, C, 0>(integers, table, input, &mut dots);
-            add_half::<S, E, C, 1>(integers, table, input, &mut dots);
+            add_half::<S, E, G, C, 0>(integers, input, &mut dots);
+            add_half::<S, E, G, C, 1>(integers, input, &mut dots);
             for c in 0..C {
                 let weighted = S::mul(scales.scale[0], S::i_to_f(dots[c]));
                 sums[c] = S::fma(weighted, S::splat(float(input, SCALE, c)), sums[c]);
@@ -173,7 +220,10 @@ unsafe fn start<S: Simd, E: Constants, const C: usize>(input: &TileInput, part: 
     // SAFETY: as the caller vouches.
     unsafe {
         let mut dots = [S::i_splat(0); C];
-        if E::ZERO_LOG2 > 0 {
+        // Bytes are those with a zero of 128, which centred sets take off the weights.
+        let bytes = E::BITS == 8 || E::CODEBOOK;
+        const { assert!(!(E::BITS == 8 || E::CODEBOOK) || E::ZERO_LOG2 == 7) };
+        if E::ZERO_LOG2 > 0 && !(bytes && S::CENTERED) {
             for c in 0..C {
                 dots[c] = shift_zero::<S, E>(S::i_splat(input.word(NEGATED_SUM + part, c) as i32));
             }
@@ -187,15 +237,14 @@ unsafe fn start<S: Simd, E: Constants, const C: usize>(input: &TileInput, part: 
 /// # Safety
 /// As [`tile`], for one group.
 #[inline(always)]
-unsafe fn half<S: Simd, E: Constants, const C: usize, const HALF: usize>(
-    integers: *const u8,
-    table: S::B,
+unsafe fn half<S: Simd, E: Constants, G: Group<S>, const C: usize, const HALF: usize>(
+    integers: G,
     input: &TileInput,
 ) -> [S::I; C] {
     // SAFETY: as the caller vouches.
     unsafe {
         let mut dots = start::<S, E, C>(input, HALF);
-        add_half::<S, E, C, HALF>(integers, table, input, &mut dots);
+        add_half::<S, E, G, C, HALF>(integers, input, &mut dots);
         dots
     }
 }
@@ -205,33 +254,21 @@ unsafe fn half<S: Simd, E: Constants, const C: usize, const HALF: usize>(
 /// # Safety
 /// As [`tile`], for one group.
 #[inline(always)]
-unsafe fn add_half<S: Simd, E: Constants, const C: usize, const HALF: usize>(
-    integers: *const u8,
-    table: S::B,
+unsafe fn add_half<S: Simd, E: Constants, G: Group<S>, const C: usize, const HALF: usize>(
+    integers: G,
     input: &TileInput,
     dots: &mut [S::I; C],
 ) {
-    macro_rules! vector {
-        ($v:expr) => {
-            // SAFETY: as the caller vouches.
-            unsafe {
-                let w = weights::<S, E, $v>(integers, table);
-                for c in 0..C {
-                    dots[c] = dot::<S, E>(dots[c], w, input.value(c, 4 * $v));
-                }
-            }
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let w = if HALF == 0 {
+            [integers.vector::<0>(), integers.vector::<1>(), integers.vector::<2>(), integers.vector::<3>()]
+        } else {
+            [integers.vector::<4>(), integers.vector::<5>(), integers.vector::<6>(), integers.vector::<7>()]
         };
-    }
-    if HALF == 0 {
-        vector!(0);
-        vector!(1);
-        vector!(2);
-        vector!(3);
-    } else {
-        vector!(4);
-        vector!(5);
-        vector!(6);
-        vector!(7);
+        for c in 0..C {
+            dots[c] = dot::<S, E>(dots[c], w, input.value(c, 16 * HALF));
+        }
     }
 }
 
@@ -253,15 +290,21 @@ unsafe fn shift_zero<S: Simd, E: Constants>(negated_sum: S::I) -> S::I {
     }
 }
 
-/// One dot-product step; codes above 127 need the wide form.
+/// The dot products of 16 rows with 16 values; a table's entries are bytes whatever their index's bits.
 ///
 /// # Safety
-/// The instruction set is there, and 4 values at `x`.
+/// The instruction set is there, and 16 values at `x`.
 #[inline(always)]
-unsafe fn dot<S: Simd, E: Constants>(acc: S::I, w: S::B, x: *const i8) -> S::I {
+unsafe fn dot<S: Simd, E: Constants>(acc: S::I, w: [S::B; 4], x: *const i8) -> S::I {
     // SAFETY: as the caller vouches.
     unsafe {
-        if E::BITS == 8 || E::CODEBOOK { S::dot4::<true>(acc, w, x) } else { S::dot4::<false>(acc, w, x) }
+        match E::BITS {
+            _ if E::CODEBOOK => S::dot16::<8>(acc, w, x),
+            4 => S::dot16::<4>(acc, w, x),
+            5 => S::dot16::<5>(acc, w, x),
+            6 => S::dot16::<6>(acc, w, x),
+            _ => S::dot16::<8>(acc, w, x),
+        }
     }
 }
 
@@ -270,7 +313,10 @@ unsafe fn dot<S: Simd, E: Constants>(acc: S::I, w: S::B, x: *const i8) -> S::I {
 /// # Safety
 /// The instruction set is there, and a whole group at `integers`.
 #[inline(always)]
-unsafe fn weights<S: Simd, E: Constants, const V: usize>(integers: *const u8, table: S::B) -> S::B {
+pub(super) unsafe fn weights<S: Simd, E: Constants, const V: usize>(
+    integers: *const u8,
+    table: S::B,
+) -> S::B {
     // SAFETY: as the caller vouches.
     unsafe {
         if E::BITS == 8 {
@@ -301,7 +347,7 @@ unsafe fn weights<S: Simd, E: Constants, const V: usize>(integers: *const u8, ta
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-unsafe fn store<S: Simd, const C: usize>(call: &TileCall, sums: &[S::F; C]) {
+pub(super) unsafe fn store<S: Simd, const C: usize>(call: &TileCall, sums: &[S::F; C]) {
     const { assert!(LANES == PANEL_ROWS) };
     // SAFETY: the caller vouches for `rows` values of each column.
     unsafe {

@@ -18,6 +18,8 @@ unsafe impl Simd for Avx512 {
     type I = __m512i;
     type B = __m512i;
     const COLUMNS_MAX: usize = 8;
+    const UNPACKS: bool = false;
+    const CENTERED: bool = false;
     const ROW_VECTORS: usize = 4;
 
     #[inline(always)]
@@ -171,8 +173,13 @@ unsafe impl Simd for Avx512 {
         unsafe { _mm512_shuffle_epi8(table, nibbles) }
     }
     #[inline(always)]
-    unsafe fn dot4<const WIDE: bool>(acc: __m512i, w: __m512i, x: *const i8) -> __m512i {
+    unsafe fn dot16<const BITS: u32>(mut acc: __m512i, w: [__m512i; 4], x: *const i8) -> __m512i {
         // SAFETY: as the impl says.
-        unsafe { _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x.cast::<i32>().read_unaligned())) }
+        unsafe {
+            for (v, w) in w.into_iter().enumerate() {
+                acc = _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x.cast::<i32>().add(v).read_unaligned()));
+            }
+            acc
+        }
     }
 }
