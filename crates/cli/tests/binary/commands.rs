@@ -172,13 +172,13 @@ fn every_command_explains_itself_with_an_example() {
 fn packed_weights_are_kept_at_home_and_damage_is_told_once() {
     let home = Home::new();
     let args = ["generate", &tiny("tiny-qwen2"), "--prompt", "a", "--max-tokens", "4", "--json"];
-    let packed = || {
+    let packed = || -> Vec<std::path::PathBuf> {
         let files = std::fs::read_dir(home.path("packed")).into_iter().flatten().flatten();
         files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|e| e == "packed")).collect()
     };
     home.file("tandem.toml", "[cache]\npacked = false");
     let expected = home.run(&args).json()["ids"].clone();
-    assert_eq!(packed(), Vec::<std::path::PathBuf>::new());
+    assert!(packed().is_empty());
 
     std::fs::remove_file(home.path("tandem.toml")).unwrap();
     assert_eq!(home.run(&args).json()["ids"], expected);
@@ -197,9 +197,9 @@ fn packed_weights_are_kept_at_home_and_damage_is_told_once() {
 #[test]
 fn bench_loads_twice_and_leaves_nothing() {
     let home = Home::new();
-    let sizes = ["--prompt-tokens", "4", "--generate-tokens", "2", "--verify", "1", "--repeat", "1"];
-    let args: Vec<&str> = ["bench", &tiny("tiny-qwen2"), "--json"].into_iter().chain(sizes).collect();
-    let report = home.run(&args).json();
+    let short = ["--prompt-tokens=4", "--generate-tokens=2", "--verify=1", "--repeat=1", "--json"];
+    let model = tiny("tiny-qwen2");
+    let report = home.run(&[["bench", &model].as_slice(), &short].concat()).json();
     let seconds = |name: &str| report[name].as_f64().unwrap();
     assert!(seconds("first_load_seconds") > 0.0 && seconds("load_seconds") > 0.0);
     assert_ne!(seconds("first_load_seconds"), seconds("load_seconds"));
