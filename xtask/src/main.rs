@@ -1,5 +1,6 @@
 //! Project chores, run as `cargo xtask COMMAND`: each is one module and one line in [`COMMANDS`].
 
+mod arm;
 mod licences;
 mod real;
 mod tidy;
@@ -18,7 +19,7 @@ struct Command {
 }
 
 /// Every chore.
-const COMMANDS: &[Command] = &[tidy::COMMAND, licences::COMMAND, real::COMMAND];
+const COMMANDS: &[Command] = &[tidy::COMMAND, licences::COMMAND, arm::COMMAND, real::COMMAND];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

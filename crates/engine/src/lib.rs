@@ -5,6 +5,7 @@ pub mod gguf;
 pub mod model;
 pub mod models;
 pub mod packed;
+mod recycle;
 pub mod sampling;
 pub mod scheduler;
 pub mod score;

@@ -1,10 +1,11 @@
 //! Drawing the next token: penalties, temperature, top-k, top-p, min-p, seed.
 
-use std::collections::HashMap;
-
 use kernels::isa::Isa;
 
 use crate::score::likeliest;
+
+/// Values that are looked at as one: those far below what is sought are passed over by their highest.
+const STRETCH: usize = 256;
 
 /// How tokens are drawn. The order is: bias, penalties, temperature, min-p, top-k, top-p.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,43 +64,52 @@ pub struct Sampler {
     isa: Isa,
     /// Tokens drawn so far.
     drawn: u64,
-    /// Occurrences in the output.
-    counts: HashMap<u32, u32>,
-    /// Tokens of the prompt, if a penalty looks at them.
+    /// Tokens of the prompt, until the first draw, if a penalty looks at them.
     prompt: Vec<u32>,
+    seen: Vec<Seen>, // [vocabulary], or empty if no penalty looks at it
     adjusted: Vec<f32>,
     weights: Vec<f32>,
+    kept: Vec<(usize, f32)>,
+}
+
+/// What the text so far holds of one token.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    in_prompt: bool,
+    /// Occurrences in the output.
+    count: u32,
 }
 
 impl Sampler {
     /// A sampler for a sequence that starts with `prompt`.
     pub fn new(params: SamplingParams, isa: Isa, prompt: &[u32]) -> Self {
-        let mut seen = Vec::new();
-        if params.repetition_penalty != 1.0 {
-            seen = prompt.to_vec();
-            seen.sort_unstable();
-            seen.dedup();
-        }
+        let prompt = if params.repetition_penalty != 1.0 { prompt.to_vec() } else { Vec::new() };
         Sampler {
             params,
             isa,
             drawn: 0,
-            counts: HashMap::new(),
-            prompt: seen,
+            prompt,
+            seen: Vec::new(),
             adjusted: Vec::new(),
             weights: Vec::new(),
+            kept: Vec::new(),
         }
     }
 
-    /// Draws a token from `logits` and remembers it. `top`: how many of the likeliest to report.
+    /// Draws a token from `logits` and remembers it. `top`: how many of the likeliest to report. After
+    /// the first draw only the report allocates.
     pub fn draw(&mut self, logits: &[f32], top: usize) -> Sampled {
-        self.weights.resize(logits.len(), 0.0);
-        let highest = self.isa.highest(logits);
+        if self.drawn == 0 {
+            self.prepare(logits.len());
+        }
+        let (at, highest) = highest(self.isa, logits);
         let sum = self.isa.exp_shifted(logits, (highest, 1.0), &mut self.weights);
         let log_sum = f64::from(highest) + sum.ln();
-        let id = self.pick(logits, highest);
+        let id = self.pick(logits, (at, highest));
         self.drawn += 1;
-        *self.counts.entry(id).or_default() += 1;
+        if let Some(seen) = self.seen.get_mut(id as usize) {
+            seen.count += 1;
+        }
         let report = if top > 0 { likeliest(logits, log_sum, top) } else { Vec::new() };
         Sampled {
             id,
@@ -108,33 +118,50 @@ impl Sampler {
         }
     }
 
-    fn pick(&mut self, logits: &[f32], highest: f32) -> u32 {
-        if !self.adjusts() {
-            if self.params.temperature == 0.0 {
-                return first_at(logits, highest);
+    /// Makes the buffers that draws from `vocabulary` logits need.
+    fn prepare(&mut self, vocabulary: usize) {
+        self.weights = vec![0.0; vocabulary];
+        if self.adjusts() {
+            self.adjusted = vec![0.0; vocabulary];
+        }
+        if self.penalizes() {
+            self.seen = vec![Seen::default(); vocabulary];
+            for id in std::mem::take(&mut self.prompt) {
+                if let Some(seen) = self.seen.get_mut(id as usize) {
+                    seen.in_prompt = true;
+                }
             }
-            return self.sample(logits, highest);
+        }
+        if self.params.temperature > 0.0 && self.filters() {
+            self.kept = Vec::with_capacity(vocabulary);
+        }
+    }
+
+    fn pick(&mut self, logits: &[f32], (at, top): (u32, f32)) -> u32 {
+        if !self.adjusts() {
+            return if self.params.temperature == 0.0 { at } else { self.sample(logits, top) };
         }
         let mut adjusted = std::mem::take(&mut self.adjusted);
-        adjusted.clear();
-        adjusted.extend_from_slice(logits);
+        adjusted.copy_from_slice(logits);
         self.adjust(&mut adjusted);
-        let highest = self.isa.highest(&adjusted);
-        let id = if self.params.temperature == 0.0 {
-            first_at(&adjusted, highest)
-        } else {
-            self.sample(&adjusted, highest)
-        };
+        let (at, top) = highest(self.isa, &adjusted);
+        let id = if self.params.temperature == 0.0 { at } else { self.sample(&adjusted, top) };
         self.adjusted = adjusted;
         id
     }
 
     fn adjusts(&self) -> bool {
+        !self.params.logit_bias.is_empty() || self.penalizes()
+    }
+
+    fn penalizes(&self) -> bool {
         let p = &self.params;
-        !p.logit_bias.is_empty()
-            || p.repetition_penalty != 1.0
-            || p.presence_penalty != 0.0
-            || p.frequency_penalty != 0.0
+        p.repetition_penalty != 1.0 || p.presence_penalty != 0.0 || p.frequency_penalty != 0.0
+    }
+
+    fn filters(&self) -> bool {
+        let p = &self.params;
+        p.top_k > 0 || p.top_p < 1.0 || p.min_p > 0.0
     }
 
     fn adjust(&self, logits: &mut [f32]) {
@@ -144,21 +171,14 @@ impl Sampler {
                 *logit += bias;
             }
         }
-        if p.repetition_penalty != 1.0 {
-            let output = self.counts.keys().filter(|id| self.prompt.binary_search(id).is_err());
-            for &id in self.prompt.iter().chain(output) {
-                if let Some(logit) = logits.get_mut(id as usize) {
-                    *logit = if *logit > 0.0 {
-                        *logit / p.repetition_penalty
-                    } else {
-                        *logit * p.repetition_penalty
-                    };
-                }
+        for (logit, seen) in logits.iter_mut().zip(&self.seen) {
+            if seen.in_prompt || seen.count > 0 {
+                let is_positive = *logit > 0.0;
+                *logit =
+                    if is_positive { *logit / p.repetition_penalty } else { *logit * p.repetition_penalty };
             }
-        }
-        for (&id, &count) in &self.counts {
-            if let Some(logit) = logits.get_mut(id as usize) {
-                *logit -= p.presence_penalty + p.frequency_penalty * count as f32;
+            if seen.count > 0 {
+                *logit -= p.presence_penalty + p.frequency_penalty * seen.count as f32;
             }
         }
     }
@@ -168,7 +188,7 @@ impl Sampler {
         let p = &self.params;
         let total = self.isa.exp_shifted(logits, (highest, 1.0 / p.temperature), &mut self.weights);
         let uniform = uniform(p.seed, self.drawn);
-        if p.top_k == 0 && p.top_p >= 1.0 && p.min_p <= 0.0 {
+        if !self.filters() {
             return pick_by_weight(self.weights.iter().copied().enumerate(), uniform * total);
         }
         // Weights are relative to the likeliest token's, which is 1. Tokens below a share (1 − top_p) / n
@@ -177,15 +197,21 @@ impl Sampler {
         if p.top_p < 1.0 {
             floor = floor.max(((1.0 - f64::from(p.top_p)) * total / logits.len() as f64) as f32 * 0.5);
         }
-        let mut kept: Vec<(usize, f32)> =
-            self.weights.iter().copied().enumerate().filter(|&(_, w)| w >= floor).collect();
+        let kept = &mut self.kept;
+        kept.clear();
+        for (stretch, weights) in self.weights.chunks(STRETCH).enumerate() {
+            if self.isa.highest(weights) >= floor {
+                let all = weights.iter().enumerate().map(|(i, &w)| (stretch * STRETCH + i, w));
+                kept.extend(all.filter(|&(_, w)| w >= floor));
+            }
+        }
         kept.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         if p.top_k > 0 {
             kept.truncate(p.top_k as usize);
         }
         if p.top_p < 1.0 {
             // The mass is that of what min-p and top-k left.
-            let whole: f64 = if p.top_k > 0 || p.min_p > 0.0 { mass(&kept) } else { total };
+            let whole: f64 = if p.top_k > 0 || p.min_p > 0.0 { mass(kept) } else { total };
             let mut sum = 0.0;
             let end = kept.iter().position(|&(_, w)| {
                 sum += f64::from(w);
@@ -193,8 +219,8 @@ impl Sampler {
             });
             kept.truncate(end.map_or(kept.len(), |end| end + 1));
         }
-        let target = uniform * mass(&kept);
-        pick_by_weight(kept.into_iter(), target)
+        let target = uniform * mass(kept);
+        pick_by_weight(kept.iter().copied(), target)
     }
 }
 
@@ -219,9 +245,17 @@ fn pick_by_weight(weights: impl Iterator<Item = (usize, f32)>, target: f64) -> u
     last
 }
 
-/// Index of the first `value`; 0 if there is none (a NaN).
-fn first_at(logits: &[f32], value: f32) -> u32 {
-    logits.iter().position(|&x| x == value).unwrap_or(0) as u32
+/// The highest logit and the first id that has it; id 0 if none has (all are NaN).
+fn highest(isa: Isa, logits: &[f32]) -> (u32, f32) {
+    let (mut from, mut top) = (0, f32::NEG_INFINITY);
+    for (stretch, values) in logits.chunks(STRETCH).enumerate() {
+        let highest = isa.highest(values);
+        if highest > top {
+            (from, top) = (stretch * STRETCH, highest);
+        }
+    }
+    let at = logits[from..].iter().position(|&x| x == top);
+    (at.map_or(0, |at| from + at) as u32, top)
 }
 
 /// The `index`th number in 0..1 of a seed's sequence: SplitMix64 (Steele et al. 2014) on a counter, so
@@ -310,6 +344,17 @@ mod tests {
         let want = -(1.0 + 1f64.exp()).ln();
         assert!((f64::from(sampled.logprob) - want).abs() < 1e-5);
         assert_eq!(sampled.top[0].0, 0);
+    }
+
+    #[test]
+    fn the_highest_is_the_first_of_its_value() {
+        let mut logits = vec![-1.0; 3 * STRETCH + 5];
+        assert_eq!(highest(Isa::detect(), &logits), (0, -1.0));
+        for at in [logits.len() - 1, 2 * STRETCH, STRETCH + 7, STRETCH + 6] {
+            logits[at] = 2.0;
+            assert_eq!(highest(Isa::detect(), &logits), (at as u32, 2.0));
+        }
+        assert_eq!(highest(Isa::detect(), &[f32::NAN; 3]).0, 0);
     }
 
     proptest! {

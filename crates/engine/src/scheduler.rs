@@ -11,6 +11,7 @@ use kernels::isa::Isa;
 
 use crate::decoder::{BATCH_TOKENS_MAX, Decoder, ForwardError, Logits, SequenceId, Work};
 use crate::model::Model;
+use crate::recycle::emptied;
 use crate::sampling::{Sampled, Sampler, SamplingParams};
 use crate::stop::StopFilter;
 use crate::tokenizer::StreamDecoder;
@@ -146,6 +147,8 @@ struct Running {
     sampler: Sampler,
     decoder: StreamDecoder,
     filter: StopFilter,
+    /// What the last token's bytes completed.
+    decoded: String,
     /// Prompt tokens processed.
     read: usize,
     /// Tokens written.
@@ -173,6 +176,20 @@ pub struct Scheduler {
     limits: SchedulerLimits,
     waiting: VecDeque<Waiting>,
     running: Vec<Running>,
+    // Lists of the running step; kept, so that a step allocates nothing.
+    plan: Vec<Planned>,
+    works: Vec<Work<'static>>,
+}
+
+/// What a running job contributes to a step.
+#[derive(Clone, Copy)]
+struct Planned {
+    /// Which one of `running`.
+    index: usize,
+    /// Tokens of the prompt; 0: the token written last.
+    chunk: usize,
+    /// Whether a token is to be drawn after them.
+    draws: bool,
 }
 
 impl std::fmt::Debug for Scheduler {
@@ -185,7 +202,8 @@ impl std::fmt::Debug for Scheduler {
 impl Scheduler {
     /// A scheduler over `decoder`.
     pub fn new(decoder: Decoder, isa: Isa, limits: SchedulerLimits) -> Self {
-        Scheduler { decoder, isa, limits, waiting: VecDeque::new(), running: Vec::new() }
+        let (waiting, running) = (VecDeque::new(), Vec::with_capacity(limits.running_max));
+        Scheduler { decoder, isa, limits, waiting, running, plan: Vec::new(), works: Vec::new() }
     }
 
     /// The model.
@@ -239,8 +257,8 @@ impl Scheduler {
         if self.running.is_empty() {
             return false;
         }
-        let plan = self.schedule();
-        self.run(&plan);
+        self.schedule();
+        self.run();
         self.settle();
         true
     }
@@ -276,6 +294,7 @@ impl Scheduler {
                 sampler: Sampler::new(job.sampling.clone(), self.isa, &job.prompt),
                 decoder: StreamDecoder::default(),
                 filter: StopFilter::new(&job.stop),
+                decoded: String::new(),
                 read: 0,
                 written: 0,
                 written_max,
@@ -289,57 +308,54 @@ impl Scheduler {
         }
     }
 
-    /// Chooses what each running job contributes: (index, tokens of the prompt), 0 for a written token.
-    fn schedule(&self) -> Vec<(usize, usize)> {
-        let is_writing = |r: &Running| r.read == r.job.prompt.len();
-        let mut plan: Vec<(usize, usize)> =
-            (0..self.running.len()).filter(|&i| is_writing(&self.running[i])).map(|i| (i, 0)).collect();
-        let mut room = BATCH_TOKENS_MAX - plan.len();
-        if !plan.is_empty() {
+    /// Chooses what each running job contributes: first those that write, then prompts.
+    fn schedule(&mut self) {
+        self.plan.clear();
+        for (index, running) in self.running.iter().enumerate() {
+            if running.read == running.job.prompt.len() {
+                self.plan.push(Planned { index, chunk: 0, draws: true });
+            }
+        }
+        let mut room = BATCH_TOKENS_MAX - self.plan.len();
+        if !self.plan.is_empty() {
             room = room.min(CHUNK_TOKENS_SHARED);
         }
         for (index, running) in self.running.iter().enumerate() {
             let left = running.job.prompt.len() - running.read;
             if left > 0 && room > 0 {
                 let chunk = left.min(room);
-                plan.push((index, chunk));
+                self.plan.push(Planned { index, chunk, draws: chunk == left });
                 room -= chunk;
             }
         }
-        plan
     }
 
     /// One forward pass, and what it means for each job of the plan.
-    fn run(&mut self, plan: &[(usize, usize)]) {
-        let is_read = |&(index, chunk): &(usize, usize)| {
-            self.running[index].read + chunk == self.running[index].job.prompt.len()
-        };
-        let wanted: Vec<bool> = plan.iter().map(is_read).collect();
-        let works: Vec<Work> = plan
-            .iter()
-            .zip(&wanted)
-            .map(|(&(index, chunk), &wanted)| {
-                let running = &self.running[index];
-                let tokens = match chunk {
-                    0 => std::slice::from_ref(&running.last),
-                    _ => &running.job.prompt[running.read..running.read + chunk],
-                };
-                let logits = if wanted { Logits::Last } else { Logits::None };
-                Work { sequence: running.sequence, tokens, logits }
-            })
-            .collect();
+    fn run(&mut self) {
+        let mut works: Vec<Work> = emptied(std::mem::take(&mut self.works));
+        works.extend(self.plan.iter().map(|planned| {
+            let running = &self.running[planned.index];
+            let tokens = match planned.chunk {
+                0 => std::slice::from_ref(&running.last),
+                chunk => &running.job.prompt[running.read..running.read + chunk],
+            };
+            let logits = if planned.draws { Logits::Last } else { Logits::None };
+            Work { sequence: running.sequence, tokens, logits }
+        }));
         let model = self.decoder.model().clone();
-        match self.decoder.forward(&works) {
+        let result = self.decoder.forward(&works);
+        self.works = emptied(works);
+        match result {
             Ok(logits) => {
                 let mut rows = logits.chunks_exact(model.vocabulary());
-                for (&(index, chunk), wanted) in plan.iter().zip(wanted) {
-                    let row = if wanted { rows.next() } else { None };
+                for &Planned { index, chunk, draws } in &self.plan {
+                    let row = if draws { rows.next() } else { None };
                     settle_one(&mut self.running[index], &model, chunk, row);
                 }
             }
             Err(error) => {
-                for &(index, _) in plan {
-                    self.running[index].end = Some(End::Failed(error.clone()));
+                for planned in &self.plan {
+                    self.running[planned.index].end = Some(End::Failed(error.clone()));
                 }
             }
         }
@@ -398,9 +414,9 @@ fn settle_one(running: &mut Running, model: &Model, chunk: usize, logits: Option
     if tokenizer.is_end_of_generation(sampled.id) {
         end = Some(StopReason::EndOfGeneration);
     } else {
-        let mut decoded = String::new();
-        running.decoder.push(tokenizer.visible_piece(sampled.id), &mut decoded);
-        text = running.filter.push(&decoded);
+        running.decoded.clear();
+        running.decoder.push(tokenizer.visible_piece(sampled.id), &mut running.decoded);
+        text = running.filter.push(&running.decoded);
         token = Some(sampled);
         if running.filter.is_stopped() {
             end = Some(StopReason::StopString);

@@ -1,6 +1,6 @@
-//! The arithmetic that tokens are made of: products per format and number of columns, attention per
-//! length of context, and what a job of the pool costs. `cargo bench -p kernels` runs all,
-//! `cargo bench -p kernels -- Q4_K` those whose name holds that.
+//! The arithmetic that tokens are made of: products per instruction set, format and number of
+//! columns, attention per length of context, and what a job of the pool costs. `cargo bench -p kernels`
+//! runs all, `cargo bench -p kernels -- 'Q4_K on avx2'` those whose name matches that.
 //!
 //! Criterion's elements are multiply-adds, so its Gelem/s are GMAC/s.
 
@@ -10,26 +10,30 @@ use std::time::Duration;
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput};
-use kernels::attention::{AttentionScratch, AttentionShape, BLOCK_POSITIONS, KvType};
+use kernels::attention::{AttentionShape, BLOCK_POSITIONS, KvType};
 use kernels::formats::{FORMATS, Format};
 use kernels::isa::Isa;
-use kernels::kv::{AttentionBatch, KvMemory, KvShape, SequenceRows};
+use kernels::kv::{AttentionBatch, AttentionScratch, KvMemory, KvShape, SequenceRows};
 use kernels::panels::Panels;
 use kernels::pool::Pool;
-use kernels::product::{Columns, ColumnsShape, FloatRows, Weights, multiply};
+use kernels::product::{Columns, ColumnsShape, FloatRows, Rounding, Weights, multiply};
 
 /// Rows and columns of the weights: a layer of a model of about 1B parameters.
 const ROWS: usize = 2048;
 const INNER: usize = 2048;
 /// From decoding one sequence to reading a prompt.
-const COLUMNS: [usize; 6] = [1, 2, 4, 8, 64, 512];
+const COLUMNS: [usize; 5] = [1, 2, 4, 8, 64];
 
-/// Positions that attention looks back on.
-const CONTEXTS: [usize; 2] = [512, 4096];
-const KV_HEADS: usize = 4;
-/// Query heads per key-value head.
-const GROUP: usize = 4;
-const HEAD_DIM: usize = 64;
+/// Attention of two models of 0.5B and 1.5B parameters: dimensions of a head, query heads per key-value head.
+const HEADS: [(usize, usize); 2] = [(64, 7), (128, 6)];
+const KV_HEADS: usize = 2;
+/// Positions that one token looks back on.
+const CONTEXTS: [usize; 3] = [512, 4096, 16384];
+/// Tokens of a piece of prompt, and the position after it.
+const PROMPTS: [(usize, usize); 3] = [(512, 512), (64, 8192), (512, 8192)];
+/// Bytes of cache that a measurement goes through before it comes back to the first, as a model does with its
+/// layers: more than processors cache.
+const CACHE_BYTES: usize = 128 << 20;
 
 fn main() {
     let mut criterion = Criterion::default()
@@ -38,34 +42,37 @@ fn main() {
         .measurement_time(Duration::from_secs(1))
         .configure_from_args();
     let pool = Pool::new(thread::available_parallelism().map_or(1, usize::from));
-    products(&mut criterion, &pool);
+    Isa::available().for_each(|isa| products(&mut criterion, isa, &pool));
     attention(&mut criterion, &pool);
     jobs(&mut criterion, &pool);
     criterion.final_summary();
 }
 
-fn products(criterion: &mut Criterion, pool: &Pool) {
+fn products(criterion: &mut Criterion, isa: Isa, pool: &Pool) {
     for &format in FORMATS {
         let data = blocks(format, ROWS * INNER);
-        let name = format!("product {ROWS}x{INNER} {}", format.name());
+        let name = format!("product {ROWS}x{INNER} {} on {isa:?}", format.name());
         let mut group = criterion.benchmark_group(name);
         if Panels::supports(format) {
             let panels = Panels::pack(format, &data, (ROWS, INNER), pool).expect("whole blocks");
-            product(&mut group, pool, Weights::Panels(&panels));
+            product(&mut group, (isa, pool), Weights::Panels(&panels));
         } else {
             let rows = FloatRows { format, data: &data, rows: ROWS, columns: INNER };
-            product(&mut group, pool, Weights::Float(rows));
+            product(&mut group, (isa, pool), Weights::Float(rows));
         }
         group.finish();
     }
 }
 
 /// One format with every number of columns.
-fn product(group: &mut BenchmarkGroup<'_, WallTime>, pool: &Pool, weights: Weights<'_>) {
-    let isa = Isa::detect();
+fn product(group: &mut BenchmarkGroup<'_, WallTime>, (isa, pool): (Isa, &Pool), weights: Weights<'_>) {
     for count in COLUMNS {
         let mut columns = Columns::default();
-        let shape = ColumnsShape { inner: INNER, count, quantize: matches!(weights, Weights::Panels(_)) };
+        let rounding = match weights {
+            Weights::Panels(_) => Rounding::Int8,
+            Weights::Float(_) => Rounding::None,
+        };
+        let shape = ColumnsShape { inner: INNER, count, rounding, floats: rounding == Rounding::None };
         let mut state = ramp(INNER * count);
         columns.fill((isa, pool), shape, &mut state, &|_, row, values| values.copy_from_slice(row));
         let mut output = vec![0.0; ROWS * count];
@@ -93,50 +100,73 @@ fn ramp(length: usize) -> Vec<f32> {
 }
 
 fn attention(criterion: &mut Criterion, pool: &Pool) {
-    let isa = Isa::detect();
-    let width = KV_HEADS * GROUP * HEAD_DIM;
-    let mut group = criterion.benchmark_group(format!("attention {KV_HEADS}x{GROUP} heads of {HEAD_DIM}"));
-    for context in CONTEXTS {
-        let cache = filled_cache(isa, context);
-        let table: Vec<u32> = (0..cache.shape().blocks as u32).collect();
-        let shape = AttentionShape {
-            head_dim: HEAD_DIM,
-            group: GROUP,
-            scale: 1.0 / (HEAD_DIM as f32).sqrt(),
-            window: None,
-            soft_cap: None,
-        };
-        let queries = ramp(width);
-        let mut output = vec![0.0; width];
-        let mut scratch: Vec<_> = (0..pool.threads()).map(|_| AttentionScratch::new(HEAD_DIM)).collect();
-        // Queries times keys, and weights times values.
-        group.throughput(Throughput::Elements((2 * width * context) as u64));
-        group.bench_function(BenchmarkId::from_parameter(context), |bencher| {
-            bencher.iter(|| {
-                let last = SequenceRows { table: &table, position: context - 1, row: 0, tokens: 1 };
-                let batch = AttentionBatch {
-                    queries: &queries,
-                    query_stride: width,
-                    output: black_box(&mut output),
-                    sequences: &[last],
-                };
-                cache.attend((isa, pool), 0, &shape, (batch, &mut scratch));
-            });
-        });
+    for heads in HEADS {
+        let name = format!("attention {KV_HEADS}x{} heads of {}", heads.1, heads.0);
+        let mut group = criterion.benchmark_group(name);
+        for context in CONTEXTS {
+            attend(&mut group, pool, heads, (1, context));
+        }
+        for prompt in PROMPTS {
+            attend(&mut group, pool, heads, prompt);
+        }
+        group.finish();
     }
-    group.finish();
 }
 
-/// A cache of one layer that holds `context` positions.
-fn filled_cache(isa: Isa, context: usize) -> KvMemory {
+/// The last `tokens` of `context` positions, one layer after the other.
+fn attend(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    pool: &Pool,
+    (head_dim, heads): (usize, usize),
+    (tokens, context): (usize, usize),
+) {
+    let isa = Isa::detect();
+    let shape = AttentionShape {
+        head_dim,
+        group: heads,
+        scale: 1.0 / (head_dim as f32).sqrt(),
+        window: None,
+        soft_cap: None,
+    };
+    let cache = filled_cache(isa, head_dim, context);
+    let table: Vec<u32> = (0..cache.shape().blocks as u32).collect();
+    let width = KV_HEADS * heads * head_dim;
+    let queries = ramp(width * tokens);
+    let mut output = vec![0.0; width * tokens];
+    let mut scratch = AttentionScratch::new(head_dim, pool.threads());
+    let position = context - tokens;
+    let seen: usize = (position..context).map(|at| at + 1).sum();
+    // Queries times keys, and weights times values.
+    group.throughput(Throughput::Elements((2 * width * seen) as u64));
+    let mut layer = 0;
+    group.bench_function(BenchmarkId::new(format!("{tokens} tokens"), context), |bencher| {
+        bencher.iter(|| {
+            let last = SequenceRows { table: &table, position, row: 0, tokens };
+            let batch = AttentionBatch {
+                queries: &queries,
+                query_stride: width,
+                output: black_box(&mut output),
+                sequences: &[last],
+            };
+            cache.attend((isa, pool), layer, &shape, (batch, &mut scratch));
+            layer = (layer + 1) % cache.shape().layers;
+        });
+    });
+}
+
+/// A cache of [`CACHE_BYTES`] that holds `context` positions.
+fn filled_cache(isa: Isa, head_dim: usize, context: usize) -> KvMemory {
     let blocks = context.div_ceil(BLOCK_POSITIONS);
-    let shape = KvShape { layers: 1, kv_heads: KV_HEADS, head_dim: HEAD_DIM, blocks, kv_type: KvType::F16 };
-    let mut cache = KvMemory::new(shape);
-    let values = ramp(KV_HEADS * HEAD_DIM + context);
+    let one = KvShape { layers: 1, kv_heads: KV_HEADS, head_dim, blocks, kv_type: KvType::F16 };
+    let layers = CACHE_BYTES.div_ceil(one.block_bytes() * blocks);
+    let mut cache = KvMemory::new(KvShape { layers, ..one });
+    let values = ramp(KV_HEADS * head_dim + context);
     for position in 0..context {
-        let part = &values[position..][..KV_HEADS * HEAD_DIM];
+        let part = &values[position..][..KV_HEADS * head_dim];
         let place = ((position / BLOCK_POSITIONS) as u32, position % BLOCK_POSITIONS);
-        cache.write(isa, 0, place, (part, part));
+        for layer in 0..layers {
+            cache.write(isa, layer, place, (part, part));
+        }
     }
     cache
 }

@@ -4,16 +4,12 @@
 //! value (the first token's, in many models) costs only its 31 neighbours their precision.
 
 use crate::lines::{LINE_BYTES, Line};
-use crate::panels::wide::WIDE_COLUMNS;
 use crate::simd::{LANES, Simd};
 
 /// Values that share a scale.
 pub const GROUP: usize = 32;
-/// Columns whose lines are interleaved: those of the widest tile ...
+/// Columns whose lines are interleaved: those of the widest tile.
 const BLOCK_COLUMNS: usize = 8;
-/// ... and, from this many on, twice those of the product for many columns.
-pub(crate) const WIDE_COLUMNS_MIN: usize = 32;
-const WIDE_BLOCK_COLUMNS: usize = 2 * WIDE_COLUMNS;
 /// A group's line: 32 values; the scale; minus the sum of the values (i32) of the first half, the second
 /// and both; the same times the scale (f32). Offsets in 32-bit words behind the values:
 pub(crate) const SCALE: usize = 0;
@@ -43,8 +39,7 @@ impl Activations {
         assert!(inner.is_multiple_of(GROUP), "{inner} values are not whole groups of {GROUP}");
         self.groups = inner / GROUP;
         self.columns = columns;
-        self.width =
-            if columns >= WIDE_COLUMNS_MIN { WIDE_BLOCK_COLUMNS } else { columns.clamp(1, BLOCK_COLUMNS) };
+        self.width = columns.clamp(1, BLOCK_COLUMNS);
         let lines = self.groups * columns.next_multiple_of(self.width);
         if self.lines.len() < lines {
             self.lines.resize(lines, Line([0; LINE_BYTES]));
@@ -62,15 +57,10 @@ impl Activations {
         (self.width - column % self.width).min(self.columns - column)
     }
 
-    /// Whether the product for many columns can read them, [`WIDE_COLUMNS`] from each multiple of as many.
-    pub fn is_wide(&self) -> bool {
-        self.width == WIDE_BLOCK_COLUMNS
-    }
-
-    /// Where a tile that starts at `column` reads from group `group` on.
-    pub fn tile(&self, column: usize, group: usize) -> TileInput {
-        assert!(column < self.columns && group < self.groups);
-        let first = &self.lines[first_line(column, self.groups, self.width) + group * self.width];
+    /// Where a tile that starts at `column` reads.
+    pub fn tile(&self, column: usize) -> TileInput {
+        assert!(column < self.columns);
+        let first = &self.lines[first_line(column, self.groups, self.width)];
         TileInput { line: first.0.as_ptr(), stride: self.width * LINE_BYTES }
     }
 }
@@ -93,6 +83,12 @@ impl TileInput {
     #[inline(always)]
     pub fn advance(&mut self) {
         self.line = self.line.wrapping_add(self.stride);
+    }
+
+    /// Steps over `groups` groups.
+    #[inline(always)]
+    pub fn skip(&mut self, groups: usize) {
+        self.line = self.line.wrapping_add(groups * self.stride);
     }
 
     /// Value `k` of the tile's column `c`.
@@ -135,29 +131,68 @@ impl ActivationsWriter {
     #[inline(always)]
     pub unsafe fn quantize<S: Simd>(&self, column: usize, from: &[f32]) {
         debug_assert!(column < self.columns && from.len() == self.groups * GROUP);
-        let mut line = self.lines.wrapping_add(first_line(column, self.groups, self.width) * LINE_BYTES);
+        let mut line = self.line(column);
         for group in from.as_chunks::<GROUP>().0 {
             // SAFETY: the group has 32 values, its line 64 bytes.
             unsafe {
-                let (a, b) = (S::load(group.as_ptr()), S::load(group.as_ptr().add(LANES)));
-                let magnitude = S::largest(S::max(S::abs(a), S::abs(b)));
-                let inverse = if magnitude > 0.0 { 127.0 / magnitude } else { 0.0 };
-                // A tiny magnitude overflows the inverse; such a group is as good as zero.
-                let inverse = if inverse.is_finite() { inverse } else { 0.0 };
-                let scale = magnitude / 127.0;
-                let (qa, qb) =
-                    (S::round(S::mul(a, S::splat(inverse))), S::round(S::mul(b, S::splat(inverse))));
-                S::i_store_i8(line.cast(), S::f_to_i(qa));
-                S::i_store_i8(line.add(LANES).cast(), S::f_to_i(qb));
-                let (first, second) = (S::sum(qa), S::sum(qb));
-                let words = line.add(GROUP).cast::<u32>();
-                *words.add(SCALE) = scale.to_bits();
-                for (i, part) in [first, second, first + second].into_iter().enumerate() {
-                    *words.add(NEGATED_SUM + i) = (-(part as i32)) as u32;
-                    *words.add(NEGATED_SCALED_SUM + i) = (-(part * scale)).to_bits();
-                }
+                let values = [S::load(group.as_ptr()), S::load(group.as_ptr().add(LANES))];
+                quantize_group::<S>(values, line);
             }
             line = line.wrapping_add(self.width * LINE_BYTES);
         }
+    }
+
+    /// Quantizes one column as two: `2 · column` as [`ActivationsWriter::quantize`] does, and the next
+    /// one what that rounded away, so that their sum holds 16 bits of each value.
+    ///
+    /// # Safety
+    /// As [`ActivationsWriter::quantize`], for both columns.
+    #[inline(always)]
+    pub unsafe fn quantize_pair<S: Simd>(&self, column: usize, from: &[f32]) {
+        let column = 2 * column;
+        debug_assert!(column + 1 < self.columns && from.len() == self.groups * GROUP);
+        let (mut line, mut rest_line) = (self.line(column), self.line(column + 1));
+        for group in from.as_chunks::<GROUP>().0 {
+            // SAFETY: as above, with two lines.
+            unsafe {
+                let values = [S::load(group.as_ptr()), S::load(group.as_ptr().add(LANES))];
+                let rest = quantize_group::<S>(values, line);
+                quantize_group::<S>(rest, rest_line);
+            }
+            line = line.wrapping_add(self.width * LINE_BYTES);
+            rest_line = rest_line.wrapping_add(self.width * LINE_BYTES);
+        }
+    }
+
+    /// The line of a column's group 0.
+    fn line(&self, column: usize) -> *mut u8 {
+        self.lines.wrapping_add(first_line(column, self.groups, self.width) * LINE_BYTES)
+    }
+}
+
+/// Writes a group's line; gives what rounding took from its values.
+///
+/// # Safety
+/// The instruction set is there, and a line at `line`.
+#[inline(always)]
+unsafe fn quantize_group<S: Simd>([a, b]: [S::F; 2], line: *mut u8) -> [S::F; 2] {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let magnitude = S::largest(S::max(S::abs(a), S::abs(b)));
+        let inverse = if magnitude > 0.0 { 127.0 / magnitude } else { 0.0 };
+        // A tiny magnitude overflows the inverse; such a group is as good as zero.
+        let inverse = if inverse.is_finite() { inverse } else { 0.0 };
+        let scale = magnitude / 127.0;
+        let (qa, qb) = (S::round(S::mul(a, S::splat(inverse))), S::round(S::mul(b, S::splat(inverse))));
+        S::i_store_i8(line.cast(), S::f_to_i(qa));
+        S::i_store_i8(line.add(LANES).cast(), S::f_to_i(qb));
+        let (first, second) = (S::sum(qa), S::sum(qb));
+        let words = line.add(GROUP).cast::<u32>();
+        *words.add(SCALE) = scale.to_bits();
+        for (i, part) in [first, second, first + second].into_iter().enumerate() {
+            *words.add(NEGATED_SUM + i) = (-(part as i32)) as u32;
+            *words.add(NEGATED_SCALED_SUM + i) = (-(part * scale)).to_bits();
+        }
+        [S::fma(qa, S::splat(-scale), a), S::fma(qb, S::splat(-scale), b)]
     }
 }

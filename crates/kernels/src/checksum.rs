@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn it_is_what_files_hold() {
-        let bytes: Vec<u8> = (0..3 * PART_BYTES + 77).map(|i| (i * 31 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..3 * PART_BYTES + 77).map(|i| ((i * 31) >> 3) as u8).collect();
         // Files on disk hold these: another value makes all of them worthless.
         let expected = [0, 886_871_856_775_339_685, 2_297_114_736_024_305_823];
         assert_eq!([alone(b""), alone(b"a"), alone(&bytes)], expected);

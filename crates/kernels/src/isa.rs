@@ -1,43 +1,44 @@
 //! Which instruction sets there are, which this CPU has, and the kernels of each: [`Isa`], [`Kernels`].
 
-use crate::activations::{ActivationsWriter, TileInput};
-use crate::attention::{AttentionScratch, AttentionShape, HeadCache, KvSlot, QueryRows};
+use std::ops::Range;
+
+use crate::activations::ActivationsWriter;
+use crate::attention::{KvSlot, Task, ThreadScratch};
 use crate::panels::encoding::{Constants, Encoding, with_encodings};
 use crate::panels::tile::{TileCall, tile};
-use crate::panels::wide::{self, WideBuffer, WideCall};
+use crate::panels::unpacked::{self, ColumnsCall};
+#[cfg(target_arch = "aarch64")]
+use crate::simd::neon::{BASELINE, DOTPROD, I8MM, Neon};
 use crate::simd::scalar::Scalar;
 use crate::vector::FloatRow;
 use crate::{attention, vector};
 
-/// The products of one encoding.
-pub(crate) struct Tiles {
-    /// One panel times 1, 2, 4 and 8 columns.
-    pub narrow: [unsafe fn(&TileCall); 4],
-    /// Unpacks several panels, for many columns.
-    pub unpack: unsafe fn(&WideCall, &mut WideBuffer),
-    /// Multiplies what was unpacked.
-    pub wide: unsafe fn(&WideCall, &WideBuffer, TileInput),
-}
+/// Tiles of one encoding, by columns: 1, 2, 4, 8.
+pub(crate) type Tiles = [unsafe fn(&TileCall); 4];
+
+/// Many columns of one encoding.
+pub(crate) type ManyColumns = unsafe fn(&ColumnsCall);
 
 /// Values, (shift, factor), output.
 type ExpShifted = unsafe fn(&[f32], (f32, f32), &mut [f32]) -> f64;
-/// Where attention writes, and its buffers.
-type AttendOutput<'a> = (*mut f32, &'a mut AttentionScratch);
-/// Attention of one task: shape, cache, rows, and where the output goes.
-type Attend = unsafe fn(&AttentionShape, &HeadCache, &QueryRows, AttendOutput);
+/// Attention of one task over some chunks; room for each one's result, or none.
+type Attend = unsafe fn(&Task, Range<usize>, Option<&mut [f32]>, &mut ThreadScratch);
+/// The output of one task's attention, from the chunks' results if they were kept.
+type FinishAttention = unsafe fn(&Task, Option<&mut [f32]>, *mut f32, &mut ThreadScratch);
 
 /// All kernels for one instruction set. Calling one needs a CPU that has the set: only
 /// [`Isa::detect`] and [`Isa::named`] hand tables out, and only of sets that are there.
 pub(crate) struct Kernels {
     pub tiles: &'static [Tiles],
     pub columns_max: usize,
-    /// Whether the wide tiles fit the registers.
-    pub has_wide: bool,
+    /// Instead of tiles where there are many columns, if the set has it; by encoding.
+    pub many_columns: Option<&'static [ManyColumns]>,
     pub quantize: unsafe fn(&ActivationsWriter, usize, &[f32]),
+    pub quantize_pair: unsafe fn(&ActivationsWriter, usize, &[f32]),
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub rms_norm_in_place: unsafe fn(&mut [f32], &[f32], f32),
-    pub silu_mul: unsafe fn(&mut [f32], &[f32]),
-    pub gelu_mul: unsafe fn(&mut [f32], &[f32]),
+    pub silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
+    pub gelu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
     pub add_scaled: unsafe fn(&mut [f32], f32, &[f32]),
     pub soft_cap: unsafe fn(&mut [f32], f32),
     pub highest: unsafe fn(&[f32]) -> f32,
@@ -45,22 +46,23 @@ pub(crate) struct Kernels {
     pub dot_loop: unsafe fn(u64) -> i32,
     pub float_row: unsafe fn(&[f32], &FloatRow),
     pub attend: Attend,
+    pub finish_attention: FinishAttention,
     pub store_kv: unsafe fn(&KvSlot, &[f32], &[f32]),
 }
 
 macro_rules! tiles {
-    (() $([$($constant:tt)*])*) => { &[$( tiles!(@row $($constant)*) ),*] };
-    (@row $b:tt $h:tt $s:tt $m:tt $c:tt $z:tt) => {
-        Tiles {
-            narrow: [
-                panel_tile::<Encoding<$b, $h, $s, $m, $c, $z>, 1>,
-                panel_tile::<Encoding<$b, $h, $s, $m, $c, $z>, 2>,
-                panel_tile::<Encoding<$b, $h, $s, $m, $c, $z>, 4>,
-                panel_tile::<Encoding<$b, $h, $s, $m, $c, $z>, 8>,
-            ],
-            unpack: unpack::<Encoding<$b, $h, $s, $m, $c, $z>>,
-            wide: wide_tile::<Encoding<$b, $h, $s, $m, $c, $z>>,
-        }
+    (($entry:ident) $([$($constant:tt)*])*) => { &[$( tiles!(@row $entry $($constant)*) ),*] };
+    (@row $entry:ident $b:tt $h:tt $s:tt $m:tt $c:tt $z:tt) => {[
+        $entry::<Encoding<$b, $h, $s, $m, $c, $z>, 1>,
+        $entry::<Encoding<$b, $h, $s, $m, $c, $z>, 2>,
+        $entry::<Encoding<$b, $h, $s, $m, $c, $z>, 4>,
+        $entry::<Encoding<$b, $h, $s, $m, $c, $z>, 8>,
+    ]};
+}
+
+macro_rules! many_columns {
+    (($entry:ident) $([$b:tt $h:tt $s:tt $m:tt $c:tt $z:tt])*) => {
+        &[$( $entry::<Encoding<$b, $h, $s, $m, $c, $z>> ),*]
     };
 }
 
@@ -78,16 +80,16 @@ macro_rules! instantiate {
                 unsafe { tile::<$simd, E, C>(call) }
             }
             $(#[target_feature(enable = $feature)])*
-            unsafe fn unpack<E: Constants>(call: &WideCall, buffer: &mut WideBuffer) {
-                unsafe { wide::unpack::<$simd, E>(call, buffer) }
-            }
-            $(#[target_feature(enable = $feature)])*
-            unsafe fn wide_tile<E: Constants>(call: &WideCall, buffer: &WideBuffer, input: TileInput) {
-                unsafe { wide::multiply::<$simd, E>(call, buffer, input) }
+            unsafe fn panel_columns<E: Constants>(call: &ColumnsCall) {
+                unsafe { unpacked::columns::<$simd, E>(call) }
             }
             $(#[target_feature(enable = $feature)])*
             unsafe fn quantize(to: &ActivationsWriter, column: usize, from: &[f32]) {
                 unsafe { to.quantize::<$simd>(column, from) }
+            }
+            $(#[target_feature(enable = $feature)])*
+            unsafe fn quantize_pair(to: &ActivationsWriter, column: usize, from: &[f32]) {
+                unsafe { to.quantize_pair::<$simd>(column, from) }
             }
             $(#[target_feature(enable = $feature)])*
             unsafe fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
@@ -98,12 +100,12 @@ macro_rules! instantiate {
                 unsafe { vector::rms_norm_in_place::<$simd>(x, weight, epsilon) }
             }
             $(#[target_feature(enable = $feature)])*
-            unsafe fn silu_mul(gate: &mut [f32], up: &[f32]) {
-                unsafe { vector::silu_mul::<$simd>(gate, up) }
+            unsafe fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+                unsafe { vector::silu_mul::<$simd>(gate, up, out) }
             }
             $(#[target_feature(enable = $feature)])*
-            unsafe fn gelu_mul(gate: &mut [f32], up: &[f32]) {
-                unsafe { vector::gelu_mul::<$simd>(gate, up) }
+            unsafe fn gelu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+                unsafe { vector::gelu_mul::<$simd>(gate, up, out) }
             }
             $(#[target_feature(enable = $feature)])*
             unsafe fn add_scaled(x: &mut [f32], factor: f32, y: &[f32]) {
@@ -131,22 +133,36 @@ macro_rules! instantiate {
             }
             $(#[target_feature(enable = $feature)])*
             unsafe fn attend(
-                shape: &AttentionShape,
-                cache: &HeadCache,
-                rows: &QueryRows,
-                to: (*mut f32, &mut AttentionScratch),
+                task: &Task,
+                chunks: Range<usize>,
+                results: Option<&mut [f32]>,
+                scratch: &mut ThreadScratch,
             ) {
-                unsafe { attention::attend::<$simd>(shape, cache, rows, to) }
+                unsafe { attention::attend::<$simd>(task, chunks, results, scratch) }
+            }
+            $(#[target_feature(enable = $feature)])*
+            unsafe fn finish_attention(
+                task: &Task,
+                results: Option<&mut [f32]>,
+                output: *mut f32,
+                scratch: &mut ThreadScratch,
+            ) {
+                unsafe { attention::finish::<$simd>(task, results, output, scratch) }
             }
             $(#[target_feature(enable = $feature)])*
             unsafe fn store_kv(to: &KvSlot, key: &[f32], value: &[f32]) {
                 unsafe { attention::store_kv::<$simd>(to, key, value) }
             }
             pub(super) static KERNELS: Kernels = Kernels {
-                tiles: with_encodings!(tiles()),
+                tiles: with_encodings!(tiles(panel_tile)),
                 columns_max: <$simd as Simd>::COLUMNS_MAX,
-                has_wide: <$simd as Simd>::COLUMNS_MAX >= 8,
+                many_columns: if <$simd as Simd>::UNPACKS {
+                    Some(with_encodings!(many_columns(panel_columns)))
+                } else {
+                    None
+                },
                 quantize,
+                quantize_pair,
                 rms_norm,
                 rms_norm_in_place,
                 silu_mul,
@@ -158,6 +174,7 @@ macro_rules! instantiate {
                 dot_loop,
                 float_row,
                 attend,
+                finish_attention,
                 store_kv,
             };
         }
@@ -166,7 +183,9 @@ macro_rules! instantiate {
 
 instantiate!(scalar, Scalar);
 #[cfg(target_arch = "x86_64")]
-instantiate!(avx2, crate::simd::avx2::Avx2, "avx2", "fma", "f16c");
+instantiate!(avx2, crate::simd::avx2::Avx2<false>, "avx2", "fma", "f16c");
+#[cfg(target_arch = "x86_64")]
+instantiate!(avxvnni, crate::simd::avx2::Avx2<true>, "avxvnni", "avx2", "fma", "f16c");
 #[cfg(target_arch = "x86_64")]
 instantiate!(
     avx512,
@@ -180,6 +199,13 @@ instantiate!(
     "fma",
     "f16c"
 );
+
+#[cfg(target_arch = "aarch64")]
+instantiate!(neon, Neon<BASELINE>, "neon");
+#[cfg(target_arch = "aarch64")]
+instantiate!(neon_dotprod, Neon<DOTPROD>, "neon", "dotprod");
+#[cfg(target_arch = "aarch64")]
+instantiate!(neon_i8mm, Neon<I8MM>, "neon", "dotprod", "i8mm");
 
 /// An instruction set that this CPU has: a capability, got from detection.
 #[derive(Clone, Copy)]
@@ -199,7 +225,21 @@ static REGISTRY: &[Entry] = &[
     #[cfg(target_arch = "x86_64")]
     Entry { name: "avx512", label: "avx512vnni", available: has_avx512, kernels: &avx512::KERNELS },
     #[cfg(target_arch = "x86_64")]
+    Entry { name: "avxvnni", label: "avxvnni", available: has_avxvnni, kernels: &avxvnni::KERNELS },
+    #[cfg(target_arch = "x86_64")]
     Entry { name: "avx2", label: "avx2", available: has_avx2, kernels: &avx2::KERNELS },
+    #[cfg(target_arch = "aarch64")]
+    Entry { name: "neon_i8mm", label: "neon_i8mm", available: has_i8mm, kernels: &neon_i8mm::KERNELS },
+    #[cfg(target_arch = "aarch64")]
+    Entry {
+        name: "neon_dotprod",
+        label: "neon_dotprod",
+        available: has_dotprod,
+        kernels: &neon_dotprod::KERNELS,
+    },
+    // Part of AArch64, as Rust's targets have it.
+    #[cfg(target_arch = "aarch64")]
+    Entry { name: "neon", label: "neon", available: || true, kernels: &neon::KERNELS },
     Entry { name: "scalar", label: "scalar", available: || true, kernels: &scalar::KERNELS },
 ];
 
@@ -214,8 +254,23 @@ fn has_avx512() -> bool {
 }
 
 #[cfg(target_arch = "x86_64")]
+fn has_avxvnni() -> bool {
+    is_x86_feature_detected!("avxvnni") && has_avx2()
+}
+
+#[cfg(target_arch = "x86_64")]
 fn has_avx2() -> bool {
     is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+}
+
+#[cfg(target_arch = "aarch64")]
+fn has_i8mm() -> bool {
+    std::arch::is_aarch64_feature_detected!("i8mm") && has_dotprod()
+}
+
+#[cfg(target_arch = "aarch64")]
+fn has_dotprod() -> bool {
+    std::arch::is_aarch64_feature_detected!("dotprod")
 }
 
 /// An instruction set by a name that can't be used.
@@ -238,7 +293,7 @@ impl Isa {
         REGISTRY.iter().filter(|entry| (entry.available)()).map(|entry| Isa { entry })
     }
 
-    /// The one called `name` (`scalar`, `avx2`, `avx512`).
+    /// The one called `name` (`scalar`; `avx2`, `avxvnni`, `avx512`; `neon`, `neon_dotprod`, `neon_i8mm`).
     ///
     /// # Errors
     /// If there are no kernels of that name or the CPU lacks the instructions.
@@ -286,16 +341,16 @@ impl Isa {
         unsafe { (self.kernels().rms_norm_in_place)(x, weight, epsilon) }
     }
 
-    /// gate = silu(gate) · up. Slices have one length.
-    pub fn silu_mul(self, gate: &mut [f32], up: &[f32]) {
+    /// out = silu(gate) · up. Slices have one length.
+    pub fn silu_mul(self, gate: &[f32], up: &[f32], out: &mut [f32]) {
         // SAFETY: as above.
-        unsafe { (self.kernels().silu_mul)(gate, up) }
+        unsafe { (self.kernels().silu_mul)(gate, up, out) }
     }
 
-    /// gate = gelu(gate) · up (tanh form). Slices have one length.
-    pub fn gelu_mul(self, gate: &mut [f32], up: &[f32]) {
+    /// out = gelu(gate) · up (tanh form). Slices have one length.
+    pub fn gelu_mul(self, gate: &[f32], up: &[f32], out: &mut [f32]) {
         // SAFETY: as above.
-        unsafe { (self.kernels().gelu_mul)(gate, up) }
+        unsafe { (self.kernels().gelu_mul)(gate, up, out) }
     }
 
     /// x = x + factor · y. Slices have one length.

@@ -1,8 +1,11 @@
 //! Memory of a key-value cache: blocks of 64 positions for a group of layers, and attention over it.
 
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use crate::attention::{
-    AttentionScratch, AttentionShape, BLOCK_POSITIONS, HeadCache, KvSlot, KvType, QueryRows, ROWS_MAX,
-    first_visible,
+    AttentionShape, BLOCK_POSITIONS, HeadCache, KvSlot, KvType, Partial, QueryRows, ROWS_MAX, Task,
+    ThreadScratch, first_visible, visible_chunks,
 };
 use crate::isa::Isa;
 use crate::lines::{LINE_BYTES, Lines};
@@ -34,6 +37,9 @@ impl KvShape {
         BLOCK_POSITIONS * self.head_dim * self.kv_type.bytes()
     }
 }
+
+/// A job with fewer tasks per thread than this is split along the sequence as well.
+const TASKS_PER_THREAD: usize = 4;
 
 /// Zeroed memory of `blocks` blocks. The system commits it as it is touched.
 #[derive(Debug)]
@@ -118,52 +124,55 @@ impl KvMemory {
         }
     }
 
-    /// Attention of `layer` for a batch of rows; every row's own key must have been written.
+    /// Attention of `layer` for a batch of rows; every row's own key must have been written. Tasks are tiles
+    /// of query tokens × key-value heads; where these are few, × spans of the sequence.
     ///
     /// # Panics
-    /// If rows, tables or lengths do not fit.
+    /// If rows, tables or lengths do not fit, or `scratch` is for other heads or fewer threads.
     pub fn attend(
         &self,
         (isa, pool): (Isa, &Pool),
         layer: usize,
         shape: &AttentionShape,
-        (batch, scratch): (AttentionBatch, &mut [AttentionScratch]),
+        (batch, scratch): (AttentionBatch, &mut AttentionScratch),
     ) {
         let kv_heads = self.shape.kv_heads;
         let width = kv_heads * shape.group * shape.head_dim;
         assert!(layer < self.shape.layers && shape.head_dim == self.shape.head_dim);
-        assert!(scratch.len() >= pool.threads() && (1..=ROWS_MAX).contains(&shape.group));
+        assert!(scratch.threads.len() >= pool.threads() && scratch.head_dim == shape.head_dim);
+        assert!((1..=ROWS_MAX).contains(&shape.group));
         for sequence in batch.sequences {
             self.check(shape, sequence);
             let end = sequence.row + sequence.tokens;
             assert!(end * batch.query_stride <= batch.queries.len() && end * width <= batch.output.len());
             assert!(width <= batch.query_stride);
         }
-        let tile = ROWS_MAX / shape.group;
-        let tiles: usize = batch.sequences.iter().map(|s| s.tokens.div_ceil(tile)).sum();
-        let (output, scratches) = (SharedSlice::new(batch.output), SharedSlice::new(scratch));
-        let job = Job { memory: self, layer, shape, queries: (batch.queries, batch.query_stride), width };
-        pool.run(tiles * kv_heads, &|task, thread| {
-            // SAFETY: every thread has its own scratch.
-            let scratch = unsafe { &mut scratches.part(thread, 1)[0] };
-            let mut index = task / kv_heads;
-            for sequence in batch.sequences {
-                let count = sequence.tokens.div_ceil(tile);
-                if index >= count {
-                    index -= count;
-                    continue;
+        let job = Job {
+            memory: self,
+            layer,
+            shape,
+            queries: (batch.queries, batch.query_stride),
+            output: (SharedSlice::new(batch.output), width),
+            sequences: batch.sequences,
+        };
+        let units = job.tiles() * kv_heads;
+        let chunks = job.chunks_max();
+        let spans = (TASKS_PER_THREAD * pool.threads()).div_ceil(units.max(1)).min(chunks);
+        if spans <= 1 || pool.threads() == 1 {
+            let scratches = SharedSlice::new(&mut scratch.threads);
+            return pool.run(units, &|unit, thread| {
+                let (task, output) = job.task(unit);
+                // SAFETY: every thread has its own scratch; the CPU has the set; rows and blocks were
+                // checked; units write disjoint outputs.
+                unsafe {
+                    let scratch = &mut scratches.part(thread, 1)[0];
+                    (isa.kernels().attend)(&task, task.chunks(), None, scratch);
+                    (isa.kernels().finish_attention)(&task, None, output, scratch);
                 }
-                // The last tiles see most: start with them, so that no thread is left with one at the end.
-                let first = (count - 1 - index) * tile;
-                let rows = SequenceRows {
-                    position: sequence.position + first,
-                    row: sequence.row + first,
-                    tokens: tile.min(sequence.tokens - first),
-                    ..*sequence
-                };
-                return job.attend_tile(isa, task % kv_heads, &rows, (output, scratch));
-            }
-        });
+            });
+        }
+        scratch.split(units, spans, chunks * Partial::size(job.rows_max(), shape.head_dim));
+        job.attend_spans((isa, pool), (units, spans), scratch);
     }
 
     /// Panics unless every block that the rows see exists.
@@ -176,23 +185,89 @@ impl KvMemory {
     }
 }
 
-/// What all tasks of one attention job share.
+/// Working memory of attention, for all threads of a pool.
+#[derive(Debug)]
+pub struct AttentionScratch {
+    head_dim: usize,
+    threads: Vec<ThreadScratch>,
+    /// Partial results of a split job, `[unit][chunk]`; grows to the longest seen.
+    results: Vec<f32>,
+    /// Spans of each unit still to be done.
+    pending: Vec<AtomicUsize>,
+}
+
+impl AttentionScratch {
+    /// Working memory for heads of `head_dim` and a pool of `threads`.
+    pub fn new(head_dim: usize, threads: usize) -> Self {
+        AttentionScratch {
+            head_dim,
+            threads: (0..threads).map(|_| ThreadScratch::new(head_dim)).collect(),
+            results: Vec::new(),
+            pending: Vec::new(),
+        }
+    }
+
+    /// Makes ready for `units` units of `spans` spans with `size` values of results each.
+    fn split(&mut self, units: usize, spans: usize, size: usize) {
+        if self.results.len() < units * size {
+            self.results.resize(units * size, 0.0);
+        }
+        self.pending.clear();
+        self.pending.extend((0..units).map(|_| AtomicUsize::new(spans)));
+    }
+}
+
+/// What all tasks of one attention job share. A unit is one key-value head of one tile of query tokens.
 struct Job<'a> {
     memory: &'a KvMemory,
     layer: usize,
     shape: &'a AttentionShape,
+    /// Queries and the values between their rows.
     queries: (&'a [f32], usize),
-    width: usize,
+    /// Outputs and the values between their rows.
+    output: (SharedSlice<f32>, usize),
+    sequences: &'a [SequenceRows<'a>],
 }
 
-impl Job<'_> {
-    fn attend_tile(
-        &self,
-        isa: Isa,
-        kv_head: usize,
-        rows: &SequenceRows,
-        (output, scratch): (SharedSlice<f32>, &mut AttentionScratch),
-    ) {
+impl<'a> Job<'a> {
+    /// Most query tokens of a unit.
+    fn tile_tokens(&self) -> usize {
+        ROWS_MAX / self.shape.group
+    }
+
+    /// Tiles of all sequences.
+    fn tiles(&self) -> usize {
+        self.sequences.iter().map(|s| s.tokens.div_ceil(self.tile_tokens())).sum()
+    }
+
+    /// Most chunks that any sequence's tokens see.
+    fn chunks_max(&self) -> usize {
+        let chunks = |s: &SequenceRows| visible_chunks(s.position, s.tokens, self.shape.window).len();
+        self.sequences.iter().map(chunks).max().unwrap_or(0)
+    }
+
+    /// Most rows of any unit.
+    fn rows_max(&self) -> usize {
+        let tokens = self.sequences.iter().map(|s| s.tokens).max().unwrap_or(0);
+        tokens.min(self.tile_tokens()) * self.shape.group
+    }
+
+    /// A unit's rows, and where its output goes.
+    fn task(&self, unit: usize) -> (Task<'a>, *mut f32) {
+        let tile = self.tile_tokens();
+        let (mut index, kv_head) = (unit / self.memory.shape.kv_heads, unit % self.memory.shape.kv_heads);
+        let mut sequences = self.sequences.iter();
+        let sequence = loop {
+            let sequence = sequences.next().expect("a job has as many units as its sequences' tiles");
+            let count = sequence.tokens.div_ceil(tile);
+            if index < count {
+                // The last tiles see most: start with them, so that no thread is left with one at the end.
+                index = count - 1 - index;
+                break sequence;
+            }
+            index -= count;
+        };
+        let first = index * tile;
         let kv = &self.memory.shape;
         let keys_offset = self.memory.head_offset(self.layer, kv_head);
         let cache = HeadCache {
@@ -200,20 +275,169 @@ impl Job<'_> {
             block_stride: kv.block_bytes(),
             keys_offset,
             values_offset: keys_offset + kv.half_bytes(),
-            table: rows.table,
+            table: sequence.table,
             kv_type: kv.kv_type,
         };
-        let head = kv_head * self.shape.group * self.shape.head_dim;
-        let (queries, query_stride) = self.queries;
-        let query_rows = QueryRows {
-            queries: queries[rows.row * query_stride + head..].as_ptr(),
+        let (row, head) = (sequence.row + first, kv_head * self.shape.group * self.shape.head_dim);
+        let ((queries, query_stride), (output, output_stride)) = (self.queries, self.output);
+        let rows = QueryRows {
+            queries: queries[row * query_stride + head..].as_ptr(),
             query_stride,
-            output_stride: self.width,
-            position: rows.position,
-            tokens: rows.tokens,
+            output_stride,
+            position: sequence.position + first,
+            tokens: tile.min(sequence.tokens - first),
         };
-        let to = output.address(rows.row * self.width + head);
-        // SAFETY: the CPU has the set; `attend` proved rows and blocks; tasks write disjoint outputs.
-        unsafe { (isa.kernels().attend)(self.shape, &cache, &query_rows, (to, scratch)) };
+        (Task { shape: self.shape, cache, rows }, output.address(row * output_stride + head))
+    }
+
+    /// Every unit in `spans` tasks, each over a span of its chunks; whoever does a unit's last span merges.
+    fn attend_spans(
+        &self,
+        (isa, pool): (Isa, &Pool),
+        (units, spans): (usize, usize),
+        scratch: &mut AttentionScratch,
+    ) {
+        let pending = &scratch.pending;
+        let unit_size = self.chunks_max() * Partial::size(self.rows_max(), self.shape.head_dim);
+        let scratches = SharedSlice::new(&mut scratch.threads);
+        let results = SharedSlice::new(&mut scratch.results);
+        pool.run(units * spans, &|index, thread| {
+            let (unit, span) = (index / spans, index % spans);
+            let (task, output) = self.task(unit);
+            let chunks = task.chunks();
+            let size = Partial::size(task.count(), self.shape.head_dim);
+            let part = span_of(chunks.len(), span, spans);
+            let first = unit * unit_size;
+            // SAFETY: every thread has its own scratch, every span its own results; the CPU has the set;
+            // rows and blocks were checked. The last span's thread alone still uses the unit's results.
+            unsafe {
+                let scratch = &mut scratches.part(thread, 1)[0];
+                let own = results.part(first + part.start * size, part.len() * size);
+                let absolute = chunks.start + part.start..chunks.start + part.end;
+                (isa.kernels().attend)(&task, absolute, Some(own), scratch);
+                if pending[unit].fetch_sub(1, Ordering::AcqRel) == 1 {
+                    let whole = results.part(first, chunks.len() * size);
+                    (isa.kernels().finish_attention)(&task, Some(whole), output, scratch);
+                }
+            }
+        });
+    }
+}
+
+/// Part `span` of `spans` nearly equal parts of `0..count`.
+fn span_of(count: usize, span: usize, spans: usize) -> Range<usize> {
+    count * span / spans..count * (span + 1) / spans
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LAYERS: usize = 2;
+
+    /// A cache with noise in the blocks of two sequences of `positions`, and their block tables.
+    fn filled(shape: KvShape, positions: usize) -> (KvMemory, [Vec<u32>; 2]) {
+        let mut memory = KvMemory::new(shape);
+        // Blocks of the two take turns, the first's backwards.
+        let count = shape.blocks as u32 / 2;
+        let tables = [(0..count).rev().map(|b| 2 * b).collect(), (0..count).map(|b| 2 * b + 1).collect()];
+        let noise = noise(positions + 2 * shape.kv_heads * shape.head_dim, 7);
+        for (index, table) in tables.iter().enumerate() {
+            let table: &Vec<u32> = table;
+            for position in 0..positions {
+                let part = |at: usize| &noise[position + at..][..shape.kv_heads * shape.head_dim];
+                let place = (table[position / BLOCK_POSITIONS], position % BLOCK_POSITIONS);
+                let values = part(index * shape.kv_heads * shape.head_dim);
+                memory.write(Isa::detect(), 1, place, (part(3), values));
+            }
+        }
+        (memory, tables)
+    }
+
+    fn noise(length: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 33) % 20_001) as f32 / 5_000.0 - 2.0
+        };
+        (0..length).map(|_| next()).collect()
+    }
+
+    fn attend(
+        (isa, threads): (Isa, usize),
+        memory: &KvMemory,
+        shape: &AttentionShape,
+        (queries, sequences): (&[f32], &[SequenceRows]),
+    ) -> Vec<f32> {
+        let stride = memory.shape.kv_heads * shape.group * shape.head_dim;
+        let mut output = vec![f32::NAN; queries.len()];
+        let mut scratch = AttentionScratch::new(shape.head_dim, threads);
+        let pool = Pool::new(threads);
+        // Twice with the same scratch: nothing of the first time may show in the second.
+        for _ in 0..2 {
+            output.fill(f32::NAN);
+            let batch = AttentionBatch { queries, query_stride: stride, output: &mut output, sequences };
+            memory.attend((isa, &pool), 1, shape, (batch, &mut scratch));
+        }
+        output
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+        /// Batches of two sequences, on any number of threads and any instruction set, against each token
+        /// alone on one thread.
+        #[test]
+        fn bits_do_not_depend_on_batch_threads_or_instruction_set(
+            (kv_heads, group) in (1usize..4, 1usize..10),
+            vectors in prop::sample::select(vec![1usize, 4, 5, 8]),
+            threads in 1usize..6,
+            positions in 1usize..2300,
+            tokens in (1usize..40, 0usize..12),
+            window in prop::option::of(1usize..1500),
+            wide in any::<bool>(),
+        ) {
+            let head_dim = 16 * vectors;
+            let kv_type = if wide { KvType::F32 } else { KvType::F16 };
+            let blocks = 2 * positions.div_ceil(BLOCK_POSITIONS);
+            let (memory, tables) =
+                filled(KvShape { layers: LAYERS, kv_heads, head_dim, blocks, kv_type }, positions);
+            let scale = 1.0 / (head_dim as f32).sqrt();
+            let shape = AttentionShape { head_dim, group, scale, window, soft_cap: None };
+            let counts = [tokens.0.min(positions), tokens.1.min(positions)];
+            let mut row = 0;
+            let sequences: Vec<SequenceRows> = tables.iter().zip(counts).filter(|(_, count)| *count > 0)
+                .map(|(table, tokens)| {
+                    row += tokens;
+                    SequenceRows { table, position: positions - tokens, row: row - tokens, tokens }
+                })
+                .collect();
+            let width = kv_heads * group * head_dim;
+            let queries = noise(row * width, 3);
+            let mut alone = vec![f32::NAN; queries.len()];
+            for sequence in &sequences {
+                for token in 0..sequence.tokens {
+                    let one = SequenceRows { position: sequence.position + token, row: 0, tokens: 1, ..*sequence };
+                    let at = (sequence.row + token) * width..(sequence.row + token + 1) * width;
+                    let got = attend((Isa::detect(), 1), &memory, &shape, (&queries[at.clone()], &[one]));
+                    alone[at].copy_from_slice(&got);
+                }
+            }
+            for isa in Isa::available() {
+                let got = attend((isa, threads), &memory, &shape, (&queries, &sequences));
+                prop_assert!(got == alone, "{} with {threads} threads", isa.name());
+            }
+        }
+    }
+
+    #[test]
+    fn spans_cover_every_chunk_once() {
+        for count in 0..40 {
+            for spans in 1..=count.max(1) {
+                let all: Vec<usize> = (0..spans).flat_map(|span| span_of(count, span, spans)).collect();
+                assert_eq!(all, (0..count).collect::<Vec<_>>());
+            }
+        }
     }
 }

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 mod activations;
+mod ahead;
 pub mod attention;
 pub mod checksum;
 pub mod formats;

@@ -10,6 +10,10 @@ use crate::mapped::Mapped;
 /// Bytes of a line: one vector of the widest instruction set, one line of the caches.
 pub(crate) const LINE_BYTES: usize = 64;
 
+/// Memory of at least this size asks for huge pages.
+#[cfg(target_os = "linux")]
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
 /// A 64-byte line, aligned.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
@@ -35,7 +39,15 @@ impl Lines {
         }
         let bytes = count.saturating_mul(LINE_BYTES);
         match MmapMut::map_anon(bytes) {
-            Ok(memory) => Lines { memory: Some(memory), count },
+            Ok(memory) => {
+                // Streams through this memory would miss the address cache at every small page. Where the
+                // system has no huge pages, it goes without.
+                #[cfg(target_os = "linux")]
+                if bytes >= HUGE_PAGE_BYTES {
+                    let _ = memory.advise(memmap2::Advice::HugePage);
+                }
+                Lines { memory: Some(memory), count }
+            }
             Err(error) => panic!("no memory for {bytes} bytes: {error}"),
         }
     }

@@ -1,50 +1,95 @@
-//! A persistent pool of threads: [`Pool::run`] splits one job into numbered tasks that the caller
-//! and the workers claim until none is left.
+//! A persistent pool of threads: [`Pool::run`] splits one job into numbered tasks, gives every thread
+//! an equal share of them, and lets whoever is done take from the others' ends.
 //!
-//! A job costs about a microsecond while the workers spin, so it can be entered several times per
-//! layer. Workers spin briefly, then yield, then park: an idle server burns nothing, and a pool that
-//! shares its cores with other processes gives way.
+//! A job costs a fraction of a microsecond while the workers spin, so it can be entered several times
+//! per layer. Workers spin briefly, then yield, then park: an idle server burns nothing, and a pool
+//! that shares its cores with other processes gives way.
+//!
+//! What a thread touches for each of its tasks, its share, has a cache line of its own: it moves between
+//! cores only when the job is posted and when another thread helps. Shares are contiguous, so that
+//! each thread reads one stream of weights.
 
+use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+
+use crate::ahead::{Ahead, AheadCell, Asked};
 
 /// Most threads of a pool.
 pub const THREADS_MAX: usize = 256;
 /// Most tasks of a job.
 pub const TASKS_MAX: usize = (1 << 20) - 1;
-/// Empty looks at the job word before a worker begins to yield, and before it parks.
+/// Empty looks at its share before a worker begins to yield, and before it parks.
 const SPINS_BEFORE_YIELD: u32 = 2_000;
 const SPINS_BEFORE_PARK: u32 = 2_400;
 
-/// The claim word: 24 bits of job number, 20 of task count, 20 of the next task. One word, so that a
-/// successful compare-and-swap proves that task and count belong to the same unfinished job.
+/// A share's word: 24 bits of job number, 20 of the end of its tasks, 20 of the next one. One word, so
+/// that a successful compare-and-swap proves that the task belongs to the same unfinished job.
 const TASK_BITS: u32 = 20;
 const TASK_MASK: u64 = (1 << TASK_BITS) - 1;
+const JOB_SHIFT: u32 = 2 * TASK_BITS;
 
 type Body = dyn Fn(usize, usize) + Sync;
 
-/// A pointer to the running job's closure; valid while a claimed task of that job is unfinished.
-#[derive(Clone, Copy)]
-struct BodyPointer(*const Body);
-// SAFETY: the closure is Sync, and the pointer is only followed while `run` waits for the job.
-unsafe impl Send for BodyPointer {}
+/// Keeps its content away from its neighbours': processors fetch pairs of 64-byte lines.
+#[repr(align(128))]
+struct Apart<T>(T);
+
+/// One thread's tasks of the present job.
+struct Share {
+    word: AtomicU64,
+    /// Whether the thread sleeps.
+    parked: AtomicBool,
+    /// What it may ask memory for while it waits.
+    ahead: AheadCell,
+}
+
+impl Share {
+    /// Takes the first or the last task that is left.
+    fn take(&self, first: bool) -> Option<usize> {
+        let mut word = self.word.load(Ordering::Acquire);
+        loop {
+            let (end, next) = ((word >> TASK_BITS) & TASK_MASK, word & TASK_MASK);
+            if next >= end {
+                return None;
+            }
+            let (taken, left) = if first { (next, word + 1) } else { (end - 1, word - (1 << TASK_BITS)) };
+            match self.word.compare_exchange_weak(word, left, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(taken as usize),
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    fn job(&self, order: Ordering) -> u64 {
+        self.word.load(order) >> JOB_SHIFT
+    }
+}
 
 struct Shared {
-    claim: AtomicU64,
-    done: AtomicUsize,
-    body: Mutex<Option<BodyPointer>>,
+    shares: Vec<Apart<Share>>,
+    /// Tasks done.
+    done: Apart<AtomicUsize>,
+    /// The running job's closure; see the safety comments where it is written and read.
+    body: Apart<UnsafeCell<Option<*const Body>>>,
     panicked: AtomicBool,
     closing: AtomicBool,
-    parked: Vec<AtomicBool>,
 }
+
+// SAFETY: `body` is the one field that is not Sync by itself. It is written by the caller whose turn
+// it is, while no task of a job is unfinished, and read under a claimed task only.
+unsafe impl Sync for Shared {}
+// SAFETY: as above; the closure behind the pointer is Sync.
+unsafe impl Send for Shared {}
 
 /// A fixed set of threads, the caller's included.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    entry: Mutex<()>,
+    /// Whose turn it is to post a job; holds the number of the last one.
+    turn: Mutex<u64>,
 }
 
 impl std::fmt::Debug for Pool {
@@ -56,24 +101,30 @@ impl std::fmt::Debug for Pool {
 impl Pool {
     /// A pool of `threads` threads (1 to [`THREADS_MAX`], clamped), of which the caller is one.
     pub fn new(threads: usize) -> Self {
-        let helpers = threads.clamp(1, THREADS_MAX) - 1;
+        let threads = threads.clamp(1, THREADS_MAX);
+        let share = || {
+            Apart(Share {
+                word: AtomicU64::new(0),
+                parked: AtomicBool::new(false),
+                ahead: AheadCell::default(),
+            })
+        };
         let shared = Arc::new(Shared {
-            claim: AtomicU64::new(0),
-            done: AtomicUsize::new(0),
-            body: Mutex::new(None),
+            shares: (0..threads).map(|_| share()).collect(),
+            done: Apart(AtomicUsize::new(0)),
+            body: Apart(UnsafeCell::new(None)),
             panicked: AtomicBool::new(false),
             closing: AtomicBool::new(false),
-            parked: (0..helpers).map(|_| AtomicBool::new(false)).collect(),
         });
-        let workers = (0..helpers)
-            .filter_map(|worker| {
+        let workers = (1..threads)
+            .map_while(|thread| {
                 let shared = shared.clone();
-                let name = format!("tandem-pool-{worker}");
-                // A thread that can't be had is not missed: its tasks are claimed by others.
-                thread::Builder::new().name(name).spawn(move || shared.work(worker)).ok()
+                let name = format!("tandem-pool-{}", thread - 1);
+                // A thread that can't be had is not missed: the others are the pool.
+                thread::Builder::new().name(name).spawn(move || shared.work(thread)).ok()
             })
             .collect();
-        Pool { shared, workers, entry: Mutex::new(()) }
+        Pool { shared, workers, turn: Mutex::new(0) }
     }
 
     /// Threads that work on a job, the caller's included.
@@ -95,31 +146,53 @@ impl Pool {
             (0..tasks).for_each(|task| body(task, 0));
             return;
         }
-        let turn = self.entry.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        *turn += 1;
+        self.post(*turn, tasks, body);
         let shared = &*self.shared;
-        let pointer: *const (dyn Fn(usize, usize) + Sync) = body;
-        // SAFETY: only the lifetime is erased; `run` does not return before the job's tasks are done,
-        // and the pointer is followed only under a claimed, unfinished task.
-        let pointer =
-            unsafe { std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync), *const Body>(pointer) };
-        *shared.body.lock().unwrap_or_else(PoisonError::into_inner) = Some(BodyPointer(pointer));
-        shared.done.store(0, Ordering::Relaxed);
-        let job = (shared.claim.load(Ordering::Relaxed) >> (2 * TASK_BITS)).wrapping_add(1);
-        shared.claim.store(job << (2 * TASK_BITS) | (tasks as u64) << TASK_BITS, Ordering::SeqCst);
-        for (parked, worker) in shared.parked.iter().zip(&self.workers) {
-            if parked.load(Ordering::SeqCst) {
-                worker.thread().unpark();
-            }
-        }
         shared.drain(0);
         let mut waits = 0u32;
-        while shared.done.load(Ordering::Acquire) < tasks {
+        while shared.done.0.load(Ordering::Acquire) < tasks {
             waits += 1;
             if waits < SPINS_BEFORE_YIELD { std::hint::spin_loop() } else { thread::yield_now() }
         }
         drop(turn);
         if shared.panicked.swap(false, Ordering::AcqRel) {
             resume_unwind(Box::new("a task of the thread pool panicked"));
+        }
+    }
+
+    /// Tells each worker what it will read after the next job: its share of `panels`, of which
+    /// `from(panel)` describes those from `panel` on.
+    pub(crate) fn announce(&self, panels: usize, from: impl Fn(usize) -> Ahead) {
+        for thread in 1..self.threads() {
+            self.shared.shares[thread].0.ahead.set(from(thread * panels / self.threads()));
+        }
+    }
+
+    /// Hands every thread its share and wakes those that sleep.
+    fn post(&self, job: u64, tasks: usize, body: &(dyn Fn(usize, usize) + Sync)) {
+        let shared = &*self.shared;
+        let body: *const (dyn Fn(usize, usize) + Sync) = body;
+        // SAFETY: only the lifetime is erased; `run` does not return before the job's tasks are done,
+        // and the pointer is followed only under a claimed, unfinished task.
+        let body = unsafe { std::mem::transmute::<*const (dyn Fn(usize, usize) + Sync), *const Body>(body) };
+        // SAFETY: no task is unfinished, so nobody reads the pointer; the words below publish it.
+        unsafe { *shared.body.0.get() = Some(body) };
+        shared.done.0.store(0, Ordering::Relaxed);
+        let threads = self.threads();
+        let start = |thread: usize| (thread * tasks / threads) as u64;
+        for thread in 0..threads {
+            let word = job << JOB_SHIFT | start(thread + 1) << TASK_BITS | start(thread);
+            shared.shares[thread].0.word.store(word, Ordering::Release);
+        }
+        // A worker marks itself parked, then looks at its word; here it is the other way round.
+        fence(Ordering::SeqCst);
+        for (thread, worker) in self.workers.iter().enumerate() {
+            let has_tasks = start(thread + 1) < start(thread + 2);
+            if has_tasks && shared.shares[thread + 1].0.parked.load(Ordering::Relaxed) {
+                worker.thread().unpark();
+            }
         }
     }
 }
@@ -135,49 +208,44 @@ impl Drop for Pool {
 }
 
 impl Shared {
-    /// Claims and does tasks until the present job has none left. True if it did any.
-    fn drain(&self, thread: usize) -> bool {
-        let mut known: Option<(u64, BodyPointer)> = None;
-        let mut claim = self.claim.load(Ordering::Acquire);
-        loop {
-            let (job, tasks, next) =
-                (claim >> (2 * TASK_BITS), (claim >> TASK_BITS) & TASK_MASK, claim & TASK_MASK);
-            if next >= tasks {
-                return known.is_some();
-            }
-            if let Err(now) =
-                self.claim.compare_exchange_weak(claim, claim + 1, Ordering::AcqRel, Ordering::Acquire)
-            {
-                claim = now;
-                continue;
-            }
-            // Task `next` of `job` is ours: until it is done, the job's body stays.
-            let body = match known {
-                Some((known_job, body)) if known_job == job => body,
-                _ => {
-                    let stored = *self.body.lock().unwrap_or_else(PoisonError::into_inner);
-                    stored.expect("a job is published after its body")
+    /// Does the thread's share, from its beginning, then what is left of the others', from their ends.
+    fn drain(&self, thread: usize) {
+        let mut done = 0;
+        let threads = self.shares.len();
+        for offset in 0..threads {
+            let share = &self.shares[(thread + offset) % threads].0;
+            while let Some(task) = share.take(offset == 0) {
+                let run = || {
+                    // SAFETY: the claimed task is unfinished, so `run` still waits: the closure lives
+                    // and the pointer does not change.
+                    let body = unsafe { (*self.body.0.get()).map(|body| &*body) };
+                    body.expect("a job is posted after its body")(task, thread);
+                };
+                if catch_unwind(AssertUnwindSafe(run)).is_err() {
+                    self.panicked.store(true, Ordering::Release);
                 }
-            };
-            known = Some((job, body));
-            let run = || {
-                // SAFETY: the claimed task is unfinished, so `run` still waits and the closure lives.
-                let body = unsafe { &*body.0 };
-                body(next as usize, thread);
-            };
-            if catch_unwind(AssertUnwindSafe(run)).is_err() {
-                self.panicked.store(true, Ordering::Release);
+                done += 1;
             }
-            self.done.fetch_add(1, Ordering::AcqRel);
-            claim = self.claim.load(Ordering::Acquire);
+        }
+        // All at once: the job can't end before, so every task above was of one job.
+        if done > 0 {
+            self.done.0.fetch_add(done, Ordering::AcqRel);
         }
     }
 
-    fn work(&self, worker: usize) {
-        let mut idle = 0u32;
+    fn work(&self, thread: usize) {
+        let share = &self.shares[thread].0;
+        let (mut idle, mut last, mut asked) = (0u32, 0u64, Asked::default());
         while !self.closing.load(Ordering::Acquire) {
-            if self.drain(worker + 1) {
+            let job = share.job(Ordering::Acquire);
+            if job != last {
+                last = job;
+                self.drain(thread);
+                asked.renew(&share.ahead);
                 idle = 0;
+                continue;
+            }
+            if asked.ask() {
                 continue;
             }
             idle += 1;
@@ -186,13 +254,12 @@ impl Shared {
             } else if idle < SPINS_BEFORE_PARK {
                 thread::yield_now();
             } else {
-                self.parked[worker].store(true, Ordering::SeqCst);
-                let claim = self.claim.load(Ordering::SeqCst);
-                let empty = claim & TASK_MASK >= (claim >> TASK_BITS) & TASK_MASK;
-                if empty && !self.closing.load(Ordering::SeqCst) {
+                share.parked.store(true, Ordering::Relaxed);
+                fence(Ordering::SeqCst);
+                if share.job(Ordering::Relaxed) == last && !self.closing.load(Ordering::SeqCst) {
                     thread::park();
                 }
-                self.parked[worker].store(false, Ordering::SeqCst);
+                share.parked.store(false, Ordering::Relaxed);
                 idle = 0;
             }
         }
@@ -261,6 +328,25 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn what_a_held_up_thread_leaves_is_done_by_others() {
+        let pool = Pool::new(2);
+        let left = AtomicUsize::new(7);
+        pool.run(8, &|task, _| {
+            if task > 0 {
+                left.fetch_sub(1, Ordering::SeqCst);
+                return;
+            }
+            // Three of the tasks are of this thread's own share.
+            let start = std::time::Instant::now();
+            while left.load(Ordering::SeqCst) > 0 {
+                assert!(start.elapsed().as_secs() < 60, "nobody helps");
+                thread::yield_now();
+            }
+        });
+        assert_eq!(left.load(Ordering::SeqCst), 0);
     }
 
     #[test]

@@ -10,8 +10,10 @@ use crate::pool::Pool;
 
 /// Bytes that one bandwidth measurement reads.
 pub const READ_BYTES: usize = 1 << 30;
-/// Dot-product steps of one measurement of a thread.
-const DOT_STEPS: u64 = 20_000_000;
+/// Dot-product steps, of 16 rows and 16 values each, of one measurement of a thread.
+const DOT_STEPS: u64 = 5_000_000;
+/// Multiply-adds of a step.
+const STEP_PRODUCTS: u64 = 16 * 16;
 /// Accumulators, so that no step waits for the one before.
 pub(crate) const DOT_CHAINS: u64 = 12;
 
@@ -42,7 +44,7 @@ pub fn int8_peak(isa: Isa, pool: &Pool, repeats: usize) -> f64 {
             pool.run(threads, &|_, _| {
                 // SAFETY: the CPU has the set.
                 black_box(unsafe { (isa.kernels().dot_loop)(DOT_STEPS / DOT_CHAINS) });
-                done.fetch_add(DOT_STEPS / DOT_CHAINS * DOT_CHAINS * 64, Ordering::Relaxed);
+                done.fetch_add(DOT_STEPS / DOT_CHAINS * DOT_CHAINS * STEP_PRODUCTS, Ordering::Relaxed);
             });
             done.load(Ordering::Relaxed) as f64 / start.elapsed().as_secs_f64()
         })

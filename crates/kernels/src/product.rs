@@ -1,14 +1,13 @@
 //! Matrix products over the pool: weights times a batch of columns.
 
-use std::array;
-use std::mem::MaybeUninit;
-use std::ops::Range;
+use std::cell::RefCell;
 
-use crate::activations::{Activations, GROUP, WIDE_COLUMNS_MIN};
+use crate::activations::{Activations, GROUP};
+use crate::ahead::Ahead;
 use crate::formats::Format;
 use crate::isa::Isa;
 use crate::panels::tile::TileCall;
-use crate::panels::wide::{WIDE_COLUMNS, WIDE_GROUPS, WIDE_PANELS, WideBuffer, WideCall};
+use crate::panels::unpacked::{ColumnsCall, TILE_COLUMNS};
 use crate::panels::{PANEL_ROWS, Panels};
 use crate::pool::{Pool, SharedSlice};
 use crate::vector::FloatRow;
@@ -17,10 +16,8 @@ use crate::vector::FloatRow;
 /// second-level cache while panels stream by.
 const COLUMN_BLOCK_BYTES: usize = 384 << 10;
 /// Columns of a pass at the least: fewer would re-read the weights too often.
-const COLUMN_BLOCK_MIN: usize = 96;
-/// Columns of a pass are a multiple of this: whole blocks of the quantized layout.
-const COLUMN_BLOCK_STEP: usize = 24;
-/// Columns that one task fills where there are many.
+const COLUMN_BLOCK_MIN: usize = 32;
+/// Columns that one task fills where there are many: a block of the quantized layout.
 const FILL_COLUMNS: usize = 8;
 /// Tasks per thread at the most: enough that an interrupted thread's share is taken by others.
 const TASKS_PER_THREAD: usize = 12;
@@ -71,14 +68,29 @@ impl Weights<'_> {
     }
 }
 
-/// The right-hand side of a product: a batch of columns, as floats and, if asked, quantized.
+/// The right-hand side of a product: a batch of columns, as floats, quantized, or both.
 #[derive(Debug, Default)]
 pub struct Columns {
     inner: usize,
     count: usize,
-    float: Vec<f32>, // [column][inner]
+    /// `[column][inner]`; where only quantized columns are read, a row per thread to write them in.
+    float: Vec<f32>,
     quantized: Activations,
-    is_quantized: bool,
+    has_floats: bool,
+    rounding: Rounding,
+}
+
+/// What integer products are given of their input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rounding {
+    /// Nothing: only float products read it.
+    #[default]
+    None,
+    /// Eight bits a value, with a scale per 32 values.
+    Int8,
+    /// Sixteen bits a value, as two columns of eight whose products are summed: nearly free where
+    /// memory is what a product waits for, twice the work where it is not.
+    Int16,
 }
 
 /// Called with a column's number, its row of the state, and the column to write.
@@ -87,12 +99,14 @@ pub type FillColumn<'a> = dyn Fn(usize, &mut [f32], &mut [f32]) + Sync + 'a;
 /// How [`Columns::fill`] lays columns out.
 #[derive(Clone, Copy, Debug)]
 pub struct ColumnsShape {
-    /// Values of a column; whole groups of 32 if quantized.
+    /// Values of a column; whole groups of 32 if rounded.
     pub inner: usize,
     /// Columns.
     pub count: usize,
-    /// Whether integer products will read them.
-    pub quantize: bool,
+    /// What integer products will read.
+    pub rounding: Rounding,
+    /// Whether float products will read them. Writing floats that nobody reads costs memory traffic.
+    pub floats: bool,
 }
 
 impl Columns {
@@ -109,38 +123,54 @@ impl Columns {
         state: &mut [f32],
         body: &FillColumn,
     ) {
-        let ColumnsShape { inner, count, quantize } = shape;
-        (self.inner, self.count, self.is_quantized) = (inner, count, quantize);
-        if self.float.len() < inner * count {
-            self.float.resize(inner * count, 0.0);
+        let ColumnsShape { inner, count, rounding, floats } = shape;
+        (self.inner, self.count) = (inner, count);
+        (self.rounding, self.has_floats) = (rounding, floats);
+        let kept = if floats { count } else { pool.threads() };
+        if self.float.len() < inner * kept {
+            self.float.resize(inner * kept, 0.0);
         }
         if count == 0 {
             return;
         }
         assert!(state.len().is_multiple_of(count), "state is not one row per column");
-        if quantize {
-            self.quantized.resize(inner, count);
-        }
+        let quantize = match rounding {
+            Rounding::None => None,
+            Rounding::Int8 => {
+                self.quantized.resize(inner, count);
+                Some(isa.kernels().quantize)
+            }
+            Rounding::Int16 => {
+                self.quantized.resize(inner, 2 * count);
+                Some(isa.kernels().quantize_pair)
+            }
+        };
         let stride = state.len() / count;
         let (rows, columns) = (SharedSlice::new(state), SharedSlice::new(&mut self.float));
         let writer = self.quantized.writer();
         let share = if count >= 4 * FILL_COLUMNS { FILL_COLUMNS } else { 1 };
-        pool.run(count.div_ceil(share), &|task, _| {
+        pool.run(count.div_ceil(share), &|task, thread| {
             for column in task * share..count.min((task + 1) * share) {
-                // SAFETY: every task takes its own rows and columns.
+                let to = if floats { column } else { thread };
+                // SAFETY: every task takes its own rows and columns, every thread its own buffer.
                 let (row, values) =
-                    unsafe { (rows.part(column * stride, stride), columns.part(column * inner, inner)) };
+                    unsafe { (rows.part(column * stride, stride), columns.part(to * inner, inner)) };
                 body(column, row, values);
-                if quantize {
-                    // SAFETY: the CPU has the set; this column of the activations is the task's own.
-                    unsafe { (isa.kernels().quantize)(&writer, column, values) }
+                if let Some(quantize) = quantize {
+                    // SAFETY: the CPU has the set; this column of the activations, or pair of columns,
+                    // is the task's own.
+                    unsafe { quantize(&writer, column, values) }
                 }
             }
         });
     }
 
     /// Column `column` as floats.
+    ///
+    /// # Panics
+    /// If floats were not asked for.
     pub fn float(&self, column: usize) -> &[f32] {
+        assert!(self.has_floats, "float products need float columns");
         &self.float[column * self.inner..(column + 1) * self.inner]
     }
 }
@@ -159,6 +189,26 @@ pub fn each_row(pool: &Pool, values: &mut [f32], stride: usize, body: &(dyn Fn(u
     });
 }
 
+/// Says that a product of these weights will follow the next one, so that threads that have to wait in
+/// between can ask memory for them.
+pub fn announce(pool: &Pool, products: &[Weights]) {
+    let panels = products.iter().map(Weights::panels).sum();
+    pool.announce(panels, |first| {
+        let mut start = 0;
+        for weights in products {
+            let end = start + weights.panels();
+            if first < end {
+                return match weights {
+                    Weights::Panels(panels) => panels.ahead(first - start),
+                    Weights::Float(_) => Ahead::default(),
+                };
+            }
+            start = end;
+        }
+        Ahead::default()
+    });
+}
+
 /// Computes several products of the same columns in one job of the pool. The products' rows stand
 /// behind each other: `output[column · Σ rows + rows of the products before + row]`.
 ///
@@ -173,13 +223,11 @@ pub fn multiply((isa, pool): (Isa, &Pool), products: &[Weights], input: &Columns
         return;
     }
     let output = SharedSlice::new(output);
-    let block =
-        (COLUMN_BLOCK_BYTES / input.inner).max(COLUMN_BLOCK_MIN) / COLUMN_BLOCK_STEP * COLUMN_BLOCK_STEP;
+    let block = (COLUMN_BLOCK_BYTES / input.inner).max(COLUMN_BLOCK_MIN) / 8 * 8;
     let blocks = columns.div_ceil(block);
     let panels: usize = products.iter().map(Weights::panels).sum();
     // Equal shares of panels, the same for every column block.
     let share = panels.div_ceil(pool.threads() * TASKS_PER_THREAD).max(1);
-    let share = if columns >= WIDE_COLUMNS_MIN { share.next_multiple_of(WIDE_PANELS) } else { share };
     let shares = panels.div_ceil(share);
     pool.run(blocks * shares, &|task, _| {
         let first_column = task / shares * block;
@@ -190,7 +238,9 @@ pub fn multiply((isa, pool): (Isa, &Pool), products: &[Weights], input: &Columns
         for weights in products {
             let end = start + weights.panels();
             let part = Part { weights, input, first_column, count, output, offset, stride };
-            part.multiply_panels(isa, range.start.max(start) - start..range.end.clamp(start, end) - start);
+            for panel in range.start.max(start)..range.end.min(end) {
+                part.multiply_panel(isa, panel - start);
+            }
             (start, offset) = (end, offset + weights.rows());
         }
     });
@@ -200,8 +250,11 @@ pub fn multiply((isa, pool): (Isa, &Pool), products: &[Weights], input: &Columns
 fn check(weights: &Weights, input: &Columns) {
     assert!(weights.columns() == input.inner, "columns do not fit the weights");
     match weights {
-        Weights::Panels(_) => assert!(input.is_quantized, "integer products need quantized columns"),
+        Weights::Panels(_) => {
+            assert!(input.rounding != Rounding::None, "integer products need quantized columns")
+        }
         Weights::Float(float) => {
+            assert!(input.has_floats, "float products need float columns");
             let blocks = float.columns / float.format.block_values();
             assert!(float.data.len() == float.rows * blocks * float.format.block_bytes());
         }
@@ -221,16 +274,16 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    /// Some panels (or as many float rows) times the columns.
-    fn multiply_panels(&self, isa: Isa, range: Range<usize>) {
+    /// One panel (or as many float rows) times the columns.
+    fn multiply_panel(&self, isa: Isa, panel: usize) {
+        let first = panel * PANEL_ROWS;
+        let rows = PANEL_ROWS.min(self.weights.rows() - first);
         match self.weights {
-            Weights::Panels(panels) => self.multiply_integers(isa, panels, range),
-            Weights::Float(float) => {
-                for panel in range {
-                    let first = panel * PANEL_ROWS;
-                    self.multiply_floats(isa, float, first..float.rows.min(first + PANEL_ROWS));
-                }
-            }
+            Weights::Panels(panels) => match self.input.rounding {
+                Rounding::Int16 => self.multiply_pairs(isa, panels, (panel, rows)),
+                _ => self.multiply_integers(isa, panels, (panel, rows)),
+            },
+            Weights::Float(float) => self.multiply_floats(isa, float, first..first + rows),
         }
     }
 
@@ -238,95 +291,99 @@ impl Part<'_> {
         self.output.address(column * self.stride + self.offset + row)
     }
 
-    fn multiply_integers(&self, isa: Isa, panels: &Panels, range: Range<usize>) {
-        let is_wide = isa.kernels().has_wide && self.input.quantized.is_wide();
-        let wide_columns = self.count / WIDE_COLUMNS * WIDE_COLUMNS;
-        let mut panel = range.start;
-        while panel < range.end {
-            if is_wide && range.end - panel >= WIDE_PANELS {
-                self.multiply_wide(isa, panels, panel);
-                for panel in panel..panel + WIDE_PANELS {
-                    self.multiply_narrow(isa, panels, panel, self.first_column + wide_columns);
-                }
-                panel += WIDE_PANELS;
-            } else {
-                self.multiply_narrow(isa, panels, panel, self.first_column);
-                panel += 1;
-            }
-        }
-    }
-
-    /// One panel times the columns from `column` on.
-    fn multiply_narrow(&self, isa: Isa, panels: &Panels, panel: usize, mut column: usize) {
+    fn multiply_integers(&self, isa: Isa, panels: &Panels, (panel, rows): (usize, usize)) {
         let tiles = &isa.kernels().tiles[panels.layout().index()];
         let (integers, scales) = panels.panel(panel);
         let end = self.first_column + self.count;
+        let mut column = self.first_column;
+        let call = |column: usize| TileCall {
+            integers,
+            scales,
+            codebook: panels.codebook(),
+            groups: panels.columns() / GROUP,
+            input: self.input.quantized.tile(column),
+            output: self.output(column, panel * PANEL_ROWS),
+            output_stride: self.stride,
+            rows,
+        };
+        if let Some(many) = isa.kernels().many_columns
+            && self.count >= TILE_COLUMNS
+        {
+            let tiles = self.count / TILE_COLUMNS;
+            let activations = &self.input.quantized;
+            let all = ColumnsCall { first: call(column), activations, column, tiles };
+            // SAFETY: as below.
+            unsafe { many[panels.layout().index()](&all) };
+            column += tiles * TILE_COLUMNS;
+        }
         while column < end {
             let widest = self.input.quantized.tile_columns(column).min(isa.kernels().columns_max);
             let width = (end - column).min(widest).ilog2().min(3);
+            // SAFETY: the CPU has the set; `multiply` proved the bounds of all columns, and no two
+            // tasks share a panel and a column.
+            unsafe { tiles[width as usize](&call(column)) };
+            column += 1 << width;
+        }
+    }
+
+    /// As [`Part::multiply_integers`], for columns that are quantized as two.
+    fn multiply_pairs(&self, isa: Isa, panels: &Panels, (panel, rows): (usize, usize)) {
+        let tiles = &isa.kernels().tiles[panels.layout().index()];
+        let (integers, scales) = panels.panel(panel);
+        let end = 2 * (self.first_column + self.count);
+        let mut column = 2 * self.first_column;
+        while column < end {
+            let widest = self.input.quantized.tile_columns(column).min(isa.kernels().columns_max);
+            // At least 1: columns, blocks and the widest tiles are all even.
+            let width = (end - column).min(widest).ilog2().min(3);
+            let mut sums = [0f32; PANEL_ROWS << 3];
             let call = TileCall {
                 integers,
                 scales,
                 codebook: panels.codebook(),
                 groups: panels.columns() / GROUP,
-                input: self.input.quantized.tile(column, 0),
-                output: self.output(column, panel * PANEL_ROWS),
-                output_stride: self.stride,
-                rows: PANEL_ROWS.min(panels.rows() - panel * PANEL_ROWS),
+                input: self.input.quantized.tile(column),
+                output: sums.as_mut_ptr(),
+                output_stride: PANEL_ROWS,
+                rows,
             };
-            // SAFETY: the CPU has the set; `multiply` proved the bounds of all columns, and no two
-            // tasks share a panel and a column.
-            unsafe { (tiles.narrow[width as usize])(&call) };
-            column += 1 << width;
-        }
-    }
-
-    /// [`WIDE_PANELS`] panels times the columns, as far as they are whole tiles.
-    fn multiply_wide(&self, isa: Isa, panels: &Panels, panel: usize) {
-        let tiles = &isa.kernels().tiles[panels.layout().index()];
-        let all_groups = panels.columns() / GROUP;
-        let last = panel + WIDE_PANELS - 1;
-        let mut buffer: WideBuffer = [const { MaybeUninit::uninit() }; _];
-        for first in (0..all_groups).step_by(WIDE_GROUPS) {
-            let parts: [_; WIDE_PANELS] = array::from_fn(|p| panels.groups(panel + p, first));
-            for column in (0..self.count / WIDE_COLUMNS).map(|tile| self.first_column + tile * WIDE_COLUMNS) {
-                let call = WideCall {
-                    integers: parts.map(|(integers, _)| integers),
-                    scales: parts.map(|(_, scales)| scales),
-                    codebook: panels.codebook(),
-                    groups: WIDE_GROUPS.min(all_groups - first),
-                    is_first: first == 0,
-                    output: self.output(column, panel * PANEL_ROWS),
-                    output_stride: self.stride,
-                    rows: PANEL_ROWS.min(panels.rows() - last * PANEL_ROWS),
-                };
-                // SAFETY: as above; the buffer is unpacked before it is first read.
-                unsafe {
-                    if column == self.first_column {
-                        (tiles.unpack)(&call, &mut buffer);
-                    }
-                    (tiles.wide)(&call, &buffer, self.input.quantized.tile(column, first));
+            // SAFETY: the CPU has the set; the input has the columns, `sums` room for eight.
+            unsafe { tiles[width as usize](&call) };
+            for pair in sums[..PANEL_ROWS << width].chunks_exact(2 * PANEL_ROWS) {
+                let (value, rest) = pair.split_at(PANEL_ROWS);
+                for row in 0..rows {
+                    // SAFETY: `multiply` proved the bounds of all columns, and no two tasks share a
+                    // panel and a column.
+                    unsafe { *self.output(column / 2, panel * PANEL_ROWS + row) = value[row] + rest[row] };
                 }
+                column += 2;
             }
         }
     }
 
     fn multiply_floats(&self, isa: Isa, float: &FloatRows, rows: std::ops::Range<usize>) {
         let row_bytes = float.data.len() / float.rows;
-        let mut values = vec![0f32; float.columns];
-        for row in rows {
-            float.format.dequantize(&float.data[row * row_bytes..(row + 1) * row_bytes], &mut values);
-            let call = FloatRow {
-                x: self.input.float(self.first_column).as_ptr(),
-                stride: float.columns,
-                columns: self.count,
-                output: self.output(self.first_column, row),
-                output_stride: self.stride,
-            };
-            // SAFETY: as above.
-            unsafe { (isa.kernels().float_row)(&values, &call) };
-        }
+        FLOAT_ROW.with_borrow_mut(|values| {
+            values.resize(float.columns, 0.0);
+            for row in rows {
+                float.format.dequantize(&float.data[row * row_bytes..(row + 1) * row_bytes], values);
+                let call = FloatRow {
+                    x: self.input.float(self.first_column).as_ptr(),
+                    stride: float.columns,
+                    columns: self.count,
+                    output: self.output(self.first_column, row),
+                    output_stride: self.stride,
+                };
+                // SAFETY: as above.
+                unsafe { (isa.kernels().float_row)(values, &call) };
+            }
+        });
     }
+}
+
+thread_local! {
+    /// The row of weights that a thread multiplies; kept, so that a product allocates nothing.
+    static FLOAT_ROW: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 #[cfg(test)]
@@ -336,6 +393,10 @@ mod tests {
     use super::*;
     use crate::formats::{self, FORMATS};
     use crate::panels::PackError;
+
+    /// Of a 16-bit product, as a share of the largest result: 1/127² of a value and the sum's own
+    /// rounding, with room for sums that cancel. Eight bits are a hundred times further off.
+    const INT16_ERROR: f64 = 2e-3;
 
     /// A small generator, so that cases are reproducible from one seed.
     pub(crate) struct Random(pub u64);
@@ -353,8 +414,12 @@ mod tests {
 
     /// Random blocks whose f16 scales are of sane size.
     fn random_rows(format: &dyn Format, rows: usize, columns: usize, random: &mut Random) -> Vec<u8> {
-        let blocks = rows * columns / format.block_values();
-        let mut data: Vec<u8> = (0..blocks * format.block_bytes()).map(|_| random.next() as u8).collect();
+        let bytes = rows * columns / format.block_values() * format.block_bytes();
+        let data = (0..bytes).map(|_| random.next() as u8).collect();
+        with_sane_scales(format, data, random)
+    }
+
+    fn with_sane_scales(format: &dyn Format, mut data: Vec<u8>, random: &mut Random) -> Vec<u8> {
         for block in data.chunks_exact_mut(format.block_bytes()) {
             let scale = |r: &mut Random| half::f16::from_f32(r.float() * 0.01).to_le_bytes();
             match format.name() {
@@ -378,43 +443,47 @@ mod tests {
         data
     }
 
-    fn columns((isa, pool): (Isa, &Pool), x: &[f32], inner: usize, quantize: bool) -> Columns {
+    fn columns((isa, pool): (Isa, &Pool), x: &[f32], inner: usize, rounding: Rounding) -> Columns {
         let mut columns = Columns::default();
-        let shape = ColumnsShape { inner, count: x.len() / inner, quantize };
+        let floats = rounding == Rounding::None;
+        let shape = ColumnsShape { inner, count: x.len() / inner, rounding, floats };
         columns.fill((isa, pool), shape, &mut x.to_vec(), &|_, row, values| values.copy_from_slice(row));
         columns
     }
 
-    fn product((isa, pool): (Isa, &Pool), weights: Weights, x: &[f32]) -> Vec<f32> {
-        let input = columns((isa, pool), x, weights.columns(), matches!(weights, Weights::Panels(_)));
+    fn product(kernels: (Isa, &Pool), weights: Weights, x: &[f32]) -> Vec<f32> {
+        product_of(kernels, weights, x, Rounding::Int8)
+    }
+
+    /// The product with `rounding`, where the weights are integers.
+    fn product_of((isa, pool): (Isa, &Pool), weights: Weights, x: &[f32], rounding: Rounding) -> Vec<f32> {
+        let rounding = if matches!(weights, Weights::Panels(_)) { rounding } else { Rounding::None };
+        let input = columns((isa, pool), x, weights.columns(), rounding);
         let mut output = vec![f32::NAN; weights.rows() * input.count];
         multiply((isa, pool), &[weights], &input, &mut output);
         output
     }
 
-    /// The oracle: dequantized weights times activations rounded as [`quantize`] rounds, in f64.
-    fn naive(format: &dyn Format, data: &[u8], x: &[f32], (rows, inner): (usize, usize)) -> Vec<f64> {
+    /// The oracle: dequantized weights times `x`, in f64.
+    fn naive(format: &dyn Format, data: &[u8], x: &[f64], (rows, inner): (usize, usize)) -> Vec<f64> {
         let mut weights = vec![0f32; rows * inner];
         format.dequantize(data, &mut weights);
-        let rounded: Vec<f64> = if format.integer().is_some() {
-            x.chunks_exact(32)
-                .flat_map(|group| {
-                    let top = group.iter().fold(0f32, |m, v| m.max(v.abs()));
-                    let inverse = if top > 0.0 { 127.0 / top } else { 0.0 };
-                    group
-                        .iter()
-                        .map(move |v| f64::from((v * inverse).round_ties_even()) * f64::from(top / 127.0))
-                })
-                .collect()
-        } else {
-            x.iter().map(|&v| f64::from(v)).collect()
-        };
-        rounded
-            .chunks_exact(inner)
+        x.chunks_exact(inner)
             .flat_map(|column| {
                 weights
                     .chunks_exact(inner)
                     .map(move |row| row.iter().zip(column).map(|(&w, &x)| f64::from(w) * x).sum::<f64>())
+            })
+            .collect()
+    }
+
+    /// Activations rounded as [`Rounding::Int8`] rounds.
+    fn round_to_int8(x: &[f32]) -> Vec<f64> {
+        x.chunks_exact(32)
+            .flat_map(|group| {
+                let top = group.iter().fold(0f32, |m, v| m.max(v.abs()));
+                let inverse = if top > 0.0 { 127.0 / top } else { 0.0 };
+                group.iter().map(move |v| f64::from((v * inverse).round_ties_even()) * f64::from(top / 127.0))
             })
             .collect()
     }
@@ -455,7 +524,9 @@ mod tests {
                 let x: Vec<f32> = (0..inner * columns).map(|_| random.float() * 3.0).collect();
                 let mut panels = None;
                 let weights = weights(format, &data, (rows, inner), &mut panels);
-                let oracle = naive(format, &data, &x, (rows, inner));
+                let as_is = || x.iter().map(|&v| f64::from(v)).collect();
+                let rounded = if format.integer().is_some() { round_to_int8(&x) } else { as_is() };
+                let oracle = naive(format, &data, &rounded, (rows, inner));
                 let reference = product((Isa::detect(), &Pool::new(1)), weights, &x);
                 let size: f64 = oracle.iter().fold(1e-3, |m, v| m.max(v.abs()));
                 for (got, want) in reference.iter().zip(&oracle) {
@@ -471,25 +542,88 @@ mod tests {
         }
     }
 
-    /// Many columns take another path: unpacked in runs of [`WIDE_GROUPS`] groups, the last panels and
-    /// columns left over. The bits are those of few columns at a time.
-    #[test]
-    fn many_columns_give_the_bits_of_few() {
-        let mut random = Random(11);
-        let inner = (WIDE_GROUPS + 16) * GROUP;
-        for (rows, count) in [(2 * PANEL_ROWS, WIDE_COLUMNS_MIN), (3 * PANEL_ROWS - 5, 41), (70, 32)] {
-            let x: Vec<f32> = (0..inner * count).map(|_| random.float() * 3.0).collect();
-            for &format in FORMATS.iter().filter(|format| Panels::supports(**format)) {
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+        /// Sixteen bits: near the product of the values as they are, whatever the outliers; the same
+        /// bits for every set, batch size and thread count.
+        #[test]
+        fn sixteen_bits_are_near_exact_and_independent_of_batch_threads_and_instruction_set(
+            seed: u64, rows in 1usize..40, blocks in 1usize..4, columns in 1usize..12,
+        ) {
+            let mut random = Random(seed);
+            for &format in FORMATS.iter().filter(|format| format.integer().is_some()) {
+                let inner = (blocks * format.block_values()).next_multiple_of(32);
                 let data = random_rows(format, rows, inner, &mut random);
+                let mut x: Vec<f32> = (0..inner * columns).map(|_| random.float()).collect();
+                x.iter_mut().step_by(71).for_each(|outlier| *outlier *= 100.0);
                 let mut panels = None;
                 let weights = weights(format, &data, (rows, inner), &mut panels);
-                let few: Vec<f32> = x
-                    .chunks(7 * inner)
-                    .flat_map(|part| product((Isa::detect(), &Pool::new(1)), weights, part))
-                    .collect();
+                let as_is: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
+                let oracle = naive(format, &data, &as_is, (rows, inner));
+                let pairs = |isa, threads, x: &[f32]| product_of((isa, &Pool::new(threads)), weights, x, Rounding::Int16);
+                let reference = pairs(Isa::detect(), 1, &x);
+                let size: f64 = oracle.iter().fold(1e-3, |m, v| m.max(v.abs()));
+                for (got, want) in reference.iter().zip(&oracle) {
+                    let error = (f64::from(*got) - want).abs();
+                    prop_assert!(error < size * INT16_ERROR, "{}: {got} for {want}", format.name());
+                }
                 for isa in Isa::available() {
-                    let many = product((isa, &Pool::new(2)), weights, &x);
-                    assert_eq!(many, few, "{} on {}: {rows} × {count}", format.name(), isa.name());
+                    prop_assert_eq!(&pairs(isa, 3, &x), &reference, "{} on {}", format.name(), isa.name());
+                }
+                let alone = pairs(Isa::detect(), 2, &x[..inner]);
+                prop_assert_eq!(&alone[..], &reference[..rows], "{} alone", format.name());
+            }
+        }
+    }
+
+    /// Columns of every set against the scalar one's.
+    fn assert_equal_on_every_set(
+        format: &'static dyn Format,
+        data: &[u8],
+        x: &[f32],
+        shape: (usize, usize),
+    ) -> Result<(), TestCaseError> {
+        let mut panels = None;
+        let weights = weights(format, data, shape, &mut panels);
+        let reference = product((Isa::named("scalar").unwrap(), &Pool::new(2)), weights, x);
+        for isa in Isa::available() {
+            let other = product((isa, &Pool::new(2)), weights, x);
+            prop_assert_eq!(&other, &reference, "{} on {}", format.name(), isa.name());
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(3))]
+        /// More columns than one stretch has, of more groups than are unpacked together, which need not
+        /// be whole parts.
+        #[test]
+        fn many_columns_are_the_same_on_every_instruction_set(
+            seed: u64, rows in 1usize..20, groups in 9usize..24, columns in 120usize..150,
+        ) {
+            let mut random = Random(seed);
+            for &format in FORMATS.iter().filter(|format| Panels::supports(**format)) {
+                let inner = (groups * 32).next_multiple_of(format.block_values());
+                let data = random_rows(format, rows, inner, &mut random);
+                let x: Vec<f32> = (0..inner * columns).map(|_| random.float()).collect();
+                assert_equal_on_every_set(format, &data, &x, (rows, inner))?;
+            }
+        }
+
+        /// All bits of weights set or none, activations at their limits: sums in 16 bits must not overflow.
+        #[test]
+        fn the_largest_products_are_exact_on_every_instruction_set(seed: u64, columns in 1usize..9) {
+            let mut random = Random(seed);
+            for &format in FORMATS.iter().filter(|format| Panels::supports(**format)) {
+                let inner = 2 * format.block_values();
+                let bytes = 16 * 2 * format.block_bytes();
+                for ones_in_16 in [0, 8, 15, 16] {
+                    let mut byte = || if random.next() % 16 < ones_in_16 { 0xff } else { 0 };
+                    let data = (0..bytes).map(|_| byte()).collect();
+                    let data = with_sane_scales(format, data, &mut random);
+                    let mut signed = || if random.next() % 16 < ones_in_16 { 1.0 } else { -1.0 };
+                    let x: Vec<f32> = (0..inner * columns).map(|_| signed()).collect();
+                    assert_equal_on_every_set(format, &data, &x, (16, inner))?;
                 }
             }
         }
@@ -512,7 +646,12 @@ mod tests {
         let stride: usize = sizes.iter().sum();
         let mut fused = vec![0f32; stride * columns];
         let products: Vec<Weights> = panels.iter().map(Weights::Panels).collect();
-        multiply((isa, &pool), &products, &self::columns((isa, &pool), &x, inner, true), &mut fused);
+        multiply(
+            (isa, &pool),
+            &products,
+            &self::columns((isa, &pool), &x, inner, Rounding::Int8),
+            &mut fused,
+        );
         let mut offset = 0;
         for (p, rows) in panels.iter().zip(sizes) {
             let alone = product((isa, &pool), Weights::Panels(p), &x);
@@ -521,6 +660,27 @@ mod tests {
                 assert_eq!(part, &alone[column * rows..][..rows]);
             }
             offset += rows;
+        }
+    }
+
+    #[test]
+    fn any_weights_can_be_announced_and_change_no_result() {
+        let mut random = Random(3);
+        let (inner, rows) = (256, 40);
+        let x: Vec<f32> = (0..inner).map(|_| random.float()).collect();
+        let (f32, q4) = (formats::by_name("F32").unwrap(), formats::by_name("Q4_K").unwrap());
+        let float = random_rows(f32, rows, inner, &mut random);
+        let float = Weights::Float(FloatRows { format: f32, data: &float, rows, columns: inner });
+        let packed = random_rows(q4, rows, inner, &mut random);
+        for threads in [1, 2, 3, 7] {
+            let (isa, pool) = (Isa::detect(), Pool::new(threads));
+            let panels = Panels::pack(q4, &packed, (rows, inner), &pool).unwrap();
+            let panels = Weights::Panels(&panels);
+            let plain = product((isa, &pool), panels, &x);
+            for next in [&[][..], &[float], &[panels], &[float, panels, float], &[panels, float]] {
+                announce(&pool, next);
+                assert_eq!(product((isa, &pool), panels, &x), plain);
+            }
         }
     }
 

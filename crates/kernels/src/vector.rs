@@ -40,15 +40,22 @@ unsafe fn store_part<S: Simd>(to: *mut f32, x: S::F, length: usize) {
     }
 }
 
-/// Calls `f` for each piece of up to 16 values.
-#[inline(always)]
-fn pieces(length: usize, mut f: impl FnMut(usize, usize)) {
-    let mut at = 0;
-    while at < length {
-        let piece = LANES.min(length - at);
-        f(at, piece);
-        at += piece;
-    }
+/// Does `body` with `at` and `n` for each piece of up to 16 values. A macro: closures do not get the
+/// target features of the function around them, so their intrinsics would become calls.
+macro_rules! pieces {
+    ($length:expr, |$at:ident, $n:ident| $body:block) => {{
+        let length: usize = $length;
+        let mut $at = 0;
+        while $at + LANES <= length {
+            let $n = LANES;
+            $body
+            $at += LANES;
+        }
+        if $at < length {
+            let $n = length - $at;
+            $body
+        }
+    }};
 }
 
 /// out = x / rms(x) · weight, rms² = mean(x²) + epsilon (Zhang & Sennrich 2019).
@@ -81,13 +88,13 @@ unsafe fn norm_pointers<S: Simd>(x: *const f32, weight: &[f32], epsilon: f32, ou
     // SAFETY: pieces lie within the values, as the caller vouches.
     unsafe {
         let mut squares = S::splat(0.0);
-        pieces(weight.len(), |at, n| {
+        pieces!(weight.len(), |at, n| {
             let v = load_part::<S>(x.add(at), n);
             squares = S::fma(v, v, squares);
         });
         let mean = S::sum(squares) / weight.len() as f32;
         let scale = S::splat(1.0 / (mean + epsilon).sqrt());
-        pieces(weight.len(), |at, n| {
+        pieces!(weight.len(), |at, n| {
             let v = S::mul(load_part::<S>(x.add(at), n), scale);
             let w = load_part::<S>(weight.as_ptr().add(at), n);
             store_part::<S>(out.add(at), S::mul(v, w), n);
@@ -108,41 +115,39 @@ unsafe fn gate<S: Simd>(x: S::F, u: S::F) -> S::F {
     }
 }
 
-/// gate = silu(gate) · up, silu(x) = x / (1 + e^−x).
+/// out = silu(gate) · up, silu(x) = x / (1 + e^−x).
 ///
 /// # Safety
 /// The instruction set is there.
 #[inline(always)]
-pub(crate) unsafe fn silu_mul<S: Simd>(gates: &mut [f32], up: &[f32]) {
-    assert!(gates.len() == up.len());
+pub(crate) unsafe fn silu_mul<S: Simd>(gates: &[f32], up: &[f32], out: &mut [f32]) {
+    assert!(gates.len() == up.len() && out.len() == up.len());
     // SAFETY: pieces lie within the slices, whose lengths agree.
     unsafe {
-        pieces(up.len(), |at, n| {
-            let to = gates.as_mut_ptr().add(at);
-            let x = load_part::<S>(to, n);
+        pieces!(up.len(), |at, n| {
+            let x = load_part::<S>(gates.as_ptr().add(at), n);
             let y = S::mul(gate::<S>(x, x), load_part::<S>(up.as_ptr().add(at), n));
-            store_part::<S>(to, y, n);
+            store_part::<S>(out.as_mut_ptr().add(at), y, n);
         });
     }
 }
 
-/// gate = gelu(gate) · up, with the tanh form of GELU: x · σ(2 √(2/π) (x + 0.044715 x³)).
+/// out = gelu(gate) · up, with the tanh form of GELU: x · σ(2 √(2/π) (x + 0.044715 x³)).
 ///
 /// # Safety
 /// The instruction set is there.
 #[inline(always)]
-pub(crate) unsafe fn gelu_mul<S: Simd>(gates: &mut [f32], up: &[f32]) {
-    assert!(gates.len() == up.len());
+pub(crate) unsafe fn gelu_mul<S: Simd>(gates: &[f32], up: &[f32], out: &mut [f32]) {
+    assert!(gates.len() == up.len() && out.len() == up.len());
     const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769;
     // SAFETY: pieces lie within the slices, whose lengths agree.
     unsafe {
-        pieces(up.len(), |at, n| {
-            let to = gates.as_mut_ptr().add(at);
-            let x = load_part::<S>(to, n);
+        pieces!(up.len(), |at, n| {
+            let x = load_part::<S>(gates.as_ptr().add(at), n);
             let cubic = S::fma(S::mul(S::mul(x, x), x), S::splat(0.044_715), x);
             let u = S::mul(cubic, S::splat(TWICE_SQRT_2_OVER_PI));
             let y = S::mul(gate::<S>(x, u), load_part::<S>(up.as_ptr().add(at), n));
-            store_part::<S>(to, y, n);
+            store_part::<S>(out.as_mut_ptr().add(at), y, n);
         });
     }
 }
@@ -156,7 +161,7 @@ pub(crate) unsafe fn add_scaled<S: Simd>(x: &mut [f32], factor: f32, y: &[f32]) 
     assert!(x.len() == y.len());
     // SAFETY: pieces lie within the slices, whose lengths agree.
     unsafe {
-        pieces(y.len(), |at, n| {
+        pieces!(y.len(), |at, n| {
             let to = x.as_mut_ptr().add(at);
             let sum = S::fma(load_part::<S>(y.as_ptr().add(at), n), S::splat(factor), load_part::<S>(to, n));
             store_part::<S>(to, sum, n);
@@ -195,7 +200,7 @@ pub(crate) unsafe fn exp_shifted<S: Simd>(x: &[f32], (shift, factor): (f32, f32)
     unsafe {
         for (x, out) in x.chunks(STRETCH).zip(out.chunks_mut(STRETCH)) {
             let mut lanes = S::splat(0.0);
-            pieces(x.len(), |at, n| {
+            pieces!(x.len(), |at, n| {
                 let shifted = S::sub(load_part::<S>(x.as_ptr().add(at), n), S::splat(shift));
                 let e = exp::<S>(S::mul(shifted, S::splat(factor)));
                 store_part::<S>(out.as_mut_ptr().add(at), e, n);
@@ -230,7 +235,7 @@ pub(crate) unsafe fn soft_cap_lanes<S: Simd>(x: S::F, cap: f32) -> S::F {
 pub(crate) unsafe fn soft_cap<S: Simd>(x: &mut [f32], cap: f32) {
     // SAFETY: pieces lie within the slice.
     unsafe {
-        pieces(x.len(), |at, n| {
+        pieces!(x.len(), |at, n| {
             let to = x.as_mut_ptr().add(at);
             store_part::<S>(to, soft_cap_lanes::<S>(load_part::<S>(to, n), cap), n);
         });
@@ -243,14 +248,17 @@ pub(crate) unsafe fn soft_cap<S: Simd>(x: &mut [f32], cap: f32) {
 /// The instruction set is there.
 #[inline(always)]
 pub(crate) unsafe fn dot_loop<S: Simd>(rounds: u64) -> i32 {
-    let x = std::hint::black_box([1i8; 4]);
+    let x = std::hint::black_box([1i8; 16]);
     // SAFETY: arrays hold what is loaded.
     unsafe {
         let weights = S::b_load(std::hint::black_box([1u8; 64]).as_ptr());
         let mut chains = [S::i_splat(0); DOT_CHAINS as usize];
         for _ in 0..rounds {
             for chain in &mut chains {
-                *chain = S::dot4::<false>(*chain, weights, x.as_ptr());
+                // Sets that put the step together from several instructions must do all of them each time:
+                // the same operands would let the compiler compute most of it once, before the loop.
+                let x = if S::CENTERED { std::hint::black_box(x.as_ptr()) } else { x.as_ptr() };
+                *chain = S::dot16::<4>(*chain, [weights; 4], x);
             }
         }
         let total = chains.into_iter().fold(S::splat(0.0), |sum, chain| S::add(sum, S::i_to_f(chain)));
@@ -314,13 +322,17 @@ unsafe fn float_columns<S: Simd, const C: usize>(row: &[f32], x: *const f32, str
             }
         }
         let rest = pairs * 2 * LANES;
-        pieces(row.len() - rest, |at, n| {
+        pieces!(row.len() - rest, |at, n| {
             let a = load_part::<S>(row.as_ptr().add(rest + at), n);
             for c in 0..C {
                 even[c] = S::fma(a, load_part::<S>(x.add(c * stride + rest + at), n), even[c]);
             }
         });
-        std::array::from_fn(|c| S::sum(S::add(even[c], odd[c])))
+        let mut sums = [0f32; C];
+        for c in 0..C {
+            sums[c] = S::sum(S::add(even[c], odd[c]));
+        }
+        sums
     }
 }
 
@@ -350,9 +362,10 @@ mod tests {
                 let mut in_place = x.clone();
                 isa.rms_norm_in_place(&mut in_place, &y, 1e-5);
                 prop_assert_eq!(&in_place, &normed);
-                let (mut silu, mut gelu, mut added, mut capped) = (x.clone(), x.clone(), x.clone(), x.clone());
-                isa.silu_mul(&mut silu, &y);
-                isa.gelu_mul(&mut gelu, &y);
+                let (mut silu, mut gelu) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+                let (mut added, mut capped) = (x.clone(), x.clone());
+                isa.silu_mul(&x, &y, &mut silu);
+                isa.gelu_mul(&x, &y, &mut gelu);
                 isa.add_scaled(&mut added, factor, &y);
                 isa.soft_cap(&mut capped, cap);
                 let mut weights = vec![0.0; x.len()];

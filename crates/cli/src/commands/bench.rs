@@ -19,6 +19,8 @@ const PROBE_REPEATS: usize = 3;
 const PRIVATE_FOLDER: &str = "bench";
 /// Steps per measurement of a verify width.
 const VERIFY_STEPS: usize = 8;
+/// Longest prompt read once before anything is timed, in tokens: enough to touch every weight.
+const WARM_UP_TOKENS_MAX: usize = BATCH_TOKENS_MAX;
 
 /// Measures reading a prompt, writing, and verifying drafts
 #[derive(Debug, clap::Args)]
@@ -33,6 +35,9 @@ pub struct Args {
     /// Tokens to write
     #[arg(long, value_name = "N", default_value_t = 64)]
     generate_tokens: usize,
+    /// Tokens in the cache when writing begins; what the prompt lacks is read untimed [default: the prompt's]
+    #[arg(long, value_name = "N")]
+    context_tokens: Option<usize>,
     /// Widths of verify steps, in tokens
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [1, 2, 4, 8])]
     verify: Vec<usize>,
@@ -50,17 +55,57 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn begin(decoder: &'a mut Decoder, prompt: &[u32]) -> Result<Self, ForwardError> {
         let sequence = decoder.begin()?;
-        let last = prompt.len().saturating_sub(1) / BATCH_TOKENS_MAX;
-        for (index, tokens) in prompt.chunks(BATCH_TOKENS_MAX).enumerate() {
+        let mut run = Run { decoder, sequence };
+        run.read(prompt)?;
+        Ok(run)
+    }
+
+    /// Reads tokens in full batches, as a prompt is read.
+    fn read(&mut self, tokens: &[u32]) -> Result<(), ForwardError> {
+        let last = tokens.len().saturating_sub(1) / BATCH_TOKENS_MAX;
+        for (index, tokens) in tokens.chunks(BATCH_TOKENS_MAX).enumerate() {
             let logits = if index == last { Logits::Last } else { Logits::None };
-            decoder.forward(&[Work { sequence, tokens, logits }])?;
+            self.decoder.forward(&[Work { sequence: self.sequence, tokens, logits }])?;
         }
-        Ok(Run { decoder, sequence })
+        Ok(())
     }
 
     fn step(&mut self, tokens: &[u32]) -> Result<(), ForwardError> {
         let work = Work { sequence: self.sequence, tokens, logits: Logits::All };
         self.decoder.forward(&[work]).map(|_| ())
+    }
+}
+
+impl Args {
+    /// Tokens in the cache when writing begins.
+    fn depth(&self) -> usize {
+        self.context_tokens.unwrap_or(self.prompt_tokens)
+    }
+
+    /// Tokens in the cache at the end of a repeat: writing and verifying go on in one sequence.
+    fn longest(&self) -> usize {
+        self.depth() + self.generate_tokens + VERIFY_STEPS * self.verify.iter().sum::<usize>()
+    }
+
+    fn check(&self) -> Result<(), CliError> {
+        if self.prompt_tokens == 0
+            || self.generate_tokens == 0
+            || self.repeat == 0
+            || self.verify.contains(&0)
+        {
+            return Err(CliError::usage("tokens, widths and repeats must be at least 1"));
+        }
+        if let Some(widest) = self.verify.iter().find(|&&width| width > BATCH_TOKENS_MAX) {
+            let limit = BATCH_TOKENS_MAX;
+            return Err(CliError::usage(format!("--verify {widest} is wider than a batch of {limit}")));
+        }
+        if self.depth() < self.prompt_tokens {
+            let (depth, prompt) = (self.depth(), self.prompt_tokens);
+            return Err(CliError::usage(format!(
+                "--context-tokens {depth} is less than the prompt's {prompt} tokens; raise it or lower --prompt-tokens"
+            )));
+        }
+        Ok(())
     }
 }
 
@@ -71,17 +116,9 @@ impl Drop for Run<'_> {
 }
 
 pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
-    let widest = args.verify.iter().copied().max().unwrap_or(1);
-    if args.prompt_tokens == 0 || args.generate_tokens == 0 || args.repeat == 0 || args.verify.contains(&0) {
-        return Err(CliError::usage("tokens, widths and repeats must be at least 1"));
-    }
-    if widest > BATCH_TOKENS_MAX {
-        return Err(CliError::usage(format!(
-            "--verify {widest} is wider than a batch of {BATCH_TOKENS_MAX}"
-        )));
-    }
+    args.check()?;
     let (model, load) = load_twice(&args.model, context)?;
-    let longest = args.prompt_tokens + args.generate_tokens.max(widest * VERIFY_STEPS * args.verify.len());
+    let longest = args.longest();
     if longest > model.spec().context_tokens {
         let limit = model.spec().context_tokens;
         return Err(CliError::usage(format!("{longest} tokens exceed the model's context of {limit}")));
@@ -156,21 +193,21 @@ struct Measured {
 
 fn measure(args: &Args, decoder: &mut Decoder) -> Result<Measured, ForwardError> {
     let vocabulary = decoder.model().vocabulary() as u32;
-    let prompt: Vec<u32> = (0..args.prompt_tokens as u32).map(|i| (i * 7919 + 11) % vocabulary).collect();
-    Run::begin(decoder, &prompt)?; // touches every page once
+    let context: Vec<u32> = (0..args.depth() as u32).map(|i| (i * 7919 + 11) % vocabulary).collect();
+    let (prompt, rest) = context.split_at(args.prompt_tokens);
+    Run::begin(decoder, &prompt[..prompt.len().min(WARM_UP_TOKENS_MAX)])?;
     let (mut prompts, mut decodes) = (Vec::new(), Vec::new());
     let mut widths: Vec<(usize, Vec<f64>)> = args.verify.iter().map(|&w| (w, Vec::new())).collect();
     for _ in 0..args.repeat {
         let start = Instant::now();
-        let mut run = Run::begin(decoder, &prompt)?;
+        let mut run = Run::begin(decoder, prompt)?;
         prompts.push(start.elapsed().as_secs_f64());
+        run.read(rest)?;
         let start = Instant::now();
         for i in 0..args.generate_tokens {
             run.step(&prompt[i % prompt.len()..][..1])?;
         }
         decodes.push(start.elapsed().as_secs_f64());
-        drop(run);
-        let mut run = Run::begin(decoder, &prompt)?;
         // Widths alternate, so that a slow moment hits all of them.
         for _ in 0..VERIFY_STEPS {
             for (width, seconds) in &mut widths {
@@ -218,6 +255,7 @@ fn report(args: &Args, context: &Context, (model, load): (&Arc<Model>, Load), me
         },
         "decode": {
             "tokens": args.generate_tokens,
+            "context_tokens": args.depth(),
             "tokens_per_second": decode_rate,
             "bytes_per_token": bytes,
             "bandwidth_fraction": decode_rate * bytes / bandwidth,

@@ -73,6 +73,20 @@ fn render_says_what_is_wrong_with_its_input() {
 }
 
 #[test]
+fn bench_writes_after_the_context_asked_for() {
+    let home = Home::new();
+    let model = tiny("tiny-qwen2");
+    let short = ["bench", &model, "--threads", "1", "--repeat", "1", "--prompt-tokens", "8", "--json"];
+    let run = |more: &[&str]| home.run(&[&short, more].concat());
+    let deep = run(&["--context-tokens", "24", "--generate-tokens", "2", "--verify", "1,2"]).json();
+    assert_eq!((&deep["prompt"]["tokens"], &deep["decode"]["context_tokens"]), (&json!(8), &json!(24)));
+    assert_eq!(deep["verify"].as_array().unwrap().len(), 2);
+    run(&["--context-tokens", "7"]).assert_fails(2, "--context-tokens 7");
+    run(&["--context-tokens", "1000000"]).assert_fails(2, "exceed the model's context");
+    run(&["--verify", "513"]).assert_fails(2, "--verify 513");
+}
+
+#[test]
 fn inspect_tells_layers_tensors_and_memory() {
     let home = Home::new();
     let shown = home.run(&["inspect", &tiny("tiny-gemma3"), "--json", "--context", "64"]).json();
@@ -182,7 +196,7 @@ fn packed_weights_are_kept_at_home_and_damage_is_told_once() {
 
     std::fs::remove_file(home.path("tandem.toml")).unwrap();
     assert_eq!(home.run(&args).json()["ids"], expected);
-    let [file] = packed().try_into().unwrap();
+    let [file]: [_; 1] = packed().try_into().unwrap();
     let later = home.run(&args);
     assert_eq!((&later.json()["ids"], later.stderr.as_str()), (&expected, ""));
 
@@ -197,9 +211,10 @@ fn packed_weights_are_kept_at_home_and_damage_is_told_once() {
 #[test]
 fn bench_loads_twice_and_leaves_nothing() {
     let home = Home::new();
-    let short = ["--prompt-tokens=4", "--generate-tokens=2", "--verify=1", "--repeat=1", "--json"];
+    let sizes = ["--prompt-tokens", "4", "--generate-tokens", "2", "--verify", "1", "--repeat", "1"];
     let model = tiny("tiny-qwen2");
-    let report = home.run(&[["bench", &model].as_slice(), &short].concat()).json();
+    let args: Vec<&str> = ["bench", &model, "--json"].into_iter().chain(sizes).collect();
+    let report = home.run(&args).json();
     let seconds = |name: &str| report[name].as_f64().unwrap();
     assert!(seconds("first_load_seconds") > 0.0 && seconds("load_seconds") > 0.0);
     assert_ne!(seconds("first_load_seconds"), seconds("load_seconds"));

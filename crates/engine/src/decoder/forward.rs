@@ -1,18 +1,20 @@
 //! The forward pass: [`Decoder`].
 
+use std::slice;
 use std::sync::Arc;
 
-use kernels::attention::{AttentionScratch, AttentionShape, BLOCK_POSITIONS, KvType};
+use kernels::attention::{AttentionShape, BLOCK_POSITIONS, KvType};
 use kernels::isa::Isa;
-use kernels::kv::{AttentionBatch, SequenceRows};
+use kernels::kv::{AttentionBatch, AttentionScratch, SequenceRows};
 use kernels::pool::Pool;
-use kernels::product::{Columns, ColumnsShape, each_row, multiply};
+use kernels::product::{Columns, ColumnsShape, Rounding, Weights, announce, each_row, multiply};
 
 use super::BATCH_TOKENS_MAX;
 use super::kv::{KvCache, KvError};
 use super::rope::RopeTable;
 use super::weights::{HeadNorm, Layer, Linear};
 use crate::model::Model;
+use crate::recycle::emptied;
 use crate::spec::{Activation, DecoderSpec};
 
 /// How a [`Decoder`] is set up.
@@ -78,21 +80,29 @@ pub struct Decoder {
     kv: KvCache,
     ropes: Vec<RopeTable>,
     columns: Columns,
-    scratch: Vec<AttentionScratch>,
+    scratch: AttentionScratch,
     residual: Vec<f32>,  // [token][hidden]
     projected: Vec<f32>, // [token][hidden]: what a block adds
     wide: Vec<f32>,      // [token][qkv or gate·up]
     attended: Vec<f32>,  // [token][heads · head_dim]
     logits: Vec<f32>,    // [wanted][vocabulary]
+    // Lists of the running pass; kept, so that a step allocates nothing.
+    rows: Vec<Rows>,
+    wanted: Vec<usize>, // rows whose logits are wanted
+    sequences: Vec<SequenceRows<'static>>,
 }
 
+/// Most matrices that are multiplied as one: queries, keys and values.
+const FUSED_MAX: usize = 3;
+
 /// The tokens of one forward pass.
-struct Batch {
-    rows: Vec<Rows>,
+struct Batch<'a> {
+    rows: &'a [Rows],
     tokens: usize,
 }
 
 /// One sequence's rows in the batch.
+#[derive(Debug)]
 struct Rows {
     sequence: usize,
     position: usize,
@@ -109,12 +119,15 @@ impl Decoder {
             kv: KvCache::new(spec, options.sequences, options.kv_tokens, kv_type),
             ropes: spec.ropes.iter().map(|_| RopeTable::default()).collect(),
             columns: Columns::default(),
-            scratch: (0..pool.threads()).map(|_| AttentionScratch::new(spec.head_dim)).collect(),
+            scratch: AttentionScratch::new(spec.head_dim, pool.threads()),
             residual: Vec::new(),
             projected: Vec::new(),
             wide: Vec::new(),
             attended: Vec::new(),
             logits: Vec::new(),
+            rows: Vec::new(),
+            wanted: Vec::new(),
+            sequences: Vec::new(),
             model,
             pool,
             isa,
@@ -154,7 +167,7 @@ impl Decoder {
 
     /// Blocks of 64 positions in use, over all groups of layers.
     pub fn blocks_used(&self) -> usize {
-        self.kv.blocks_used().iter().sum()
+        self.kv.blocks_used()
     }
 
     /// Appends each work's tokens to its sequence. Returns the wanted logits, `[wanted][vocabulary]` in
@@ -163,7 +176,17 @@ impl Decoder {
     /// # Errors
     /// If the batch is not well-formed or there is no room; then no sequence has advanced.
     pub fn forward(&mut self, works: &[Work]) -> Result<&[f32], ForwardError> {
-        let batch = self.admit(works)?;
+        let mut rows = std::mem::take(&mut self.rows);
+        let admitted = self.admit(works, &mut rows);
+        if let Ok(tokens) = admitted {
+            self.pass(works, &Batch { rows: &rows, tokens });
+        }
+        self.rows = rows;
+        admitted.map(|_| self.logits.as_slice())
+    }
+
+    /// The pass itself; the batch has its place in the cache.
+    fn pass(&mut self, works: &[Work], batch: &Batch) {
         let model = self.model.clone();
         let spec = model.spec();
         self.resize(spec, batch.tokens);
@@ -177,21 +200,21 @@ impl Decoder {
         }
         let mut pending = None;
         for (index, layer) in model.weights().layers.iter().enumerate() {
-            self.attention_block(&model, index, (layer, pending), &batch);
-            self.feed_forward_block(&model, layer, batch.tokens);
+            self.attention_block(&model, index, (layer, pending), batch);
+            let next = model.weights().layers.get(index + 1);
+            self.feed_forward_block(&model, (layer, next), batch.tokens);
             pending = Some(layer);
         }
         self.head(&model, works, pending);
-        for rows in &batch.rows {
+        for rows in batch.rows {
             self.kv.advance(rows.sequence, rows.tokens);
         }
-        Ok(&self.logits)
     }
 
-    /// Checks a batch and makes room for it.
-    fn admit(&mut self, works: &[Work]) -> Result<Batch, ForwardError> {
+    /// Checks a batch, makes room for it and lists its rows. Returns its tokens.
+    fn admit(&mut self, works: &[Work], rows: &mut Vec<Rows>) -> Result<usize, ForwardError> {
         let vocabulary = self.model.vocabulary();
-        let mut rows: Vec<Rows> = Vec::with_capacity(works.len());
+        rows.clear();
         let mut row = 0;
         for work in works {
             let sequence = work.sequence.0;
@@ -208,10 +231,10 @@ impl Decoder {
         if row == 0 || row > BATCH_TOKENS_MAX {
             return Err(ForwardError::Batch);
         }
-        for rows in &rows {
+        for rows in rows.iter() {
             self.kv.reserve(rows.sequence, rows.tokens)?;
         }
-        Ok(Batch { rows, tokens: row })
+        Ok(row)
     }
 
     /// Sizes the buffers for `count` tokens; allocates only to grow.
@@ -243,25 +266,27 @@ impl Decoder {
         let kernels = (isa, &*self.pool);
         let residual = &mut self.residual[..count * hidden];
         let join = Join { isa, spec, added: &self.projected, norm: layer.attention_norm.as_deref() };
-        let shape = ColumnsShape { inner: hidden, count, quantize: any_packed(&layer.qkv) };
+        let shape = shape_for(&layer.qkv, count);
         let post = before.map(|b| b.post_feed_forward_norm.as_deref());
         self.columns.fill(kernels, shape, residual, &|row, state, out| join.apply(row, post, state, out));
         let width = (spec.heads + 2 * spec.kv_heads) * spec.head_dim;
         let file = model.file();
-        let products: Vec<_> = layer.qkv.iter().map(|l| l.weights(file)).collect();
-        multiply(kernels, &products, &self.columns, &mut self.wide[..count * width]);
+        let products = &operands(&layer.qkv, file)[..layer.qkv.len()];
+        announce(&self.pool, &[layer.output.weights(file)]);
+        multiply(kernels, products, &self.columns, &mut self.wide[..count * width]);
 
         let rope = spec.layers[index].rope.map(|r| &self.ropes[r]);
         let finish = FinishQkv { isa, spec, layer, rope };
         each_row(&self.pool, &mut self.wide[..count * width], width, &|row, qkv| finish.apply(row, qkv));
-        self.attend(spec, index, &batch.rows, width);
+        self.attend(spec, index, batch.rows, width);
 
         let kernels = (isa, &*self.pool);
         let inner = spec.heads * spec.head_dim;
         let attended = &mut self.attended[..count * inner];
-        let shape = ColumnsShape { inner, count, quantize: layer.output.is_packed() };
+        let shape = shape_for(slice::from_ref(&layer.output), count);
         self.columns.fill(kernels, shape, attended, &|_, state, out| out.copy_from_slice(state));
         let projected = &mut self.projected[..count * hidden];
+        announce(&self.pool, &operands(&layer.gate_up, file)[..layer.gate_up.len()]);
         multiply(kernels, &[layer.output.weights(file)], &self.columns, projected);
         if let Some(bias) = &layer.output_bias {
             each_row(&self.pool, projected, hidden, &|_, row| isa.add_scaled(row, 1.0, bias));
@@ -281,15 +306,13 @@ impl Decoder {
                 self.kv.groups[group].memory.write(self.isa, layer, (block, slot), (keys, values));
             }
         }
-        let sequences: Vec<SequenceRows> = rows
-            .iter()
-            .map(|r| SequenceRows {
-                table: self.kv.table(r.sequence, group),
-                position: r.position,
-                row: r.row,
-                tokens: r.tokens,
-            })
-            .collect();
+        let mut sequences: Vec<SequenceRows> = emptied(std::mem::take(&mut self.sequences));
+        sequences.extend(rows.iter().map(|r| SequenceRows {
+            table: self.kv.table(r.sequence, group),
+            position: r.position,
+            row: r.row,
+            tokens: r.tokens,
+        }));
         let shape = AttentionShape {
             head_dim: spec.head_dim,
             group: spec.heads / spec.kv_heads,
@@ -305,31 +328,36 @@ impl Decoder {
         };
         let memory = &self.kv.groups[group].memory;
         memory.attend((self.isa, &self.pool), layer, &shape, (batch, &mut self.scratch));
+        self.sequences = emptied(sequences);
     }
 
     /// Norm, gate · up, activation and the projection down, which stays in `projected`.
-    fn feed_forward_block(&mut self, model: &Model, layer: &Layer, count: usize) {
+    fn feed_forward_block(&mut self, model: &Model, (layer, next): (&Layer, Option<&Layer>), count: usize) {
         let spec = model.spec();
         let (hidden, isa, file) = (spec.hidden, self.isa, model.file());
         let kernels = (isa, &*self.pool);
         let residual = &mut self.residual[..count * hidden];
         let join = Join { isa, spec, added: &self.projected, norm: layer.feed_forward_norm.as_deref() };
-        let shape = ColumnsShape { inner: hidden, count, quantize: any_packed(&layer.gate_up) };
+        let shape = shape_for(&layer.gate_up, count);
         let post = Some(layer.post_attention_norm.as_deref());
         self.columns.fill(kernels, shape, residual, &|row, state, out| join.apply(row, post, state, out));
         let wide = &mut self.wide[..count * 2 * spec.feed_forward];
-        let products: Vec<_> = layer.gate_up.iter().map(|l| l.weights(file)).collect();
-        multiply(kernels, &products, &self.columns, wide);
-        let shape = ColumnsShape { inner: spec.feed_forward, count, quantize: layer.down.is_packed() };
+        let products = &operands(&layer.gate_up, file)[..layer.gate_up.len()];
+        announce(&self.pool, &[layer.down.weights(file)]);
+        multiply(kernels, products, &self.columns, wide);
+        let shape = shape_for(slice::from_ref(&layer.down), count);
         self.columns.fill(kernels, shape, wide, &|_, state, out| {
-            let (gate, up) = state.split_at_mut(spec.feed_forward);
+            let (gate, up) = state.split_at(spec.feed_forward);
             match spec.activation {
-                Activation::Silu => isa.silu_mul(gate, up),
-                Activation::Gelu => isa.gelu_mul(gate, up),
+                Activation::Silu => isa.silu_mul(gate, up, out),
+                Activation::Gelu => isa.gelu_mul(gate, up, out),
             }
-            out.copy_from_slice(gate);
         });
         let projected = &mut self.projected[..count * hidden];
+        match next {
+            Some(next) => announce(&self.pool, &operands(&next.qkv, file)[..next.qkv.len()]),
+            None => announce(&self.pool, &[model.weights().head.weights(file)]),
+        }
         multiply(kernels, &[layer.down.weights(file)], &self.columns, projected);
     }
 
@@ -337,7 +365,8 @@ impl Decoder {
     fn head(&mut self, model: &Model, works: &[Work], last: Option<&Layer>) {
         let spec = model.spec();
         let (hidden, isa) = (spec.hidden, self.isa);
-        let mut wanted = Vec::new();
+        let mut wanted = std::mem::take(&mut self.wanted);
+        wanted.clear();
         let mut row = 0;
         for work in works {
             let end = row + work.tokens.len();
@@ -357,8 +386,11 @@ impl Decoder {
         let vocabulary = weights.vocabulary;
         self.logits.resize(wanted.len() * vocabulary, 0.0);
         let join = Join { isa, spec, added: &self.projected, norm: Some(&weights.final_norm) };
-        let shape = ColumnsShape { inner: hidden, count: wanted.len(), quantize: weights.head.is_packed() };
+        // Its rounding shows in the logits directly, and a prompt has few wanted rows.
+        let rounding = if weights.head.is_packed() { Rounding::Int16 } else { Rounding::None };
+        let shape = ColumnsShape { rounding, ..shape_for(slice::from_ref(&weights.head), wanted.len()) };
         let residual = &mut self.residual[..wanted.len() * hidden];
+        self.wanted = wanted;
         let post = last.map(|l| l.post_feed_forward_norm.as_deref());
         let kernels = (isa, &*self.pool);
         self.columns.fill(kernels, shape, residual, &|row, state, out| join.apply(row, post, state, out));
@@ -374,8 +406,19 @@ impl Decoder {
     }
 }
 
-fn any_packed(linears: &[Linear]) -> bool {
-    linears.iter().any(Linear::is_packed)
+/// The columns that matrices of one width (at least one matrix) are multiplied with.
+fn shape_for(linears: &[Linear], count: usize) -> ColumnsShape {
+    ColumnsShape {
+        inner: linears[0].columns(),
+        count,
+        rounding: if linears.iter().any(Linear::is_packed) { Rounding::Int8 } else { Rounding::None },
+        floats: !linears.iter().all(Linear::is_packed),
+    }
+}
+
+/// The operands of a fused product of 1 to [`FUSED_MAX`] matrices; the last repeats to fill the array.
+fn operands<'a>(linears: &'a [Linear], file: &'a [u8]) -> [Weights<'a>; FUSED_MAX] {
+    std::array::from_fn(|i| linears[i.min(linears.len() - 1)].weights(file))
 }
 
 /// Adds a block's result to the residual stream and norms the sum for the next block.

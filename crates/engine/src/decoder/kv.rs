@@ -95,9 +95,11 @@ impl KvCache {
                 Group { window, memory: KvMemory::new(shape), free: (0..blocks as u32).rev().collect() }
             })
             .collect::<Vec<_>>();
-        let sequences = (0..sequences)
-            .map(|_| Sequence { tables: vec![Vec::new(); groups.len()], ..Sequence::default() })
-            .collect();
+        // As long as they can get: writing must not allocate.
+        let longest = spec.context_tokens.min(tokens).div_ceil(BLOCK_POSITIONS) + 1;
+        let tables = || groups.iter().map(|_| Vec::with_capacity(longest)).collect();
+        let sequences =
+            (0..sequences).map(|_| Sequence { tables: tables(), ..Sequence::default() }).collect();
         KvCache { groups, layers, sequences, context_tokens: spec.context_tokens }
     }
 
@@ -125,9 +127,9 @@ impl KvCache {
         &self.sequences[sequence].tables[group]
     }
 
-    /// Blocks in use, by group.
-    pub fn blocks_used(&self) -> Vec<usize> {
-        self.groups.iter().map(|g| g.memory.shape().blocks - g.free.len()).collect()
+    /// Blocks in use, over all groups.
+    pub fn blocks_used(&self) -> usize {
+        self.groups.iter().map(|g| g.memory.shape().blocks - g.free.len()).sum()
     }
 
     /// Makes room for `tokens` more tokens. On failure nothing is taken.

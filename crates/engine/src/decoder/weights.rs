@@ -79,6 +79,14 @@ impl Linear {
         matches!(self, Linear::Packed(_))
     }
 
+    /// Input values.
+    pub fn columns(&self) -> usize {
+        match self {
+            Linear::Packed(panels) => panels.columns(),
+            Linear::Rows { columns, .. } => *columns,
+        }
+    }
+
     /// Rows × columns.
     pub fn cells(&self) -> usize {
         match self {

@@ -10,11 +10,11 @@
 pub(crate) mod encoding;
 mod pack;
 pub(crate) mod tile;
-pub(crate) mod wide;
+pub(crate) mod unpacked;
 
 use std::sync::Arc;
 
-use crate::activations::GROUP;
+use crate::ahead::Ahead;
 use crate::formats::Format;
 use crate::lines::{LINE_BYTES, SharedLines, as_bytes};
 use crate::mapped::Mapped;
@@ -164,15 +164,16 @@ impl Panels {
         self.shape.codebook
     }
 
-    /// Addresses of panel `p`'s integers and scales from group `group` on, which begins a block.
-    pub(crate) fn groups(&self, p: usize, group: usize) -> (*const u8, *const u8) {
-        let (integers, scales) = self.panel(p);
-        let Shape { layout, integers_stride, scales_stride, .. } = self.shape;
-        let block = group * GROUP / layout.block_values();
-        debug_assert!((group * GROUP).is_multiple_of(layout.block_values()));
-        let (integers_at, scales_at) = (group * layout.group_bytes(), block * layout.scale_block_bytes());
-        assert!(integers_at < integers_stride * LINE_BYTES && scales_at < scales_stride * LINE_BYTES);
-        (integers.wrapping_add(integers_at), scales.wrapping_add(scales_at))
+    /// Where the panels from `p` on lie.
+    pub(crate) fn ahead(&self, p: usize) -> Ahead {
+        let at = |lines: &SharedLines, stride: usize| {
+            (lines.as_ptr().wrapping_add(p * stride) as usize, stride * LINE_BYTES)
+        };
+        Ahead {
+            integers: at(&self.integers, self.shape.integers_stride),
+            scales: at(&self.scales, self.shape.scales_stride),
+            panels: self.count() - p,
+        }
     }
 
     /// Addresses of panel `p`'s integers and scales.

@@ -8,6 +8,8 @@
 // Register tiles are indexed by constants; iterators would hide the tiling.
 #![allow(clippy::needless_range_loop)]
 
+use std::marker::PhantomData;
+
 use crate::activations::{NEGATED_SCALED_SUM, NEGATED_SUM, SCALE, TileInput};
 use crate::simd::{LANES, Simd};
 
@@ -41,6 +43,48 @@ pub(super) struct Scales<S: Simd> {
     pub min: [S::F; 2],
 }
 
+/// The integers of one group, wherever they come from.
+///
+/// # Safety
+/// Both methods need the instruction set and the group.
+pub(super) unsafe trait Group<S: Simd>: Copy {
+    /// Vector `V` (values `4V..4V+4` of 16 rows) as bytes.
+    unsafe fn vector<const V: usize>(self) -> S::B;
+    /// Asks for what comes later.
+    unsafe fn prefetch(self);
+}
+
+/// A group as it is packed, and its encoding's table.
+struct Packed<S: Simd, E> {
+    integers: *const u8,
+    table: S::B,
+    encoding: PhantomData<E>,
+}
+
+impl<S: Simd, E: Copy> Copy for Packed<S, E> {}
+impl<S: Simd, E: Copy> Clone for Packed<S, E> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+// SAFETY: the methods' callers vouch for set and group; prefetches read nothing.
+unsafe impl<S: Simd, E: Constants> Group<S> for Packed<S, E> {
+    #[inline(always)]
+    unsafe fn vector<const V: usize>(self) -> S::B {
+        // SAFETY: as the caller vouches.
+        unsafe { weights::<S, E, V>(self.integers, self.table) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(self) {
+        for line in 0..E::BITS as usize {
+            // SAFETY: as the caller vouches.
+            unsafe { S::prefetch(self.integers.wrapping_add(PREFETCH_BYTES + line * 64)) };
+        }
+    }
+}
+
 /// Computes the tile.
 ///
 /// # Safety
@@ -53,44 +97,42 @@ pub(crate) unsafe fn tile<S: Simd, E: Constants, const C: usize>(call: &TileCall
         let (mut integers, mut scales, mut input) = (call.integers, call.scales, call.input);
         let table = S::b_table(call.codebook.unwrap_or(&[0; 16]));
         let mut sums = [S::splat(0.0); C];
-        let kinds = if E::MIN { 2 } else { 1 };
-        let (blocks, block_groups) = if E::SUPER { (call.groups / 8, 8) } else { (call.groups, 1) };
-        for _ in 0..blocks {
-            let d = S::load_f16(scales.cast());
-            let dmin = if E::MIN { S::load_f16(scales.add(32).cast()) } else { d };
-            scales = scales.add(32 * kinds);
-            for _ in 0..block_groups {
-                let all = group_scales::<S, E>(d, dmin, &mut scales);
-                group::<S, E, C>(integers, table, &all, &input, &mut sums);
+        if E::SUPER {
+            let kinds = if E::MIN { 2 } else { 1 };
+            for _ in 0..call.groups / 8 {
+                let d = S::load_f16(scales.cast());
+                let dmin = if E::MIN { S::load_f16(scales.add(32).cast()) } else { d };
+                scales = scales.add(32 * kinds);
+                for _ in 0..8 {
+                    let first = super_scales::<S, E>(d, dmin, scales);
+                    scales = scales.add(16 * kinds);
+                    let second = if E::HALVES {
+                        let second = super_scales::<S, E>(d, dmin, scales);
+                        scales = scales.add(16 * kinds);
+                        second
+                    } else {
+                        first
+                    };
+                    let both = Scales::<S> { scale: [first.0, second.0], min: [first.1, second.1] };
+                    let packed = Packed { integers, table, encoding: PhantomData::<E> };
+                    group::<S, E, _, C>(packed, &both, &input, &mut sums);
+                    integers = integers.add(64 * E::BITS as usize);
+                    input.advance();
+                }
+            }
+        } else {
+            for _ in 0..call.groups {
+                let d = S::load_f16(scales.cast());
+                let dmin = if E::MIN { S::load_f16(scales.add(32).cast()) } else { d };
+                scales = scales.add(if E::MIN { 64 } else { 32 });
+                let both = Scales::<S> { scale: [d, d], min: [dmin, dmin] };
+                let packed = Packed { integers, table, encoding: PhantomData::<E> };
+                group::<S, E, _, C>(packed, &both, &input, &mut sums);
                 integers = integers.add(64 * E::BITS as usize);
                 input.advance();
             }
         }
-        store::<S, C>((call.output, call.output_stride), call.rows, &sums);
-    }
-}
-
-/// Scales and minima of the next group, under `d` and `dmin` where those are of a block of 256 values.
-///
-/// # Safety
-/// The instruction set is there, and `scales` points to the group's bytes.
-#[inline(always)]
-pub(super) unsafe fn group_scales<S: Simd, E: Constants>(
-    d: S::F,
-    dmin: S::F,
-    scales: &mut *const u8,
-) -> Scales<S> {
-    if !E::SUPER {
-        return Scales { scale: [d, d], min: [dmin, dmin] };
-    }
-    // SAFETY: as the caller vouches.
-    unsafe {
-        let step = if E::MIN { 32 } else { 16 };
-        let first = super_scales::<S, E>(d, dmin, *scales);
-        *scales = scales.add(step);
-        let second = if E::HALVES { super_scales::<S, E>(d, dmin, *scales) } else { first };
-        *scales = scales.add(if E::HALVES { step } else { 0 });
-        Scales { scale: [first.0, second.0], min: [first.1, second.1] }
+        store::<S, C>(call, &sums);
     }
 }
 
@@ -99,7 +141,11 @@ pub(super) unsafe fn group_scales<S: Simd, E: Constants>(
 /// # Safety
 /// The instruction set is there, and `from` points to the group's bytes.
 #[inline(always)]
-unsafe fn super_scales<S: Simd, E: Constants>(d: S::F, dmin: S::F, from: *const u8) -> (S::F, S::F) {
+pub(super) unsafe fn super_scales<S: Simd, E: Constants>(
+    d: S::F,
+    dmin: S::F,
+    from: *const u8,
+) -> (S::F, S::F) {
     // SAFETY: as the caller vouches.
     unsafe {
         let scale = S::mul(d, S::load_i8(from.cast()));
@@ -113,25 +159,22 @@ unsafe fn super_scales<S: Simd, E: Constants>(d: S::F, dmin: S::F, from: *const 
 /// # Safety
 /// As [`tile`], for one group.
 #[inline(always)]
-unsafe fn group<S: Simd, E: Constants, const C: usize>(
-    integers: *const u8,
-    table: S::B,
+pub(super) unsafe fn group<S: Simd, E: Constants, G: Group<S>, const C: usize>(
+    integers: G,
     scales: &Scales<S>,
     input: &TileInput,
     sums: &mut [S::F; C],
 ) {
-    // SAFETY: as the caller vouches; prefetches read nothing.
+    // SAFETY: as the caller vouches.
     unsafe {
-        for line in 0..E::BITS as usize {
-            S::prefetch(integers.wrapping_add(PREFETCH_BYTES + line * 64));
-        }
+        integers.prefetch();
         if E::HALVES {
-            let first = half::<S, E, C, 0>(integers, table, input);
+            let first = half::<S, E, G, C, 0>(integers, input);
             let mut weighted = [S::splat(0.0); C];
             for c in 0..C {
                 weighted[c] = S::mul(scales.scale[0], S::i_to_f(first[c]));
             }
-            let second = half::<S, E, C, 1>(integers, table, input);
+            let second = half::<S, E, G, C, 1>(integers, input);
             for c in 0..C {
                 weighted[c] = S::fma(scales.scale[1], S::i_to_f(second[c]), weighted[c]);
                 sums[c] = S::fma(weighted[c], S::splat(float(input, SCALE, c)), sums[c]);
@@ -143,8 +186,8 @@ unsafe fn group<S: Simd, E: Constants, const C: usize>(
             }
         } else {
             let mut dots = start::<S, E, C>(input, 2);
-            add_half::<S, E, C, 0>(integers, table, input, &mut dots);
-            add_half::<S, E, C, 1>(integers, table, input, &mut dots);
+            add_half::<S, E, G, C, 0>(integers, input, &mut dots);
+            add_half::<S, E, G, C, 1>(integers, input, &mut dots);
             for c in 0..C {
                 let weighted = S::mul(scales.scale[0], S::i_to_f(dots[c]));
                 sums[c] = S::fma(weighted, S::splat(float(input, SCALE, c)), sums[c]);
@@ -162,7 +205,7 @@ unsafe fn group<S: Simd, E: Constants, const C: usize>(
 /// # Safety
 /// The group, row and column exist.
 #[inline(always)]
-pub(super) unsafe fn float(input: &TileInput, row: usize, c: usize) -> f32 {
+unsafe fn float(input: &TileInput, row: usize, c: usize) -> f32 {
     // SAFETY: as the caller vouches.
     f32::from_bits(unsafe { input.word(row, c) })
 }
@@ -177,7 +220,10 @@ unsafe fn start<S: Simd, E: Constants, const C: usize>(input: &TileInput, part: 
     // SAFETY: as the caller vouches.
     unsafe {
         let mut dots = [S::i_splat(0); C];
-        if E::ZERO_LOG2 > 0 {
+        // Bytes are those with a zero of 128, which centred sets take off the weights.
+        let bytes = E::BITS == 8 || E::CODEBOOK;
+        const { assert!(!(E::BITS == 8 || E::CODEBOOK) || E::ZERO_LOG2 == 7) };
+        if E::ZERO_LOG2 > 0 && !(bytes && S::CENTERED) {
             for c in 0..C {
                 dots[c] = shift_zero::<S, E>(S::i_splat(input.word(NEGATED_SUM + part, c) as i32));
             }
@@ -191,15 +237,14 @@ unsafe fn start<S: Simd, E: Constants, const C: usize>(input: &TileInput, part: 
 /// # Safety
 /// As [`tile`], for one group.
 #[inline(always)]
-unsafe fn half<S: Simd, E: Constants, const C: usize, const HALF: usize>(
-    integers: *const u8,
-    table: S::B,
+unsafe fn half<S: Simd, E: Constants, G: Group<S>, const C: usize, const HALF: usize>(
+    integers: G,
     input: &TileInput,
 ) -> [S::I; C] {
     // SAFETY: as the caller vouches.
     unsafe {
         let mut dots = start::<S, E, C>(input, HALF);
-        add_half::<S, E, C, HALF>(integers, table, input, &mut dots);
+        add_half::<S, E, G, C, HALF>(integers, input, &mut dots);
         dots
     }
 }
@@ -209,33 +254,21 @@ unsafe fn half<S: Simd, E: Constants, const C: usize, const HALF: usize>(
 /// # Safety
 /// As [`tile`], for one group.
 #[inline(always)]
-unsafe fn add_half<S: Simd, E: Constants, const C: usize, const HALF: usize>(
-    integers: *const u8,
-    table: S::B,
+unsafe fn add_half<S: Simd, E: Constants, G: Group<S>, const C: usize, const HALF: usize>(
+    integers: G,
     input: &TileInput,
     dots: &mut [S::I; C],
 ) {
-    macro_rules! vector {
-        ($v:expr) => {
-            // SAFETY: as the caller vouches.
-            unsafe {
-                let w = weights::<S, E, $v>(integers, table);
-                for c in 0..C {
-                    dots[c] = dot::<S, E>(dots[c], w, input.value(c, 4 * $v));
-                }
-            }
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let w = if HALF == 0 {
+            [integers.vector::<0>(), integers.vector::<1>(), integers.vector::<2>(), integers.vector::<3>()]
+        } else {
+            [integers.vector::<4>(), integers.vector::<5>(), integers.vector::<6>(), integers.vector::<7>()]
         };
-    }
-    if HALF == 0 {
-        vector!(0);
-        vector!(1);
-        vector!(2);
-        vector!(3);
-    } else {
-        vector!(4);
-        vector!(5);
-        vector!(6);
-        vector!(7);
+        for c in 0..C {
+            dots[c] = dot::<S, E>(dots[c], w, input.value(c, 16 * HALF));
+        }
     }
 }
 
@@ -244,7 +277,7 @@ unsafe fn add_half<S: Simd, E: Constants, const C: usize, const HALF: usize>(
 /// # Safety
 /// The instruction set is there.
 #[inline(always)]
-pub(super) unsafe fn shift_zero<S: Simd, E: Constants>(negated_sum: S::I) -> S::I {
+unsafe fn shift_zero<S: Simd, E: Constants>(negated_sum: S::I) -> S::I {
     // SAFETY: as the caller vouches.
     unsafe {
         match E::ZERO_LOG2 {
@@ -257,15 +290,21 @@ pub(super) unsafe fn shift_zero<S: Simd, E: Constants>(negated_sum: S::I) -> S::
     }
 }
 
-/// One dot-product step; codes above 127 need the wide form.
+/// The dot products of 16 rows with 16 values; a table's entries are bytes whatever their index's bits.
 ///
 /// # Safety
-/// The instruction set is there, and 4 values at `x`.
+/// The instruction set is there, and 16 values at `x`.
 #[inline(always)]
-unsafe fn dot<S: Simd, E: Constants>(acc: S::I, w: S::B, x: *const i8) -> S::I {
+unsafe fn dot<S: Simd, E: Constants>(acc: S::I, w: [S::B; 4], x: *const i8) -> S::I {
     // SAFETY: as the caller vouches.
     unsafe {
-        if E::BITS == 8 || E::CODEBOOK { S::dot4::<true>(acc, w, x) } else { S::dot4::<false>(acc, w, x) }
+        match E::BITS {
+            _ if E::CODEBOOK => S::dot16::<8>(acc, w, x),
+            4 => S::dot16::<4>(acc, w, x),
+            5 => S::dot16::<5>(acc, w, x),
+            6 => S::dot16::<6>(acc, w, x),
+            _ => S::dot16::<8>(acc, w, x),
+        }
     }
 }
 
@@ -303,22 +342,18 @@ pub(super) unsafe fn weights<S: Simd, E: Constants, const V: usize>(
     }
 }
 
-/// Writes the sums of the rows that exist; columns lie `stride` values apart.
+/// Writes the sums of the rows that exist.
 ///
 /// # Safety
-/// The instruction set is there, and `to` has `rows` values in each of the columns.
+/// As [`tile`].
 #[inline(always)]
-pub(super) unsafe fn store<S: Simd, const C: usize>(
-    (to, stride): (*mut f32, usize),
-    rows: usize,
-    sums: &[S::F; C],
-) {
+pub(super) unsafe fn store<S: Simd, const C: usize>(call: &TileCall, sums: &[S::F; C]) {
     const { assert!(LANES == PANEL_ROWS) };
-    // SAFETY: as the caller vouches.
+    // SAFETY: the caller vouches for `rows` values of each column.
     unsafe {
-        if rows == PANEL_ROWS {
+        if call.rows == PANEL_ROWS {
             for c in 0..C {
-                S::store(to.add(c * stride), sums[c]);
+                S::store(call.output.add(c * call.output_stride), sums[c]);
             }
             return;
         }
@@ -329,7 +364,7 @@ pub(super) unsafe fn store<S: Simd, const C: usize>(
             S::store(lanes[c].as_mut_ptr(), sums[c]);
         }
         for (c, lanes) in lanes.iter().enumerate() {
-            std::ptr::copy_nonoverlapping(lanes.as_ptr(), to.add(c * stride), rows);
+            std::ptr::copy_nonoverlapping(lanes.as_ptr(), call.output.add(c * call.output_stride), call.rows);
         }
     }
 }

@@ -1,12 +1,12 @@
-//! AVX2 with FMA and F16C: two 256-bit halves, eight rows of a panel each.
+//! AVX2 with FMA and F16C, with and without AVX-VNNI: two 256-bit halves, eight rows of a panel each.
 
 use std::arch::x86_64::*;
 
 use super::Simd;
 
-/// AVX2, FMA and F16C.
+/// AVX2, FMA and F16C; `VNNI`: and AVX-VNNI, the 256-bit dot product.
 #[derive(Clone, Copy, Debug)]
-pub struct Avx2;
+pub struct Avx2<const VNNI: bool>;
 
 const EXACT: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 
@@ -68,12 +68,16 @@ pub(super) unsafe fn largest_halves(low: __m256, high: __m256) -> f32 {
 
 // SAFETY: each method uses only the named instruction sets, and pointers as the trait says.
 #[allow(clippy::undocumented_unsafe_blocks)] // one-line wrappers under the impl's argument
-unsafe impl Simd for Avx2 {
+unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type F = F;
     type I = I;
     type B = I;
     // Sixteen registers: 2 columns × (2 sums of i32 + 2 of f32), the weights, scales and constants.
     const COLUMNS_MAX: usize = 2;
+    const UNPACKS: bool = true;
+    // Of signed weights a product of magnitudes with signed activations fits 16 bits; of 0..=255 not.
+    const CENTERED: bool = !VNNI;
+    const ROW_VECTORS: usize = 1;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> F {
@@ -202,14 +206,6 @@ unsafe impl Simd for Avx2 {
         unsafe { halves!(p in [from, from.add(32)] => _mm256_loadu_si256(p.cast())) }
     }
     #[inline(always)]
-    unsafe fn b_store(to: *mut u8, x: I) {
-        // SAFETY: as the impl says.
-        unsafe {
-            _mm256_storeu_si256(to.cast(), x[0]);
-            _mm256_storeu_si256(to.add(32).cast(), x[1]);
-        }
-    }
-    #[inline(always)]
     unsafe fn b_table(from: &[u8; 16]) -> I {
         unsafe { [_mm256_broadcastsi128_si256(_mm_loadu_si128(from.as_ptr().cast())); 2] }
     }
@@ -257,23 +253,68 @@ unsafe impl Simd for Avx2 {
         unsafe { halves!(x in nibbles, t in table => _mm256_shuffle_epi8(t, x)) }
     }
     #[inline(always)]
-    unsafe fn dot4<const WIDE: bool>(acc: I, w: I, x: *const i8) -> I {
-        // SAFETY: as the impl says.
+    unsafe fn dot16<const BITS: u32>(acc: I, w: [I; 4], x: *const i8) -> I {
+        // SAFETY: as the impl says; the trait's bounds on weights and activations keep 16-bit sums whole.
         unsafe {
-            let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
-            let ones = _mm256_set1_epi16(1);
-            if WIDE {
-                // maddubs would saturate on bytes above 127: split them into nibbles.
-                let low = Self::b_low(w);
-                let high = Self::b_high(w);
-                let low = halves!(w in low => _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), ones));
-                let sixteen = _mm256_set1_epi16(16);
-                let high = halves!(w in high => _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), sixteen));
-                let both = halves!(l in low, h in high => _mm256_add_epi32(l, h));
-                halves!(a in acc, b in both => _mm256_add_epi32(a, b))
-            } else {
-                halves!(a in acc, b in w => _mm256_add_epi32(a, _mm256_madd_epi16(_mm256_maddubs_epi16(b, x), ones)))
+            let x: [__m256i; 4] = [
+                _mm256_set1_epi32(x.cast::<i32>().read_unaligned()),
+                _mm256_set1_epi32(x.cast::<i32>().add(1).read_unaligned()),
+                _mm256_set1_epi32(x.cast::<i32>().add(2).read_unaligned()),
+                _mm256_set1_epi32(x.cast::<i32>().add(3).read_unaligned()),
+            ];
+            let (low, high) = (w.map(|w| w[0]), w.map(|w| w[1]));
+            if VNNI {
+                return [dot16_vnni(acc[0], low, x), dot16_vnni(acc[1], high, x)];
             }
+            let low = products16::<BITS>(low, x);
+            let high = products16::<BITS>(high, x);
+            [_mm256_add_epi32(acc[0], low), _mm256_add_epi32(acc[1], high)]
         }
+    }
+}
+
+/// acc + the dot products of eight rows with 16 values, of which `x` has four each, repeated.
+///
+/// # Safety
+/// The CPU has AVX-VNNI.
+#[inline(always)]
+unsafe fn dot16_vnni(acc: __m256i, w: [__m256i; 4], x: [__m256i; 4]) -> __m256i {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let acc = _mm256_dpbusd_avx_epi32(_mm256_dpbusd_avx_epi32(acc, w[0], x[0]), w[1], x[1]);
+        _mm256_dpbusd_avx_epi32(_mm256_dpbusd_avx_epi32(acc, w[2], x[2]), w[3], x[3])
+    }
+}
+
+/// The dot products of eight rows with 16 values, of which `x` has four each, repeated.
+///
+/// `maddubs` adds two products into 16 bits. Sums stay there as long as they fit: |x| ≤ 127, so two of
+/// 4 bits are at most 3810, of 5 bits 7874, of 6 bits 16002, and of signed bytes 32512.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn products16<const BITS: u32>(w: [__m256i; 4], x: [__m256i; 4]) -> __m256i {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let ones = _mm256_set1_epi16(1);
+        if BITS <= 6 {
+            let first = _mm256_add_epi16(_mm256_maddubs_epi16(w[0], x[0]), _mm256_maddubs_epi16(w[1], x[1]));
+            let second = _mm256_add_epi16(_mm256_maddubs_epi16(w[2], x[2]), _mm256_maddubs_epi16(w[3], x[3]));
+            if BITS <= 5 {
+                return _mm256_madd_epi16(_mm256_add_epi16(first, second), ones);
+            }
+            return _mm256_add_epi32(_mm256_madd_epi16(first, ones), _mm256_madd_epi16(second, ones));
+        }
+        macro_rules! signed {
+            ($v:literal) => {{
+                // w − 128 as a magnitude, its sign given to x.
+                let signed = _mm256_xor_si256(w[$v], _mm256_set1_epi8(-128));
+                let product = _mm256_maddubs_epi16(_mm256_abs_epi8(signed), _mm256_sign_epi8(x[$v], signed));
+                _mm256_madd_epi16(product, ones)
+            }};
+        }
+        let first = _mm256_add_epi32(signed!(0), signed!(1));
+        _mm256_add_epi32(first, _mm256_add_epi32(signed!(2), signed!(3)))
     }
 }

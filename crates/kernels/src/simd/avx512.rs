@@ -18,6 +18,9 @@ unsafe impl Simd for Avx512 {
     type I = __m512i;
     type B = __m512i;
     const COLUMNS_MAX: usize = 8;
+    const UNPACKS: bool = false;
+    const CENTERED: bool = false;
+    const ROW_VECTORS: usize = 4;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m512 {
@@ -135,10 +138,6 @@ unsafe impl Simd for Avx512 {
         unsafe { _mm512_loadu_si512(from.cast()) }
     }
     #[inline(always)]
-    unsafe fn b_store(to: *mut u8, x: __m512i) {
-        unsafe { _mm512_storeu_si512(to.cast(), x) }
-    }
-    #[inline(always)]
     unsafe fn b_table(from: &[u8; 16]) -> __m512i {
         unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(from.as_ptr().cast())) }
     }
@@ -174,8 +173,13 @@ unsafe impl Simd for Avx512 {
         unsafe { _mm512_shuffle_epi8(table, nibbles) }
     }
     #[inline(always)]
-    unsafe fn dot4<const WIDE: bool>(acc: __m512i, w: __m512i, x: *const i8) -> __m512i {
+    unsafe fn dot16<const BITS: u32>(mut acc: __m512i, w: [__m512i; 4], x: *const i8) -> __m512i {
         // SAFETY: as the impl says.
-        unsafe { _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x.cast::<i32>().read_unaligned())) }
+        unsafe {
+            for (v, w) in w.into_iter().enumerate() {
+                acc = _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x.cast::<i32>().add(v).read_unaligned()));
+            }
+            acc
+        }
     }
 }

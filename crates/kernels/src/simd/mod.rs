@@ -6,6 +6,8 @@
 pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub mod neon;
 pub mod scalar;
 
 /// Lanes of a vector of 32-bit values.
@@ -26,6 +28,13 @@ pub unsafe trait Simd: Copy + 'static {
     type B: Copy;
     /// Most columns a product tile can keep in registers.
     const COLUMNS_MAX: usize;
+    /// Whether many columns are multiplied by `panels::unpacked` instead of tile after tile: for sets
+    /// whose tiles are so narrow that unpacking the weights for each would cost much.
+    const UNPACKS: bool;
+    /// Whether [`Simd::dot16`] takes 8-bit weights as w − 128, for sets whose instructions want signed ones.
+    const CENTERED: bool;
+    /// Vectors of each of six rows whose sums an attention tile keeps in registers: 4 or 1.
+    const ROW_VECTORS: usize;
 
     /// All lanes `x`.
     unsafe fn splat(x: f32) -> Self::F;
@@ -81,8 +90,6 @@ pub unsafe trait Simd: Copy + 'static {
     unsafe fn prefetch(address: *const u8);
     /// Loads 64 bytes.
     unsafe fn b_load(from: *const u8) -> Self::B;
-    /// Stores 64 bytes.
-    unsafe fn b_store(to: *mut u8, x: Self::B);
     /// Loads 16 bytes and repeats them four times: a table for [`Simd::b_lookup`].
     unsafe fn b_table(from: &[u8; 16]) -> Self::B;
     /// The low four bits of each byte.
@@ -95,8 +102,10 @@ pub unsafe trait Simd: Copy + 'static {
     unsafe fn b_plane2<const PAIR: u32>(nibbles: Self::B, plane: Self::B) -> Self::B;
     /// Replaces each byte (below 16) by the table's entry.
     unsafe fn b_lookup(nibbles: Self::B, table: Self::B) -> Self::B;
-    /// Lane i: acc + Σ_t w[4i+t] · x[t], t < 4. `WIDE` says that weights may exceed 127.
-    unsafe fn dot4<const WIDE: bool>(acc: Self::I, w: Self::B, x: *const i8) -> Self::I;
+    /// Lane i: acc + Σ_vt (w[v][4i+t] − bias) · x[4v+t] for v, t < 4. Weights are below 2^BITS for BITS 4,
+    /// 5, 6 and 8; the bias is 128 if BITS is 8 and the set is [`Simd::CENTERED`], else 0. The 16 values
+    /// at `x` are in −127..=127, so that small weights' partial sums fit 16 bits.
+    unsafe fn dot16<const BITS: u32>(acc: Self::I, w: [Self::B; 4], x: *const i8) -> Self::I;
 }
 
 /// e^x to about 2 units in the last place; exactly 0 below −87.7, large but finite above 88.

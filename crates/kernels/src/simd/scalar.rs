@@ -28,6 +28,9 @@ unsafe impl Simd for Scalar {
     type I = [i32; LANES];
     type B = [u8; 64];
     const COLUMNS_MAX: usize = 8;
+    const UNPACKS: bool = false;
+    const CENTERED: bool = false;
+    const ROW_VECTORS: usize = 1;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::F {
@@ -142,11 +145,6 @@ unsafe impl Simd for Scalar {
         unsafe { from.cast::<Self::B>().read_unaligned() }
     }
     #[inline(always)]
-    unsafe fn b_store(to: *mut u8, x: Self::B) {
-        // SAFETY: the caller gives 64 bytes.
-        unsafe { to.cast::<Self::B>().write_unaligned(x) }
-    }
-    #[inline(always)]
     unsafe fn b_table(from: &[u8; 16]) -> Self::B {
         std::array::from_fn(|i| from[i % 16])
     }
@@ -171,11 +169,12 @@ unsafe impl Simd for Scalar {
         nibbles.map(|x| table[usize::from(x & 15)])
     }
     #[inline(always)]
-    unsafe fn dot4<const WIDE: bool>(acc: Self::I, w: Self::B, x: *const i8) -> Self::I {
-        // SAFETY: the caller gives 4 values.
-        let x = unsafe { x.cast::<[i8; 4]>().read_unaligned() };
+    unsafe fn dot16<const BITS: u32>(acc: Self::I, w: [Self::B; 4], x: *const i8) -> Self::I {
+        // SAFETY: the caller gives 16 values.
+        let x = unsafe { x.cast::<[[i8; 4]; 4]>().read_unaligned() };
+        let product = |i: usize, v: usize, t: usize| i32::from(w[v][4 * i + t]) * i32::from(x[v][t]);
         std::array::from_fn(|i| {
-            acc[i] + (0..4).map(|t| i32::from(w[4 * i + t]) * i32::from(x[t])).sum::<i32>()
+            (0..4).fold(acc[i], |sum, v| sum + (0..4).map(|t| product(i, v, t)).sum::<i32>())
         })
     }
 }

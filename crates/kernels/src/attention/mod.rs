@@ -7,11 +7,12 @@
 //! blocks within chunks of 512 positions, and chunks are merged in order. So the bits do not depend on
 //! what else is in the batch, nor on who computed which chunk.
 
-// Register tiles are indexed by constants; iterators would hide the tiling.
-#![allow(clippy::needless_range_loop)]
+mod block;
+
+use std::ops::Range;
 
 use crate::simd::{LANES, Simd, exp};
-use crate::vector::soft_cap_lanes;
+use block::{BlockCall, attend_block};
 
 /// Positions of a cache block.
 pub const BLOCK_POSITIONS: usize = 64;
@@ -19,8 +20,6 @@ pub const BLOCK_POSITIONS: usize = 64;
 pub const CHUNK_BLOCKS: usize = 8;
 /// Most query rows of one task.
 pub const ROWS_MAX: usize = 32;
-/// Strips of 16 positions in a block.
-const STRIPS: usize = BLOCK_POSITIONS / LANES;
 /// Largest magnitude of an f16: larger keys and values are clamped, since infinity times a masked
 /// zero would be NaN.
 const F16_MAX: f32 = 65504.0;
@@ -91,48 +90,56 @@ pub struct QueryRows {
     pub tokens: usize,
 }
 
-/// Running softmax of up to [`ROWS_MAX`] rows.
+/// Running softmax of the rows of one task over some positions.
 #[derive(Debug)]
-pub struct Partial {
-    highest: [f32; ROWS_MAX],
-    total: [f32; ROWS_MAX],
-    weighted: Vec<f32>, // [row][head_dim]
+pub(crate) struct Partial<'a> {
+    /// Highest score of each row.
+    highest: &'a mut [f32],
+    /// Sum of each row's weights e^(score − highest).
+    total: &'a mut [f32],
+    /// Weighted sum of the values, `[row][head_dim]`.
+    weighted: &'a mut [f32],
 }
 
-impl Partial {
-    /// Room for rows of `head_dim` values.
-    pub fn new(head_dim: usize) -> Self {
-        Partial {
-            highest: [f32::NEG_INFINITY; ROWS_MAX],
-            total: [0.0; ROWS_MAX],
-            weighted: vec![0.0; ROWS_MAX * head_dim],
-        }
+impl<'a> Partial<'a> {
+    /// Values of memory for `rows` rows of `head_dim`.
+    pub fn size(rows: usize, head_dim: usize) -> usize {
+        2 * rows.next_multiple_of(LANES) + rows * head_dim
+    }
+
+    /// Takes the first [`Partial::size`] values of `memory`, as they are.
+    pub fn within(memory: &'a mut [f32], rows: usize, head_dim: usize) -> Self {
+        let whole = rows.next_multiple_of(LANES);
+        let (highest, rest) = memory.split_at_mut(whole);
+        let (total, rest) = rest.split_at_mut(whole);
+        Partial { highest, total, weighted: &mut rest[..rows * head_dim] }
     }
 
     fn reset(&mut self) {
-        self.highest = [f32::NEG_INFINITY; ROWS_MAX];
-        self.total = [0.0; ROWS_MAX];
+        self.highest.fill(f32::NEG_INFINITY);
+        self.total.fill(0.0);
         self.weighted.fill(0.0);
     }
 }
 
 /// Buffers of one thread.
 #[derive(Debug)]
-pub struct AttentionScratch {
-    queries: Vec<f32>, // [row][head_dim], scaled
+pub(crate) struct ThreadScratch {
+    queries: Vec<f32>, // [row tile][head_dim][row], scaled
     scores: Vec<f32>,  // [row][64]
-    chunk: Partial,
-    all: Partial,
+    chunk: Vec<f32>,   // a partial
+    all: Vec<f32>,     // a partial
 }
 
-impl AttentionScratch {
+impl ThreadScratch {
     /// Buffers for heads of `head_dim`.
     pub fn new(head_dim: usize) -> Self {
-        AttentionScratch {
+        let partial = Partial::size(ROWS_MAX, head_dim);
+        ThreadScratch {
             queries: vec![0.0; ROWS_MAX * head_dim],
             scores: vec![0.0; ROWS_MAX * BLOCK_POSITIONS],
-            chunk: Partial::new(head_dim),
-            all: Partial::new(head_dim),
+            chunk: vec![0.0; partial],
+            all: vec![0.0; partial],
         }
     }
 }
@@ -142,60 +149,158 @@ pub fn first_visible(position: usize, window: Option<usize>) -> usize {
     window.map_or(0, |w| (position + 1).saturating_sub(w))
 }
 
-/// Computes the rows' attention and writes it to `output`, laid out as the queries are.
+/// Chunks that hold what `tokens` tokens from `position` on see.
+pub(crate) fn visible_chunks(position: usize, tokens: usize, window: Option<usize>) -> Range<usize> {
+    const CHUNK: usize = CHUNK_BLOCKS * BLOCK_POSITIONS;
+    first_visible(position, window) / CHUNK..(position + tokens).div_ceil(CHUNK)
+}
+
+/// One task: which rows attend to which cache.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Task<'a> {
+    pub shape: &'a AttentionShape,
+    pub cache: HeadCache<'a>,
+    pub rows: QueryRows,
+}
+
+impl Task<'_> {
+    /// Rows: tokens × heads of the group.
+    pub fn count(&self) -> usize {
+        self.rows.tokens * self.shape.group
+    }
+
+    /// Chunks that any of the rows sees.
+    pub fn chunks(&self) -> Range<usize> {
+        visible_chunks(self.rows.position, self.rows.tokens, self.shape.window)
+    }
+
+    /// Blocks of `chunk` that any of the rows sees.
+    fn blocks(&self, chunk: usize) -> Range<usize> {
+        let first = first_visible(self.rows.position, self.shape.window) / BLOCK_POSITIONS;
+        let end = (self.rows.position + self.rows.tokens).div_ceil(BLOCK_POSITIONS);
+        first.max(chunk * CHUNK_BLOCKS)..end.min((chunk + 1) * CHUNK_BLOCKS)
+    }
+
+    /// Values from the first token's first head to row `row`.
+    fn row_offset(&self, token_stride: usize, row: usize) -> usize {
+        row / self.shape.group * token_stride + row % self.shape.group * self.shape.head_dim
+    }
+}
+
+/// Computes the rows' softmax over `chunks`. Each chunk's result goes to its part of `results`, one
+/// [`Partial::size`] each; without them, all are merged in `scratch`. [`finish`] makes the output of either.
 ///
 /// # Safety
-/// The instruction set is there; `cache` holds every block of the positions that the rows see, written;
-/// queries and output are valid and do not overlap.
+/// The instruction set is there; the cache holds every block of the positions that the rows see, written;
+/// the queries are valid.
 #[inline(always)]
 pub(crate) unsafe fn attend<S: Simd>(
-    shape: &AttentionShape,
-    cache: &HeadCache,
-    rows: &QueryRows,
-    (output, scratch): (*mut f32, &mut AttentionScratch),
+    task: &Task,
+    chunks: Range<usize>,
+    results: Option<&mut [f32]>,
+    scratch: &mut ThreadScratch,
 ) {
-    let count = rows.tokens * shape.group;
-    assert!(count <= ROWS_MAX && shape.head_dim.is_multiple_of(LANES));
-    // SAFETY: row addresses are those the caller vouches for; the scratch holds ROWS_MAX rows.
-    unsafe {
-        for row in 0..count {
-            let from = rows.queries.add(row_offset(shape, rows.query_stride, row));
-            let to = scratch.queries.as_mut_ptr().add(row * shape.head_dim);
-            for d in (0..shape.head_dim).step_by(LANES) {
-                S::store(to.add(d), S::mul(S::load(from.add(d)), S::splat(shape.scale)));
+    let (count, head_dim) = (task.count(), task.shape.head_dim);
+    let size = Partial::size(count, head_dim);
+    let ThreadScratch { queries, scores, chunk, all } = scratch;
+    let merging = results.is_none();
+    let results = results.unwrap_or(&mut chunk[..]);
+    let mut all = Partial::within(all, count, head_dim);
+    all.reset();
+    // SAFETY: as the caller vouches.
+    unsafe { scale_queries(task, queries) };
+    for (at, index) in chunks.enumerate() {
+        let at = if merging { 0 } else { at * size };
+        let mut chunk = Partial::within(&mut results[at..at + size], count, head_dim);
+        // SAFETY: as above; partials and scratch hold the task's rows.
+        unsafe {
+            attend_chunk::<S>(task, index, &mut chunk, (queries, scores));
+            if merging {
+                merge::<S>(&mut all, &chunk, count, head_dim);
             }
         }
-        let last = rows.position + rows.tokens - 1;
-        let first_block = first_visible(rows.position, shape.window) / BLOCK_POSITIONS;
-        let end_block = last / BLOCK_POSITIONS + 1;
-        scratch.all.reset();
-        let mut block = first_block;
-        while block < end_block {
-            let chunk_end = ((block / CHUNK_BLOCKS + 1) * CHUNK_BLOCKS).min(end_block);
-            scratch.chunk.reset();
-            for b in block..chunk_end {
-                match cache.kv_type {
-                    KvType::F16 => attend_block::<S, false>(shape, cache, rows, (b, scratch)),
-                    KvType::F32 => attend_block::<S, true>(shape, cache, rows, (b, scratch)),
-                }
-            }
-            merge::<S>(&mut scratch.all, &scratch.chunk, count, shape.head_dim);
-            block = chunk_end;
+    }
+}
+
+/// Writes the rows' attention to `output`, laid out as the queries are: from the `results` of all chunks,
+/// merged in order, or from what [`attend`] merged by the same operations.
+///
+/// # Safety
+/// The instruction set is there; the rows of output are valid and exclusively the caller's.
+#[inline(always)]
+pub(crate) unsafe fn finish<S: Simd>(
+    task: &Task,
+    results: Option<&mut [f32]>,
+    output: *mut f32,
+    scratch: &mut ThreadScratch,
+) {
+    let (count, head_dim) = (task.count(), task.shape.head_dim);
+    let mut all = Partial::within(&mut scratch.all, count, head_dim);
+    if let Some(results) = results {
+        all.reset();
+        for result in results.chunks_exact_mut(Partial::size(count, head_dim)) {
+            let chunk = Partial::within(result, count, head_dim);
+            // SAFETY: as the caller vouches; both hold the task's rows.
+            unsafe { merge::<S>(&mut all, &chunk, count, head_dim) };
         }
-        for row in 0..count {
-            let to = output.add(row_offset(shape, rows.output_stride, row));
-            let from = scratch.all.weighted.as_ptr().add(row * shape.head_dim);
-            let inverse = S::splat(1.0 / scratch.all.total[row]);
-            for d in (0..shape.head_dim).step_by(LANES) {
+    }
+    for row in 0..count {
+        // SAFETY: row addresses are those the caller vouches for.
+        unsafe {
+            let to = output.add(task.row_offset(task.rows.output_stride, row));
+            let from = all.weighted.as_ptr().add(row * head_dim);
+            let inverse = S::splat(1.0 / all.total[row]);
+            for d in (0..head_dim).step_by(LANES) {
                 S::store(to.add(d), S::mul(S::load(from.add(d)), inverse));
             }
         }
     }
 }
 
-/// Values from the first token's first head to row `row`.
-fn row_offset(shape: &AttentionShape, token_stride: usize, row: usize) -> usize {
-    row / shape.group * token_stride + row % shape.group * shape.head_dim
+/// Copies the scaled queries, the rows of a tile next to each other.
+///
+/// # Safety
+/// The queries are valid.
+unsafe fn scale_queries(task: &Task, to: &mut [f32]) {
+    let (count, head_dim) = (task.count(), task.shape.head_dim);
+    assert!(count <= ROWS_MAX && head_dim.is_multiple_of(LANES) && to.len() >= count * head_dim);
+    for (row, rows) in block::row_tiles(count) {
+        for r in 0..rows {
+            let offset = task.row_offset(task.rows.query_stride, row + r);
+            // SAFETY: a row of queries that the caller vouches for.
+            let from = unsafe { std::slice::from_raw_parts(task.rows.queries.add(offset), head_dim) };
+            let tile = &mut to[row * head_dim..][..rows * head_dim];
+            for (&x, to) in from.iter().zip(tile[r..].iter_mut().step_by(rows)) {
+                *to = x * task.shape.scale;
+            }
+        }
+    }
+}
+
+/// chunk = softmax of the rows over the positions of chunk `index`.
+///
+/// # Safety
+/// As [`attend`]; `chunk` and `scores` hold the task's rows, `queries` is as [`scale_queries`] left it.
+#[inline(always)]
+unsafe fn attend_chunk<S: Simd>(
+    task: &Task,
+    index: usize,
+    chunk: &mut Partial,
+    (queries, scores): (&[f32], &mut [f32]),
+) {
+    chunk.reset();
+    let blocks = task.blocks(index);
+    for block in blocks.clone() {
+        let next = Some(block + 1).filter(|next| *next < blocks.end);
+        let call = BlockCall { task, block, next, queries };
+        // SAFETY: as the caller vouches.
+        unsafe {
+            match task.cache.kv_type {
+                KvType::F16 => attend_block::<S, false>(&call, scores, chunk),
+                KvType::F32 => attend_block::<S, true>(&call, scores, chunk),
+            }
+        }
+    }
 }
 
 /// all = all ⊕ chunk: the softmax of both ranges.
@@ -235,230 +340,6 @@ unsafe fn exp_one<S: Simd>(x: f32) -> f32 {
     // SAFETY: the array holds 16 values.
     unsafe { S::store(lanes.as_mut_ptr(), exp::<S>(S::splat(x))) };
     lanes[0]
-}
-
-/// Takes one block of positions into `scratch.chunk`.
-///
-/// # Safety
-/// As [`attend`].
-#[inline(always)]
-unsafe fn attend_block<S: Simd, const WIDE: bool>(
-    shape: &AttentionShape,
-    cache: &HeadCache,
-    rows: &QueryRows,
-    (block, scratch): (usize, &mut AttentionScratch),
-) {
-    let count = rows.tokens * shape.group;
-    let first_position = block * BLOCK_POSITIONS;
-    // SAFETY: the block exists, as the caller vouches; scratch rows are below ROWS_MAX.
-    unsafe {
-        let base = cache.memory.add(cache.table[block] as usize * cache.block_stride);
-        let (keys, values) = (base.add(cache.keys_offset), base.add(cache.values_offset));
-        let queries = scratch.queries.as_ptr();
-        let scores = scratch.scores.as_mut_ptr();
-        let mut row = 0;
-        while row < count {
-            row += match count - row {
-                1 => score_rows::<S, WIDE, 1>(shape, keys, queries, (scores, row)),
-                2 => score_rows::<S, WIDE, 2>(shape, keys, queries, (scores, row)),
-                3 => score_rows::<S, WIDE, 3>(shape, keys, queries, (scores, row)),
-                _ => score_rows::<S, WIDE, 4>(shape, keys, queries, (scores, row)),
-            };
-        }
-        let mut decay = [1f32; ROWS_MAX];
-        let (mut from, mut to) = (BLOCK_POSITIONS, 0);
-        for (row, decay) in decay.iter_mut().enumerate().take(count) {
-            let position = rows.position + row / shape.group;
-            let low =
-                first_visible(position, shape.window).saturating_sub(first_position).min(BLOCK_POSITIONS);
-            let high = (position + 1).saturating_sub(first_position).min(BLOCK_POSITIONS);
-            from = from.min(low);
-            to = to.max(high);
-            *decay = soften_row::<S>(shape, (low, high), row, scratch);
-        }
-        let mut row = 0;
-        while row < count {
-            let call = Weigh { values, head_dim: shape.head_dim, from, to, row };
-            let scores = scratch.scores.as_ptr();
-            let weighted = scratch.chunk.weighted.as_mut_ptr();
-            row += match count - row {
-                1 => weigh_rows::<S, WIDE, 1>(&call, scores, &decay, weighted),
-                2 => weigh_rows::<S, WIDE, 2>(&call, scores, &decay, weighted),
-                3 => weigh_rows::<S, WIDE, 3>(&call, scores, &decay, weighted),
-                _ => weigh_rows::<S, WIDE, 4>(&call, scores, &decay, weighted),
-            };
-        }
-    }
-}
-
-/// Loads 16 elements of the cache; `WIDE` says f32.
-///
-/// # Safety
-/// The instruction set and the elements are there.
-#[inline(always)]
-unsafe fn load_element<S: Simd, const WIDE: bool>(base: *const u8, element: usize) -> S::F {
-    // SAFETY: as the caller vouches.
-    unsafe {
-        if WIDE {
-            S::load(base.cast::<f32>().add(element))
-        } else {
-            S::load_f16(base.cast::<u16>().add(element))
-        }
-    }
-}
-
-/// scores[row..row + R][0..64] = queries · keys. Returns R.
-///
-/// # Safety
-/// As [`attend`].
-#[inline(always)]
-unsafe fn score_rows<S: Simd, const WIDE: bool, const R: usize>(
-    shape: &AttentionShape,
-    keys: *const u8,
-    queries: *const f32,
-    (scores, row): (*mut f32, usize),
-) -> usize {
-    // SAFETY: R rows from `row` on exist.
-    unsafe {
-        let queries = queries.add(row * shape.head_dim);
-        let mut sums = [[S::splat(0.0); STRIPS]; R];
-        for d in 0..shape.head_dim {
-            let strip = |s: usize| load_element::<S, WIDE>(keys, (s * shape.head_dim + d) * LANES);
-            let key = [strip(0), strip(1), strip(2), strip(3)];
-            for r in 0..R {
-                let q = S::splat(*queries.add(r * shape.head_dim + d));
-                for s in 0..STRIPS {
-                    sums[r][s] = S::fma(key[s], q, sums[r][s]);
-                }
-            }
-        }
-        for (r, sums) in sums.iter().enumerate() {
-            for (s, &sum) in sums.iter().enumerate() {
-                S::store(scores.add((row + r) * BLOCK_POSITIONS + s * LANES), sum);
-            }
-        }
-        R
-    }
-}
-
-/// Turns a row's scores of one block into weights under the running maximum, positions outside
-/// `low..high` into 0. Returns what earlier weights are to be multiplied by.
-///
-/// # Safety
-/// As [`attend`].
-#[inline(always)]
-unsafe fn soften_row<S: Simd>(
-    shape: &AttentionShape,
-    (low, high): (usize, usize),
-    row: usize,
-    scratch: &mut AttentionScratch,
-) -> f32 {
-    let scores = &mut scratch.scores[row * BLOCK_POSITIONS..(row + 1) * BLOCK_POSITIONS];
-    if low >= high {
-        scores.fill(0.0);
-        return 1.0;
-    }
-    // SAFETY: the row's 64 scores are in the slice.
-    unsafe {
-        if let Some(cap) = shape.soft_cap {
-            for s in scores.chunks_exact_mut(LANES) {
-                S::store(s.as_mut_ptr(), soft_cap_lanes::<S>(S::load(s.as_ptr()), cap));
-            }
-        }
-        scores[..low].fill(f32::NEG_INFINITY);
-        scores[high..].fill(f32::NEG_INFINITY);
-        let lanes = |s: usize| S::load(scores.as_ptr().add(s * LANES));
-        let tops = S::max(S::max(lanes(0), lanes(1)), S::max(lanes(2), lanes(3)));
-        let old = scratch.chunk.highest[row];
-        let highest = old.max(S::largest(tops));
-        let mut total = S::splat(0.0);
-        for s in scores.chunks_exact_mut(LANES) {
-            let weight = exp::<S>(S::sub(S::load(s.as_ptr()), S::splat(highest)));
-            S::store(s.as_mut_ptr(), weight);
-            total = S::add(total, weight);
-        }
-        let decay = exp_one::<S>(old - highest);
-        scratch.chunk.highest[row] = highest;
-        scratch.chunk.total[row] = scratch.chunk.total[row] * decay + S::sum(total);
-        decay
-    }
-}
-
-/// What [`weigh_rows`] reads.
-struct Weigh {
-    values: *const u8,
-    head_dim: usize,
-    /// Positions of the block that any row sees.
-    from: usize,
-    to: usize,
-    row: usize,
-}
-
-/// weighted[row..row + R] = weighted · decay + weights · values. Returns R.
-///
-/// # Safety
-/// As [`attend`].
-#[inline(always)]
-unsafe fn weigh_rows<S: Simd, const WIDE: bool, const R: usize>(
-    call: &Weigh,
-    weights: *const f32,
-    decay: &[f32; ROWS_MAX],
-    weighted: *mut f32,
-) -> usize {
-    // SAFETY: R rows from `row` on exist, and dimensions are whole vectors.
-    unsafe {
-        let mut d = 0;
-        while d < call.head_dim {
-            if d + 4 * LANES <= call.head_dim {
-                weigh_dimensions::<S, WIDE, R, 4>(call, weights, decay, (weighted, d));
-                d += 4 * LANES;
-            } else {
-                weigh_dimensions::<S, WIDE, R, 1>(call, weights, decay, (weighted, d));
-                d += LANES;
-            }
-        }
-        R
-    }
-}
-
-/// [`weigh_rows`] for `V` vectors of dimensions from `d` on.
-///
-/// # Safety
-/// As [`attend`].
-#[inline(always)]
-unsafe fn weigh_dimensions<S: Simd, const WIDE: bool, const R: usize, const V: usize>(
-    call: &Weigh,
-    weights: *const f32,
-    decay: &[f32; ROWS_MAX],
-    (weighted, d): (*mut f32, usize),
-) {
-    // SAFETY: as the caller vouches.
-    unsafe {
-        let at = |r: usize, v: usize| weighted.add((call.row + r) * call.head_dim + d + v * LANES);
-        let mut sums = [[S::splat(0.0); V]; R];
-        for r in 0..R {
-            for v in 0..V {
-                sums[r][v] = S::mul(S::load(at(r, v)), S::splat(decay[call.row + r]));
-            }
-        }
-        for p in call.from..call.to {
-            let mut value = [S::splat(0.0); V];
-            for (v, value) in value.iter_mut().enumerate() {
-                *value = load_element::<S, WIDE>(call.values, p * call.head_dim + d + v * LANES);
-            }
-            for r in 0..R {
-                let weight = S::splat(*weights.add((call.row + r) * BLOCK_POSITIONS + p));
-                for v in 0..V {
-                    sums[r][v] = S::fma(value[v], weight, sums[r][v]);
-                }
-            }
-        }
-        for (r, sums) in sums.iter().enumerate() {
-            for (v, &sum) in sums.iter().enumerate() {
-                S::store(at(r, v), sum);
-            }
-        }
-    }
 }
 
 /// Where one token's key and value go.
@@ -574,9 +455,13 @@ mod tests {
             tokens,
         };
         let mut output = vec![0f32; tokens * group * d];
-        let mut scratch = AttentionScratch::new(d);
+        let (task, mut scratch) = (Task { shape: &case.shape, cache, rows }, ThreadScratch::new(d));
+        let kernels = isa.kernels();
         // SAFETY: the set is available; all buffers have the stated sizes.
-        unsafe { (isa.kernels().attend)(&case.shape, &cache, &rows, (output.as_mut_ptr(), &mut scratch)) };
+        unsafe {
+            (kernels.attend)(&task, task.chunks(), None, &mut scratch);
+            (kernels.finish_attention)(&task, None, output.as_mut_ptr(), &mut scratch);
+        }
         output
     }
 

@@ -1,0 +1,125 @@
+//! Invariant 5: once warm, the decode loop allocates nothing. A test binary of its own, with one test:
+//! the counting allocator counts whatever runs.
+
+use std::alloc::System;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use engine::decoder::{Decoder, DecoderOptions, Logits, Work};
+use engine::model::{LoadOptions, Model};
+use engine::sampling::{Sampler, SamplingParams};
+use engine::scheduler::{Job, Output, Scheduler, SchedulerLimits, Sink, SubmitError};
+use kernels::isa::Isa;
+use kernels::pool::Pool;
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Steps before counting: every buffer has its size, every thread its own.
+const WARM_STEPS: usize = 5;
+/// Steps that are counted: enough that a sequence takes several blocks of the cache.
+const STEPS: usize = 100;
+/// Rounds of steps, of which the best counts: a thread that found no task while the others warmed up
+/// makes its buffers later, once; what a step allocates shows in every round.
+const ROUNDS: usize = 4;
+
+/// Allocations and reallocations of all threads while `body` runs.
+fn allocations(body: impl FnOnce()) -> usize {
+    let region = Region::new(ALLOCATOR);
+    body();
+    let change = region.change();
+    change.allocations + change.reallocations
+}
+
+fn decoder(name: &str, exact: bool) -> Decoder {
+    let pool = Arc::new(Pool::new(2));
+    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny").join(name);
+    let options = LoadOptions { exact, ..LoadOptions::default() };
+    let model = Arc::new(Model::load(&path, options, &pool).unwrap());
+    Decoder::new(model, pool, Isa::detect(), DecoderOptions { sequences: 2, kv_tokens: 2048 })
+}
+
+/// Steps of a decoder and a sampler.
+fn write(decoder: &mut Decoder, params: SamplingParams) -> usize {
+    let prompt: Vec<u32> = (0..70).collect();
+    let sequence = decoder.begin().unwrap();
+    let mut sampler = Sampler::new(params, Isa::detect(), &prompt);
+    let logits = decoder.forward(&[Work { sequence, tokens: &prompt, logits: Logits::Last }]).unwrap();
+    let mut last = sampler.draw(logits, 0).id;
+    let mut steps = |count: usize| {
+        for _ in 0..count {
+            let work = Work { sequence, tokens: &[last], logits: Logits::Last };
+            last = sampler.draw(decoder.forward(&[work]).unwrap(), 0).id;
+        }
+    };
+    steps(WARM_STEPS);
+    let least = (0..ROUNDS).map(|_| allocations(|| steps(STEPS))).min();
+    decoder.end(sequence);
+    least.unwrap()
+}
+
+/// Counts the texts that it lets go.
+struct Counter(Arc<AtomicUsize>);
+
+impl Sink for Counter {
+    fn send(&mut self, output: Output) {
+        if matches!(output, Output::Text { ref text, .. } if !text.is_empty()) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    fn refuse(&mut self, error: &SubmitError) {
+        panic!("{error}");
+    }
+    fn is_closed(&self) -> bool {
+        false
+    }
+}
+
+/// Steps of a scheduler with two jobs: allocations, and texts that left.
+fn schedule(decoder: Decoder) -> (usize, usize) {
+    let limits = SchedulerLimits { running_max: 2, waiting_max: 2, kv_tokens: 2048 };
+    let mut scheduler = Scheduler::new(decoder, Isa::detect(), limits);
+    let texts = Arc::new(AtomicUsize::new(0));
+    for temperature in [0.0, 1.0] {
+        // The end of a generation is no step like the others: forbid it.
+        let ends = (0..357).filter(|&id| scheduler.model().tokenizer().is_end_of_generation(id));
+        scheduler.submit(Job {
+            prompt: vec![1, 2, 3],
+            max_tokens: Some(400),
+            stop: Vec::new(),
+            sampling: SamplingParams {
+                temperature,
+                top_p: 0.9,
+                logit_bias: ends.map(|id| (id, -1e9)).collect(),
+                ..SamplingParams::default()
+            },
+            top_logprobs: 0,
+            sink: Box::new(Counter(texts.clone())),
+        });
+    }
+    (0..WARM_STEPS).for_each(|_| assert!(scheduler.step()));
+    texts.store(0, Ordering::Relaxed);
+    let count = allocations(|| (0..STEPS).for_each(|_| assert!(scheduler.step())));
+    assert_eq!(scheduler.load(), (0, 2), "a job ended early");
+    (count, texts.load(Ordering::Relaxed))
+}
+
+#[test]
+fn warm_decode_steps_allocate_nothing() {
+    let greedy = SamplingParams::default();
+    let top_p = SamplingParams { temperature: 0.8, top_p: 0.9, ..greedy.clone() };
+    let penalized = SamplingParams { repetition_penalty: 1.1, frequency_penalty: 0.2, ..top_p.clone() };
+    for (name, exact) in [("tiny-qwen2.gguf", false), ("tiny-gemma3.gguf", false), ("tiny-qwen2.gguf", true)]
+    {
+        for params in [&greedy, &top_p, &penalized] {
+            let count = write(&mut decoder(name, exact), params.clone());
+            assert_eq!(count, 0, "{name}, exact {exact}, {params:?}");
+        }
+    }
+    // What leaves is the reader's: each text is one allocation, or two where it grew.
+    let (count, texts) = schedule(decoder("tiny-qwen2.gguf", false));
+    assert!(texts > STEPS, "only {texts} texts of two jobs");
+    assert!(count <= 2 * texts, "{count} allocations for {texts} texts");
+}

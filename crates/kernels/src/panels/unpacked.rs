@@ -1,0 +1,159 @@
+//! The quantized products of many columns: one panel, unpacked once, times a stretch of columns.
+//!
+//! A set with few registers can only tile few columns, and unpacking weights anew for each tile would
+//! cost as much as multiplying them. Here eight groups are unpacked to where the first-level cache
+//! keeps them, then all columns of a stretch pass by, their sums waiting in memory meanwhile. Each sum
+//! is the same chain of operations as in [`tile`](super::tile), whose functions it calls.
+
+use std::mem::MaybeUninit;
+
+use crate::activations::Activations;
+use crate::simd::Simd;
+
+use super::encoding::Constants;
+use super::tile::{Group, Scales, TileCall, group, store, super_scales, weights};
+
+/// Columns multiplied together: what one load of weights serves.
+pub(crate) const TILE_COLUMNS: usize = 4;
+/// Tiles whose sums wait in memory: with the unpacked weights they leave half of a first-level cache to
+/// the activations passing by.
+const STRETCH_TILES: usize = 32;
+/// Groups unpacked together: those of a block with scales of scales.
+const PART_GROUPS: usize = 8;
+
+/// Several columns of one panel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ColumnsCall<'a> {
+    /// The first column's call.
+    pub first: TileCall<'a>,
+    /// Where the columns are.
+    pub activations: &'a Activations,
+    /// Number of the first column, which begins a tile.
+    pub column: usize,
+    /// Whole tiles of columns.
+    pub tiles: usize,
+}
+
+/// Up to [`PART_GROUPS`] groups, unpacked.
+struct Part<S: Simd> {
+    vectors: [[S::B; 8]; PART_GROUPS],
+    scales: [Scales<S>; PART_GROUPS],
+}
+
+/// One group of a [`Part`].
+struct Unpacked<S: Simd>(*const [S::B; 8]);
+
+impl<S: Simd> Copy for Unpacked<S> {}
+impl<S: Simd> Clone for Unpacked<S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+// SAFETY: the methods' callers vouch for the group.
+unsafe impl<S: Simd> Group<S> for Unpacked<S> {
+    #[inline(always)]
+    unsafe fn vector<const V: usize>(self) -> S::B {
+        // SAFETY: as the caller vouches.
+        unsafe { (*self.0)[V] }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(self) {}
+}
+
+/// Computes all columns.
+///
+/// # Safety
+/// The instruction set is there; the call's addresses are valid for a panel of encoding `E`, its columns
+/// exist, and so do `rows` outputs of each.
+#[inline(always)]
+pub(crate) unsafe fn columns<S: Simd, E: Constants>(call: &ColumnsCall) {
+    let mut from = 0;
+    while from < call.tiles {
+        let tiles = STRETCH_TILES.min(call.tiles - from);
+        // SAFETY: part of what the caller vouches for.
+        unsafe { stretch::<S, E>(call, from, tiles) };
+        from += tiles;
+    }
+}
+
+/// Computes `tiles` tiles of columns from tile `from` on, at most [`STRETCH_TILES`].
+///
+/// # Safety
+/// As [`columns`].
+#[inline(always)]
+unsafe fn stretch<S: Simd, E: Constants>(call: &ColumnsCall, from: usize, tiles: usize) {
+    // SAFETY: as the caller vouches; of a part only groups that `unpack` wrote are read.
+    unsafe {
+        let mut sums = [[S::splat(0.0); TILE_COLUMNS]; STRETCH_TILES];
+        let mut part = MaybeUninit::<Part<S>>::uninit();
+        let part = part.as_mut_ptr();
+        let mut panel = call.first;
+        let mut done = 0;
+        while done < call.first.groups {
+            let groups = PART_GROUPS.min(call.first.groups - done);
+            unpack::<S, E>(&mut panel, groups, part);
+            for (tile, sums) in sums[..tiles].iter_mut().enumerate() {
+                let mut input = call.activations.tile(call.column + (from + tile) * TILE_COLUMNS);
+                input.skip(done);
+                // A copy, which the compiler may keep in registers.
+                let mut tile_sums = *sums;
+                for g in 0..groups {
+                    let vectors = Unpacked::<S>(&raw const (*part).vectors[g]);
+                    group::<S, E, _, TILE_COLUMNS>(vectors, &(*part).scales[g], &input, &mut tile_sums);
+                    input.advance();
+                }
+                *sums = tile_sums;
+            }
+            done += groups;
+        }
+        for (tile, sums) in sums[..tiles].iter().enumerate() {
+            let column = (from + tile) * TILE_COLUMNS;
+            let output = call.first.output.add(column * call.first.output_stride);
+            store::<S, TILE_COLUMNS>(&TileCall { output, ..call.first }, sums);
+        }
+    }
+}
+
+/// Unpacks `groups` groups and steps over them.
+///
+/// # Safety
+/// As [`columns`]; blocks with scales of scales are whole.
+#[inline(always)]
+unsafe fn unpack<S: Simd, E: Constants>(panel: &mut TileCall, groups: usize, to: *mut Part<S>) {
+    // SAFETY: as the caller vouches; writes within the part.
+    unsafe {
+        let table = S::b_table(panel.codebook.unwrap_or(&[0; 16]));
+        let kinds = if E::MIN { 2 } else { 1 };
+        let mut block = None;
+        for g in 0..groups {
+            let (d, dmin) = match block {
+                Some(block) if E::SUPER => block,
+                _ => {
+                    let d = S::load_f16(panel.scales.cast());
+                    let dmin = if E::MIN { S::load_f16(panel.scales.add(32).cast()) } else { d };
+                    panel.scales = panel.scales.add(32 * kinds);
+                    *block.insert((d, dmin))
+                }
+            };
+            let (mut first, mut second) = ((d, dmin), (d, dmin));
+            if E::SUPER {
+                first = super_scales::<S, E>(d, dmin, panel.scales);
+                panel.scales = panel.scales.add(16 * kinds);
+                second = first;
+                if E::HALVES {
+                    second = super_scales::<S, E>(d, dmin, panel.scales);
+                    panel.scales = panel.scales.add(16 * kinds);
+                }
+            }
+            (&raw mut (*to).scales[g]).write(Scales { scale: [first.0, second.0], min: [first.1, second.1] });
+            let vectors = (&raw mut (*to).vectors[g]).cast::<S::B>();
+            macro_rules! vectors {
+                ($($v:literal)*) => { $(vectors.add($v).write(weights::<S, E, $v>(panel.integers, table));)* };
+            }
+            vectors!(0 1 2 3 4 5 6 7);
+            panel.integers = panel.integers.add(64 * E::BITS as usize);
+        }
+    }
+}
