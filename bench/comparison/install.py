@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tarfile
 import time
 import venv
 
@@ -26,13 +27,24 @@ class Package:
     requirement: str
     #: CMake's arguments; None for a ready wheel.
     cmake: str | None = None
+    #: Files that the build needs and the source package lacks: path and text.
+    lacks: tuple = ()
 
+
+#: Fills in the build's description; its own version asks Git, which a source package has not.
+BUILD_INFO = """set(BUILD_NUMBER 0)
+set(BUILD_COMMIT source-package)
+set(BUILD_COMPILER "${CMAKE_C_COMPILER_ID} ${CMAKE_C_COMPILER_VERSION}")
+set(BUILD_TARGET unknown)
+configure_file(common/build-info.cpp.in common/build-info.cpp)
+"""
 
 #: By environment.
 PACKAGES = {
     "llama": Package("llama-cpp-python==0.3.36", f"-DGGML_NATIVE=ON {LLAMA_WITHOUT}"),
     # Its flash attention for f16 caches is built either way; for more cache types it takes far longer.
-    "ik": Package("ik-llama-cpp-python==0.1.5", "-DGGML_NATIVE=ON -DGGML_IQK_FA_ALL_QUANTS=OFF"),
+    "ik": Package("ik-llama-cpp-python==0.1.5", "-DGGML_NATIVE=ON -DGGML_IQK_FA_ALL_QUANTS=OFF",
+                  (("vendor/ik_llama.cpp/common/cmake/build-info-gen-cpp.cmake", BUILD_INFO),)),
     "mistralrs": Package("mistralrs==0.9.5"),
     "llama-avx2": Package("llama-cpp-python==0.3.36", f"{AVX2_ONLY} {LLAMA_WITHOUT}"),
 }
@@ -58,9 +70,13 @@ def is_ready(venvs, peer):
     """Whether the environment holds exactly what PACKAGES says."""
     package = PACKAGES[SHARED.get(peer, peer)]
     try:
-        return json.loads(marker_of(venvs, peer).read_text()) == dataclasses.asdict(package)
-    except (OSError, ValueError):
+        return marker_of(venvs, peer).read_text() == marker_text(package)
+    except OSError:
         return False
+
+
+def marker_text(package):
+    return json.dumps({"requirement": package.requirement, "cmake": package.cmake})
 
 
 def setup(venvs, peers, jobs):
@@ -93,7 +109,8 @@ def install(venvs, peer, log, jobs):
     pip = [str(python_of(venvs, peer)), "-m", "pip", "--disable-pip-version-check"]
     with log.open("w") as output:
         def call(arguments, **more):
-            subprocess.run(pip + arguments, check=True, stdout=output, stderr=subprocess.STDOUT, **more)
+            arguments = [str(argument) for argument in pip + arguments]
+            subprocess.run(arguments, check=True, stdout=output, stderr=subprocess.STDOUT, **more)
 
         if package.cmake is None:
             call(["install", package.requirement])
@@ -102,7 +119,28 @@ def install(venvs, peer, log, jobs):
             environment = dict(os.environ, CMAKE_ARGS=package.cmake, CMAKE_GENERATOR="Ninja",
                                CMAKE_BUILD_PARALLEL_LEVEL=str(jobs),
                                PATH=f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}")
-            name = package.requirement.split("==")[0]
-            call(["install", "--verbose", "--no-build-isolation", "--no-cache-dir", "--no-binary", name,
-                  package.requirement], env=environment)
-    marker_of(venvs, peer).write_text(json.dumps(dataclasses.asdict(package)))
+            build = venvs / "build" / environment_of(venvs, peer).name
+            source = source_of(package, build, call)
+            # The objects outlive a build that was interrupted: the next one goes on from them.
+            call(["install", "--verbose", "--no-build-isolation", "--config-settings",
+                  f"build-dir={build / 'objects'}", source], env=environment)
+    marker_of(venvs, peer).write_text(marker_text(package))
+
+
+def source_of(package, build, call):
+    """The folder of the package's source, below `build`; fetched if it is not there yet."""
+    unpacked = build / "source"
+    if not unpacked.is_dir():
+        name = package.requirement.split("==")[0]
+        call(["download", "--no-build-isolation", "--no-deps", "--no-binary", name, "--dest", build,
+              package.requirement])
+        partial = build / "source.part"
+        with tarfile.open(next(build.glob("*.tar.gz"))) as archive:
+            archive.extractall(partial, filter="data")
+        next(partial.iterdir()).rename(unpacked)
+        partial.rmdir()
+    for name, text in package.lacks:
+        (unpacked / name).parent.mkdir(parents=True, exist_ok=True)
+        if not (unpacked / name).exists():
+            (unpacked / name).write_text(text)
+    return unpacked

@@ -106,7 +106,7 @@ fn run(data: &[u8]) {
     let _ = model.tokenizer().encode("a b", true, true);
     let vocabulary = model.vocabulary();
     let isa = Isa::detect();
-    let room = DecoderOptions { sequences: 1, kv_tokens: CONTEXT_TOKENS as usize };
+    let room = DecoderOptions::new(1, CONTEXT_TOKENS as usize);
     let mut decoder = Decoder::new(Arc::new(model), POOL.clone(), isa, room);
     let Ok(sequence) = decoder.begin() else { return };
     let work = Work { sequence, tokens: &[0, 1, 2], logits: Logits::Last };

@@ -62,7 +62,7 @@ async fn check(url: &str, model: &str, key_file: Option<&String>) -> Result<(), 
 }
 
 async fn answer(backend: &OpenaiBackend, input: Input, stream: bool) -> Result<(), String> {
-    let mut events = backend.call(Call { request: Arc::new(request(input)), signals: true });
+    let mut events = backend.call(Call { request: Arc::new(request(input)), signals: true, tenant: None });
     let (mut text, mut signals, mut deltas) = (String::new(), Signals::default(), 0);
     while let Some(event) = events.next().await {
         match event {

@@ -74,7 +74,7 @@ impl EmbeddedBackend {
     /// # Errors
     /// If the system has no thread for it.
     pub fn start(&self, model: Arc<Model>, options: &EmbeddedOptions) -> std::io::Result<()> {
-        let decoder_options = DecoderOptions { sequences: options.sequences, kv_tokens: options.kv_tokens };
+        let decoder_options = DecoderOptions::new(options.sequences, options.kv_tokens);
         let decoder = Decoder::new(model.clone(), options.pool.clone(), options.isa, decoder_options);
         let limits = SchedulerLimits {
             running_max: options.sequences,

@@ -403,7 +403,7 @@ mod tests {
             options: Options::default(),
             passthrough: serde_json::Map::new(),
         };
-        Call { request: Arc::new(request), signals: true }
+        Call { request: Arc::new(request), signals: true, tenant: None }
     }
 
     fn text(events: &[Event]) -> String {

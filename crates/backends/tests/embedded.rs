@@ -33,7 +33,7 @@ fn request(prompt: &str, max_tokens: Option<u32>) -> Request {
 }
 
 fn call(request: Request, signals: bool) -> Call {
-    Call { request: Arc::new(request), signals }
+    Call { request: Arc::new(request), signals, tenant: None }
 }
 
 fn ready(sequences: usize, queue_max: usize) -> EmbeddedBackend {

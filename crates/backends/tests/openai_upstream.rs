@@ -45,7 +45,7 @@ fn call(input: Input) -> Call {
         options: Options::default(),
         passthrough: Map::new(),
     };
-    Call { request: Arc::new(request), signals: true }
+    Call { request: Arc::new(request), signals: true, tenant: None }
 }
 
 /// Serves `router` on a free port; gives the base URL.

@@ -52,6 +52,9 @@ pub struct Call {
     pub request: Arc<Request>,
     /// Ask for per-token log-probabilities even if the client did not: the policy needs them.
     pub signals: bool,
+    /// Whose API key the client sent, if keys are configured: caches are never shared across tenants, and
+    /// tenants take turns.
+    pub tenant: Option<Arc<str>>,
 }
 
 /// Why an answer ended.

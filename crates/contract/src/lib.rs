@@ -14,4 +14,6 @@ pub use backend::{
 };
 pub use decision::{Check, Decision, Policy, Refusal, Step};
 pub use price::Price;
-pub use request::{Input, Message, MessageRole, Options, Request, Role, Route, Sampling, Target, ToolCall};
+pub use request::{
+    Input, Message, MessageRole, Options, Priority, Request, Role, Route, Sampling, Target, ToolCall,
+};

@@ -45,6 +45,17 @@ pub enum Route {
     Large,
 }
 
+/// `tandem.priority` of a request: who goes first where not all can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// Somebody waits for the answer.
+    #[default]
+    Interactive,
+    /// Takes what interactive requests leave.
+    Background,
+}
+
 /// The `tandem` object of a request: Tandem's extension of OpenAI's format.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -57,6 +68,8 @@ pub struct Options {
     pub speculative: Option<bool>,
     /// Puts the decision into the answer's `tandem` object.
     pub explain: bool,
+    /// Who goes first.
+    pub priority: Priority,
 }
 
 /// Who speaks in a message.

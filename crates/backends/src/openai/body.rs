@@ -144,7 +144,11 @@ pub(super) mod tests {
     }
 
     fn sent(request: Request, signals: bool) -> Value {
-        body(&Call { request: Arc::new(request), signals }, &OpenaiSettings::new("http://x", "m")).unwrap()
+        body(
+            &Call { request: Arc::new(request), signals, tenant: None },
+            &OpenaiSettings::new("http://x", "m"),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -214,12 +218,12 @@ pub(super) mod tests {
         };
         let mut asked = chat();
         asked.max_tokens = Some(9);
-        let call = Call { request: Arc::new(asked.clone()), signals: true };
+        let call = Call { request: Arc::new(asked.clone()), signals: true, tenant: None };
         let sent = body(&call, &settings).unwrap();
         assert_eq!((&sent["max_completion_tokens"], &sent["stream"]), (&json!(9), &json!(false)));
         assert!(sent.get("logprobs").is_none() && sent.get("stream_options").is_none());
         asked.top_logprobs = Some(0);
-        let refused = body(&Call { request: Arc::new(asked), signals: false }, &settings);
+        let refused = body(&Call { request: Arc::new(asked), signals: false, tenant: None }, &settings);
         assert_eq!(refused.unwrap_err().kind, FailureKind::BadInput);
     }
 }

@@ -123,7 +123,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
         let limit = model.spec().context_tokens;
         return Err(CliError::usage(format!("{longest} tokens exceed the model's context of {limit}")));
     }
-    let options = DecoderOptions { sequences: 1, kv_tokens: longest };
+    let options = DecoderOptions::new(1, longest);
     let mut decoder = Decoder::new(model.clone(), context.pool(), context.isa(), options);
     let measured = measure(&args, &mut decoder).map_err(CliError::failed)?;
     let report = report(&args, context, (&model, load), measured);

@@ -133,7 +133,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
         (None, ids) => ids.unwrap_or_default(),
     };
     let limit = model.spec().context_tokens.min(CONTEXT_TOKENS.max(prompt.len() + args.max_tokens));
-    let decoder_options = DecoderOptions { sequences: 1, kv_tokens: limit };
+    let decoder_options = DecoderOptions::new(1, limit);
     let decoder = Decoder::new(model, context.pool(), context.isa(), decoder_options);
     let limits = SchedulerLimits { running_max: 1, waiting_max: 1, kv_tokens: limit };
     let mut scheduler = Scheduler::new(decoder, context.isa(), limits);

@@ -53,7 +53,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     let options = LoadOptions { context_tokens: args.context, exact: args.exact, cache: None };
     let model = context.load_model(&args.model, options)?;
     let longest = sequences.iter().map(Vec::len).max().unwrap_or(1);
-    let decoder_options = DecoderOptions { sequences: 1, kv_tokens: longest };
+    let decoder_options = DecoderOptions::new(1, longest);
     let mut decoder = Decoder::new(model, context.pool(), context.isa(), decoder_options);
     let is_one_object = args.ids_file.is_none();
     for (index, ids) in sequences.iter().enumerate() {

@@ -53,7 +53,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
         return Err(CliError::usage(message));
     }
     let chunks = args.chunks.unwrap_or(available).clamp(1, available);
-    let decoder_options = DecoderOptions { sequences: 1, kv_tokens: length };
+    let decoder_options = DecoderOptions::new(1, length);
     let mut decoder = Decoder::new(model, context.pool(), context.isa(), decoder_options);
     let mut perplexity = Perplexity::default();
     let bar = crate::progress::counter("chunks", chunks as u64, context.stderr_is_terminal);

@@ -24,6 +24,17 @@ pub struct DecoderOptions {
     pub sequences: usize,
     /// Positions of the key-value cache, shared by all sequences.
     pub kv_tokens: usize,
+    /// How keys and values are stored; an exact model's are f32 whatever this says.
+    pub kv_type: KvType,
+    /// Most tokens of a pass, at most [`BATCH_TOKENS_MAX`]: working memory is proportional to it.
+    pub batch_tokens: usize,
+}
+
+impl DecoderOptions {
+    /// f16 keys and values, and passes as large as they can be.
+    pub fn new(sequences: usize, kv_tokens: usize) -> Self {
+        DecoderOptions { sequences, kv_tokens, kv_type: KvType::F16, batch_tokens: BATCH_TOKENS_MAX }
+    }
 }
 
 /// A sequence of a [`Decoder`].
@@ -114,7 +125,7 @@ impl Decoder {
     /// A decoder of `model` that computes with `pool`.
     pub fn new(model: Arc<Model>, pool: Arc<Pool>, isa: Isa, options: DecoderOptions) -> Self {
         let spec = model.spec();
-        let kv_type = if model.is_exact() { KvType::F32 } else { KvType::F16 };
+        let kv_type = if model.is_exact() { KvType::F32 } else { options.kv_type };
         Decoder {
             kv: KvCache::new(spec, options.sequences, options.kv_tokens, kv_type),
             ropes: spec.ropes.iter().map(|_| RopeTable::default()).collect(),

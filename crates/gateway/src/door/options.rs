@@ -1,6 +1,6 @@
 //! The fields that chat and completions share: who answers, how tokens are drawn, when to stop.
 
-use contract::{Options, Role, Route, Sampling, Target};
+use contract::{Options, Priority, Role, Route, Sampling, Target};
 use serde_json::{Map, Value};
 
 use super::fields::Interval;
@@ -227,7 +227,7 @@ fn include_usage(fields: Fields<'_>, stream: bool) -> Result<bool, ApiError> {
 /// The `tandem` object. Unlike OpenAI's fields, unknown ones are errors: they are ours, so a misspelt
 /// one would silently do nothing.
 fn options(fields: Fields<'_>) -> Result<Options, ApiError> {
-    const KNOWN: [&str; 4] = ["route", "max_quality_loss", "speculative", "explain"];
+    const KNOWN: [&str; 5] = ["route", "max_quality_loss", "speculative", "explain", "priority"];
     let Some(map) = fields.object("tandem")? else { return Ok(Options::default()) };
     if let Some(unknown) = map.keys().find(|key| !KNOWN.contains(&key.as_str())) {
         let message = format!("tandem.{unknown} is unknown; the fields of tandem are {}", KNOWN.join(", "));
@@ -243,7 +243,13 @@ fn options(fields: Fields<'_>) -> Result<Options, ApiError> {
         Some("large") => Route::Large,
         Some(_) => return Err(tandem.wrong("route", "\"auto\", \"small\" or \"large\"")),
     };
+    let priority = match tandem.string("priority")? {
+        None | Some("interactive") => Priority::Interactive,
+        Some("background") => Priority::Background,
+        Some(_) => return Err(tandem.wrong("priority", "\"interactive\" or \"background\"")),
+    };
     Ok(Options {
+        priority,
         route,
         max_quality_loss: tandem.number("max_quality_loss", Interval::closed(0.0, 1.0))?,
         speculative: tandem.boolean("speculative")?,

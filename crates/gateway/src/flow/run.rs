@@ -182,7 +182,8 @@ impl Run {
         });
         self.held.push(Vec::new());
         if ready {
-            let call = Call { request: Arc::clone(&self.request), signals: check != Check::Never };
+            let tenant = self.tenant.as_deref().map(Arc::from);
+            let call = Call { request: Arc::clone(&self.request), signals: check != Check::Never, tenant };
             self.running = Some(Running::new(backend.call(call), check));
             self.phase = Phase::Reading;
         }
