@@ -72,16 +72,23 @@ def llama(venvs, name, title, **more):
                   ready=install.is_ready(venvs, name), **more)
 
 
+def library_path(environment, folder):
+    """For a package whose libraries do not find each other by themselves."""
+    found = sorted(environment.glob(f"lib/python*/site-packages/{folder}"))
+    return {"LD_LIBRARY_PATH": str(found[0])} if found else {}
+
+
 def peer_engine(options, name):
     venvs = options.venvs.resolve()
     if name == "llama":
         return llama(venvs, name, "llama.cpp", options={"package": "llama_cpp"})
     if name == "llama-avx2":
         return llama(venvs, name, "llama.cpp, AVX2", options={"package": "llama_cpp"}, against="tandem-avx2")
-    if name == "ik":
-        return llama(venvs, name, "ik_llama.cpp", options={"package": "ik_llama_cpp", "repack": False})
-    if name == "ik-repack":
-        return llama(venvs, name, "ik_llama.cpp, repacked", options={"package": "ik_llama_cpp", "repack": True})
+    if name in ("ik", "ik-repack"):
+        repacks = name == "ik-repack"
+        title = "ik_llama.cpp, repacked" if repacks else "ik_llama.cpp"
+        return llama(venvs, name, title, options={"package": "ik_llama_cpp", "repack": repacks},
+                     environment=library_path(install.environment_of(venvs, name), "ik_llama_cpp/lib"))
     threads = {variable: str(options.threads) for variable in MISTRAL_THREADS}
     return Engine(name, "mistral.rs", "mistral.py", install.python_of(venvs, name), environment=threads,
                   ready=install.is_ready(venvs, name), jobs=("short",))

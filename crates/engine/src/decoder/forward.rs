@@ -126,8 +126,9 @@ impl Decoder {
     pub fn new(model: Arc<Model>, pool: Arc<Pool>, isa: Isa, options: DecoderOptions) -> Self {
         let spec = model.spec();
         let kv_type = if model.is_exact() { KvType::F32 } else { options.kv_type };
+        let options = DecoderOptions { kv_type, ..options };
         Decoder {
-            kv: KvCache::new(spec, options.sequences, options.kv_tokens, kv_type),
+            kv: KvCache::new(spec, &options),
             ropes: spec.ropes.iter().map(|_| RopeTable::default()).collect(),
             columns: Columns::default(),
             scratch: AttentionScratch::new(spec.head_dim, pool.threads()),

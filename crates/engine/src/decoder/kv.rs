@@ -3,10 +3,10 @@
 //! Layers that see the same range of positions form a group and share block numbers. Blocks that a
 //! window has passed go back to the pool, so a sliding-window layer holds its window and no more.
 
-use kernels::attention::{BLOCK_POSITIONS, KvType, first_visible};
+use kernels::attention::{BLOCK_POSITIONS, first_visible};
 use kernels::kv::{KvMemory, KvShape};
 
-use super::BATCH_TOKENS_MAX;
+use super::DecoderOptions;
 use crate::spec::DecoderSpec;
 
 /// Marks a block that a window has passed.
@@ -35,6 +35,40 @@ pub enum KvError {
         /// Sequences there are.
         sequences: usize,
     },
+}
+
+/// What a group of layers with one visible range gets.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GroupSize {
+    /// Positions that a token sees; `None`: all.
+    pub window: Option<usize>,
+    pub shape: KvShape,
+}
+
+/// The groups of a cache, and group and index within it by layer.
+pub(super) fn group_sizes(
+    spec: &DecoderSpec,
+    options: &DecoderOptions,
+) -> (Vec<GroupSize>, Vec<(usize, usize)>) {
+    let &DecoderOptions { sequences, kv_tokens, kv_type, batch_tokens } = options;
+    // A sequence's last block is seldom full.
+    let all = kv_tokens.div_ceil(BLOCK_POSITIONS) + sequences;
+    let mut groups: Vec<GroupSize> = Vec::new();
+    let mut layers = Vec::with_capacity(spec.layers.len());
+    for layer in &spec.layers {
+        let group = groups.iter().position(|g| g.window == layer.window).unwrap_or_else(|| {
+            // While a batch is written, its first token's window must still be there.
+            let of_window = |w: usize| (w + batch_tokens).div_ceil(BLOCK_POSITIONS) + 2;
+            let blocks = layer.window.map_or(all, |w| all.min(of_window(w) * sequences));
+            let (kv_heads, head_dim) = (spec.kv_heads, spec.head_dim);
+            let shape = KvShape { layers: 0, kv_heads, head_dim, blocks, kv_type };
+            groups.push(GroupSize { window: layer.window, shape });
+            groups.len() - 1
+        });
+        layers.push((group, groups[group].shape.layers));
+        groups[group].shape.layers += 1;
+    }
+    (groups, layers)
 }
 
 /// Layers with one visible range.
@@ -66,40 +100,22 @@ pub(super) struct KvCache {
 }
 
 impl KvCache {
-    /// A cache for `sequences` sequences that share `tokens` positions; none is longer than the spec's
-    /// context.
-    pub fn new(spec: &DecoderSpec, sequences: usize, tokens: usize, kv_type: KvType) -> Self {
-        let mut windows: Vec<Option<usize>> = Vec::new();
-        let mut layers = Vec::with_capacity(spec.layers.len());
-        let mut counts: Vec<usize> = Vec::new();
-        for layer in &spec.layers {
-            let group = windows.iter().position(|w| *w == layer.window).unwrap_or_else(|| {
-                windows.push(layer.window);
-                counts.push(0);
-                windows.len() - 1
-            });
-            layers.push((group, counts[group]));
-            counts[group] += 1;
-        }
-        // A sequence's last block is seldom full.
-        let all = tokens.div_ceil(BLOCK_POSITIONS) + sequences;
-        let groups = windows
+    /// A cache for `options.sequences` sequences that share `options.kv_tokens` positions; none is longer
+    /// than the spec's context.
+    pub fn new(spec: &DecoderSpec, options: &DecoderOptions) -> Self {
+        let (sizes, layers) = group_sizes(spec, options);
+        let groups: Vec<Group> = sizes
             .into_iter()
-            .zip(counts)
-            .map(|(window, layers)| {
-                // While a batch is written, its first token's window must still be there.
-                let of_window = |w: usize| (w + BATCH_TOKENS_MAX).div_ceil(BLOCK_POSITIONS) + 2;
-                let blocks = window.map_or(all, |w| all.min(of_window(w) * sequences));
-                let (kv_heads, head_dim) = (spec.kv_heads, spec.head_dim);
-                let shape = KvShape { layers, kv_heads, head_dim, blocks, kv_type };
-                Group { window, memory: KvMemory::new(shape), free: (0..blocks as u32).rev().collect() }
+            .map(|GroupSize { window, shape }| {
+                let free = (0..shape.blocks as u32).rev().collect();
+                Group { window, memory: KvMemory::new(shape), free }
             })
-            .collect::<Vec<_>>();
+            .collect();
         // As long as they can get: writing must not allocate.
-        let longest = spec.context_tokens.min(tokens).div_ceil(BLOCK_POSITIONS) + 1;
+        let longest = spec.context_tokens.min(options.kv_tokens).div_ceil(BLOCK_POSITIONS) + 1;
         let tables = || groups.iter().map(|_| Vec::with_capacity(longest)).collect();
         let sequences =
-            (0..sequences).map(|_| Sequence { tables: tables(), ..Sequence::default() }).collect();
+            (0..options.sequences).map(|_| Sequence { tables: tables(), ..Sequence::default() }).collect();
         KvCache { groups, layers, sequences, context_tokens: spec.context_tokens }
     }
 
@@ -222,7 +238,7 @@ mod tests {
         /// are all there, and none is lost.
         #[test]
         fn blocks_are_never_shared_nor_lost(operations in prop::collection::vec((0u8..4, 0usize..4, 1usize..400), 1..200)) {
-            let mut cache = KvCache::new(&spec(), 3, 3000, KvType::F16);
+            let mut cache = KvCache::new(&spec(), &DecoderOptions::new(3, 3000));
             // The naive twin: (sequence, tokens, tokens before the last growth).
             let mut live: Vec<(usize, usize, usize)> = Vec::new();
             for (operation, which, amount) in operations {
