@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use kernels::isa::Isa;
 
-use crate::decoder::{BATCH_TOKENS_MAX, Decoder, ForwardError, Logits, SequenceId, Work};
+use crate::decoder::{BATCH_TOKENS_MAX, Decoder, ForwardError, KvBlocks, Logits, SequenceId, Work};
 use crate::model::Model;
 use crate::recycle::emptied;
 use crate::sampling::{Sampled, Sampler, SamplingParams};
@@ -216,9 +216,9 @@ impl Scheduler {
         (self.waiting.len(), self.running.len())
     }
 
-    /// Blocks of the key-value cache in use.
-    pub fn blocks_used(&self) -> usize {
-        self.decoder.blocks_used()
+    /// Blocks of the key-value cache.
+    pub fn blocks(&self) -> KvBlocks {
+        self.decoder.blocks()
     }
 
     /// Queues a job, or tells its sink why not: the queue is full, or it can never run.

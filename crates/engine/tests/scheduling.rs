@@ -131,7 +131,7 @@ fn batching_changes_no_token() {
             scheduler.step();
         }
         finish(&mut scheduler);
-        assert_eq!(scheduler.blocks_used(), 0);
+        assert_eq!(scheduler.blocks().used, 0);
         for (prompt, recorder) in prompts.iter().zip(&recorders) {
             assert_eq!(recorder.ids(), greedy(name, prompt, 30), "{name}, prompt of {}", prompt.len());
             let finished = recorder.finished().unwrap();
@@ -199,7 +199,7 @@ fn cancelled_jobs_free_their_place_within_a_step() {
         recorder.closed.store(true, Ordering::Relaxed);
     }
     assert!(!scheduler.step());
-    assert_eq!((scheduler.load(), scheduler.blocks_used()), ((0, 0), 0));
+    assert_eq!((scheduler.load(), scheduler.blocks().used), ((0, 0), 0));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use kernels::pool::Pool;
 use kernels::product::{Columns, ColumnsShape, Rounding, Weights, announce, each_row, multiply};
 
 use super::BATCH_TOKENS_MAX;
-use super::kv::{KvCache, KvError};
+use super::kv::{KvBlocks, KvCache, KvError};
 use super::rope::RopeTable;
 use super::weights::{HeadNorm, Layer, Linear};
 use crate::model::Model;
@@ -151,12 +151,34 @@ impl Decoder {
         &self.model
     }
 
-    /// Takes a free sequence.
+    /// Takes a free sequence, empty.
     ///
     /// # Errors
     /// If all are in use.
     pub fn begin(&mut self) -> Result<SequenceId, KvError> {
         self.kv.take().map(SequenceId)
+    }
+
+    /// Takes a free sequence that holds as much of `prompt` as is still there from settled sequences of the
+    /// same `scope`, and says how many tokens these are: whole blocks, never the last token.
+    ///
+    /// # Errors
+    /// If all are in use.
+    pub fn begin_with(&mut self, scope: u64, prompt: &[u32]) -> Result<(SequenceId, usize), KvError> {
+        let sequence = self.kv.take()?;
+        Ok((SequenceId(sequence), self.kv.attach(sequence, scope, prompt)))
+    }
+
+    /// Announces that a sequence will hold `tokens` tokens in all; false if they have no room beside what was
+    /// announced for the others.
+    pub fn promise(&mut self, sequence: SequenceId, tokens: usize) -> bool {
+        self.kv.promise(sequence.0, tokens)
+    }
+
+    /// Tells which tokens a sequence holds after those told before: they stay from now on, and sequences to
+    /// come may share them.
+    pub fn settle(&mut self, sequence: SequenceId, tokens: &[u32]) {
+        self.kv.settle(sequence.0, tokens);
     }
 
     /// Gives a sequence and its part of the cache back.
@@ -177,9 +199,9 @@ impl Decoder {
         self.kv.reserve(sequence.0, tokens)
     }
 
-    /// Blocks of 64 positions in use, over all groups of layers.
-    pub fn blocks_used(&self) -> usize {
-        self.kv.blocks_used()
+    /// Blocks of 64 positions, over all groups of layers.
+    pub fn blocks(&self) -> KvBlocks {
+        self.kv.blocks()
     }
 
     /// Appends each work's tokens to its sequence. Returns the wanted logits, `[wanted][vocabulary]` in
