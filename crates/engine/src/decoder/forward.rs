@@ -75,8 +75,11 @@ pub enum ForwardError {
         vocabulary: usize,
     },
     /// The batch is empty, too large, or names a sequence twice.
-    #[error("a batch holds 1 to {BATCH_TOKENS_MAX} tokens and each sequence once, this one does not")]
-    Batch,
+    #[error("a batch holds 1 to {tokens_max} tokens and each sequence once, this one does not")]
+    Batch {
+        /// Most tokens.
+        tokens_max: usize,
+    },
     /// There is no room in the cache.
     #[error(transparent)]
     Kv(#[from] KvError),
@@ -88,6 +91,7 @@ pub struct Decoder {
     model: Arc<Model>,
     pool: Arc<Pool>,
     isa: Isa,
+    batch_tokens: usize,
     kv: KvCache,
     ropes: Vec<RopeTable>,
     columns: Columns,
@@ -126,8 +130,10 @@ impl Decoder {
     pub fn new(model: Arc<Model>, pool: Arc<Pool>, isa: Isa, options: DecoderOptions) -> Self {
         let spec = model.spec();
         let kv_type = if model.is_exact() { KvType::F32 } else { options.kv_type };
-        let options = DecoderOptions { kv_type, ..options };
+        let batch_tokens = options.batch_tokens.clamp(1, BATCH_TOKENS_MAX);
+        let options = DecoderOptions { kv_type, batch_tokens, ..options };
         Decoder {
+            batch_tokens: options.batch_tokens,
             kv: KvCache::new(spec, &options),
             ropes: spec.ropes.iter().map(|_| RopeTable::default()).collect(),
             columns: Columns::default(),
@@ -184,6 +190,11 @@ impl Decoder {
     /// Gives a sequence and its part of the cache back.
     pub fn end(&mut self, sequence: SequenceId) {
         self.kv.give_back(sequence.0);
+    }
+
+    /// Most tokens of a pass.
+    pub fn batch_tokens(&self) -> usize {
+        self.batch_tokens
     }
 
     /// Tokens a sequence holds.
@@ -253,7 +264,7 @@ impl Decoder {
         for work in works {
             let sequence = work.sequence.0;
             if work.tokens.is_empty() || rows.iter().any(|r| r.sequence == sequence) {
-                return Err(ForwardError::Batch);
+                return Err(ForwardError::Batch { tokens_max: self.batch_tokens });
             }
             if let Some(&token) = work.tokens.iter().find(|&&t| t as usize >= vocabulary) {
                 return Err(ForwardError::Token { token, vocabulary });
@@ -262,8 +273,8 @@ impl Decoder {
             rows.push(Rows { sequence, position, row, tokens });
             row += tokens;
         }
-        if row == 0 || row > BATCH_TOKENS_MAX {
-            return Err(ForwardError::Batch);
+        if row == 0 || row > self.batch_tokens {
+            return Err(ForwardError::Batch { tokens_max: self.batch_tokens });
         }
         for rows in rows.iter() {
             self.kv.reserve(rows.sequence, rows.tokens)?;
