@@ -72,8 +72,8 @@ mod tests {
         assert_eq!(pace.chunk_tokens(pace.step_ms()), 16);
         // Beside wider steps, cheaper tokens: the means follow.
         for _ in 0..100 {
-            pace.note((8, 0), 32.0);
-            pace.note((8, 16), 48.0); // 1 ms a token
+            pace.note((8, 0), 33.0);
+            pace.note((8, 16), 49.0); // 1 ms a token
         }
         assert_eq!(pace.chunk_tokens(pace.step_ms()), 64);
         assert!((pace.prompt_ms(100) - 100.0).abs() < 1.0);
