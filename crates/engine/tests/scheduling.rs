@@ -19,7 +19,7 @@ fn model(name: &str, pool: &Pool) -> Arc<Model> {
 fn decoder(name: &str) -> Decoder {
     let pool = Arc::new(Pool::new(2));
     let options = DecoderOptions::new(3, 1024);
-    Decoder::new(model(name, &pool), pool, Isa::detect(), options)
+    Decoder::new(model(name, &pool), pool, Isa::detect(), options).unwrap()
 }
 
 fn scheduler(name: &str) -> Scheduler {

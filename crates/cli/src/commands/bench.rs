@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use engine::decoder::{BATCH_TOKENS_MAX, Decoder, DecoderOptions, ForwardError, Logits, SequenceId, Work};
+use engine::decoder::{BATCH_TOKENS_MAX, Decoder, ForwardError, Logits, SequenceId, Work};
 use engine::model::{LoadOptions, Model};
 use engine::packed::{PackedCache, PackedOutcome};
 use kernels::probe;
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::context::{self, Context};
 use crate::error::CliError;
+use crate::kv_type::KvTypeArg;
 use crate::{output, settings};
 
 /// Repeats of the machine's own measurements.
@@ -44,6 +45,8 @@ pub struct Args {
     /// Repeats; medians are told
     #[arg(long, value_name = "N", default_value_t = 3)]
     repeat: usize,
+    #[command(flatten)]
+    kv_type: KvTypeArg,
 }
 
 /// A sequence with a prompt read.
@@ -123,8 +126,9 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
         let limit = model.spec().context_tokens;
         return Err(CliError::usage(format!("{longest} tokens exceed the model's context of {limit}")));
     }
-    let options = DecoderOptions::new(1, longest);
-    let mut decoder = Decoder::new(model.clone(), context.pool(), context.isa(), options);
+    let options = args.kv_type.decoder_options(longest);
+    let mut decoder =
+        Decoder::new(model.clone(), context.pool(), context.isa(), options).map_err(CliError::failed)?;
     let measured = measure(&args, &mut decoder).map_err(CliError::failed)?;
     let report = report(&args, context, (&model, load), measured);
     if context.json { output::json(&report) } else { print(&report) }

@@ -3,7 +3,7 @@
 use std::slice;
 use std::sync::Arc;
 
-use kernels::attention::{AttentionShape, BLOCK_POSITIONS, KvType};
+use kernels::attention::{AttentionShape, BLOCK_POSITIONS, KvType, KvTypeError};
 use kernels::isa::Isa;
 use kernels::kv::{AttentionBatch, AttentionScratch, SequenceRows};
 use kernels::pool::Pool;
@@ -123,11 +123,20 @@ struct Rows {
 
 impl Decoder {
     /// A decoder of `model` that computes with `pool`.
-    pub fn new(model: Arc<Model>, pool: Arc<Pool>, isa: Isa, options: DecoderOptions) -> Self {
+    ///
+    /// # Errors
+    /// If the cache's type can't hold heads like this model's.
+    pub fn new(
+        model: Arc<Model>,
+        pool: Arc<Pool>,
+        isa: Isa,
+        options: DecoderOptions,
+    ) -> Result<Self, KvTypeError> {
         let spec = model.spec();
         let kv_type = if model.is_exact() { KvType::F32 } else { options.kv_type };
+        kv_type.check(spec.head_dim)?;
         let options = DecoderOptions { kv_type, ..options };
-        Decoder {
+        Ok(Decoder {
             kv: KvCache::new(spec, &options),
             ropes: spec.ropes.iter().map(|_| RopeTable::default()).collect(),
             columns: Columns::default(),
@@ -143,7 +152,7 @@ impl Decoder {
             model,
             pool,
             isa,
-        }
+        })
     }
 
     /// The model.
