@@ -12,7 +12,7 @@ use contract::{
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant, timeout_at};
 
-use super::admission::Place;
+use super::admission::{Caller, Place};
 use super::clock::Clock;
 use super::outcome::{Decided, Failure, Outcome, RouteTaken};
 use super::running::Running;
@@ -34,7 +34,7 @@ enum Phase {
 pub(super) struct Run {
     shared: Arc<Shared>,
     request: Arc<Request>,
-    tenant: Option<String>,
+    tenant: Option<Arc<str>>,
     arrived_unix_ms: i64,
     clock: Clock,
     deadline: Deadline,
@@ -76,7 +76,7 @@ impl Run {
         Run {
             shared,
             request: Arc::new(request),
-            tenant,
+            tenant: tenant.map(Arc::from),
             arrived_unix_ms: record::unix_ms_before(at.elapsed()),
             clock: Clock::new(at, door),
             deadline,
@@ -128,7 +128,8 @@ impl Run {
 
     async fn admit(&mut self) {
         self.clock.wait();
-        let entered = timeout_at(self.deadline.at, self.shared.admission.enter()).await;
+        let caller = Caller { tenant: self.tenant.clone(), priority: self.request.options.priority };
+        let entered = timeout_at(self.deadline.at, self.shared.admission.enter(caller)).await;
         self.clock.work();
         match entered {
             Ok(Ok(place)) => {
@@ -182,7 +183,7 @@ impl Run {
         });
         self.held.push(Vec::new());
         if ready {
-            let tenant = self.tenant.as_deref().map(Arc::from);
+            let tenant = self.tenant.clone();
             let call = Call { request: Arc::clone(&self.request), signals: check != Check::Never, tenant };
             self.running = Some(Running::new(backend.call(call), check));
             self.phase = Phase::Reading;
