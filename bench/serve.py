@@ -15,7 +15,7 @@ import pathlib
 import signal
 import sys
 
-from compare import REPOSITORY, positive
+from compare import REPOSITORY, names, positive
 from comparison.rounds import Failed, Measured
 from serving import table
 from serving.scenarios import SCENARIOS
@@ -28,6 +28,8 @@ def arguments():
     parser.add_argument("scenario", choices=list(SCENARIOS), help=listed)
     parser.add_argument("model", type=pathlib.Path, metavar="MODEL.gguf")
     parser.add_argument("--llama-server", metavar="PATH", help="the peer; without one Tandem is measured alone")
+    parser.add_argument("--waiting", type=names(["asleep", "spinning"]), default=["asleep", "spinning"],
+                        metavar="LIST", help="how the peer's threads wait [default: asleep,spinning]")
     parser.add_argument("--rounds", type=positive, default=3, metavar="N")
     parser.add_argument("--threads", type=positive, default=2, metavar="N", help="of each server [default: 2]")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the prompts; every round has its own")
@@ -76,17 +78,17 @@ def main():
     settings = sizes(options, scenario)
     programs = [Tandem(options.tandem, options.memory)]
     if options.llama_server:
-        programs.append(LlamaServer(options.llama_server))
+        programs += [LlamaServer(options.llama_server, waiting) for waiting in options.waiting]
     measured = Measured()
     try:
         measure(options, scenario, settings, programs, measured)
     except KeyboardInterrupt:
         print("stopped: the table holds what was measured until then; nothing is recorded", file=sys.stderr)
-        print(table.markdown(options, scenario, programs, measured))
+        print(table.markdown(options, settings, programs, measured))
         return 130
-    print(table.markdown(options, scenario, programs, measured))
+    print(table.markdown(options, settings, programs, measured))
     if options.record:
-        table.record(options, settings, scenario, measured)
+        table.record(options, settings, measured)
     failed = sum(sum(columns.get("failed", [])) for columns in measured.values.values())
     return 1 if measured.failures or failed else 0
 

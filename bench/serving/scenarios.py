@@ -54,6 +54,8 @@ class Scenario:
     #: Takes the program, the options and the settings; returns the figures.
     run: object
     rows: tuple
+    #: Which of the settings it has.
+    sizes: tuple
 
 
 def rank(values, share):
@@ -244,8 +246,7 @@ async def stall(server, settings, seed):
     ended, outlasted = time.perf_counter(), not running.done.done()
     running.transport.abort()
     await running.done
-    times = [when for when in client.read(running).times if begun <= when <= ended]
-    gaps = [after - before for before, after in zip(times, times[1:])]
+    gaps, tokens = gaps_within(client.read(running).times, begun, ended)
     arrived = [client.read(exchange) for exchange in arrivals]
     quiet = alone.gaps_s
     worst, step = rank(gaps, 0.99), median(quiet)
@@ -253,7 +254,7 @@ async def stall(server, settings, seed):
         "alone_median_ms": ms(step), "alone_p99_ms": ms(rank(quiet, 0.99)), "alone_max_ms": ms(max(quiet, default=None)),
         "beside_median_ms": ms(median(gaps)), "beside_p99_ms": ms(worst), "beside_max_ms": ms(max(gaps, default=None)),
         "p99_in_steps": worst / step if worst and step else None,
-        "beside_tokens_per_s": len(times) / (ended - begun),
+        "beside_tokens_per_s": tokens / (ended - begun),
         "long_first_token_ms": ms(median(answer.ended - answer.asked for answer in arrived)),
         "long_prompt_tokens": median(answer.usage.get("prompt_tokens") for answer in arrived),
         "failed": finished([alone, *arrived]) + int(not outlasted),
@@ -261,9 +262,17 @@ async def stall(server, settings, seed):
     }
 
 
+def gaps_within(times, begun, ended):
+    """Gaps that reach into a span of time, as far as they are known at its end; and how many tokens came in it."""
+    before = [when for when in times if when < begun][-1:]
+    within = [when for when in times if begun <= when <= ended]
+    marks = [*before, *within, ended]
+    return [after - before for before, after in zip(marks, marks[1:])], len(within)
+
+
 def stall_tokens(settings):
-    """Tokens that the running stream may write: more than fit between its begin and the last prompt's end."""
-    return settings.arrivals * settings.prompt_tokens
+    """Tokens that the running stream may write: as many as there are steps, if each reads four tokens of a prompt."""
+    return settings.arrivals * settings.prompt_tokens // 4
 
 
 def run_stall(program, options, settings, seed):
@@ -288,11 +297,15 @@ STALL_ROWS = (
     Row("memory_peak_mb", "resident memory, highest, MB", "{:.0f}"),
 )
 
+CROWD_SIZES = ("clients", "requests", "prompt_tokens", "answer_tokens")
+
 SCENARIOS = {
-    "eight": Scenario("8 clients, prompts of 200 tokens, answers of 128", Settings(), run_crowd, CROWD_ROWS),
-    "thirtytwo": Scenario("32 clients, the same sizes", Settings(clients=32, requests=1), run_crowd, CROWD_ROWS),
-    "turns": Scenario("a conversation of 8 turns of 300 tokens, with and without reuse",
-                      Settings(clients=1, prompt_tokens=236, answer_tokens=64), run_turns, TURNS_ROWS),
-    "stall": Scenario("a running stream while prompts of 4000 tokens arrive",
-                      Settings(clients=1, prompt_tokens=4000), run_stall, STALL_ROWS),
+    "eight": Scenario("clients that ask at once", Settings(), run_crowd, CROWD_ROWS, CROWD_SIZES),
+    "thirtytwo": Scenario("as eight, with four times the clients", Settings(clients=32, requests=1), run_crowd,
+                          CROWD_ROWS, CROWD_SIZES),
+    "turns": Scenario("a conversation, with and without reuse of what was read",
+                      Settings(prompt_tokens=236, answer_tokens=64), run_turns, TURNS_ROWS,
+                      ("turns", "prompt_tokens", "answer_tokens")),
+    "stall": Scenario("a running stream while long prompts arrive", Settings(prompt_tokens=4000), run_stall,
+                      STALL_ROWS, ("arrivals", "prompt_tokens", "answer_tokens")),
 }

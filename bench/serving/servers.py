@@ -159,13 +159,13 @@ class Tandem:
 
 
 class LlamaServer:
-    """llama-server as it serves best on a processor: a slot for every client, flash attention, no waiting by
-    spinning."""
+    """llama-server as it serves best on a processor: a slot for every client, flash attention. Its threads wait
+    asleep, or by spinning, which is its default."""
 
-    name, title = "llama-server", "llama-server"
-
-    def __init__(self, program):
-        self.program = program
+    def __init__(self, program, waiting):
+        self.program, self.waiting = program, waiting
+        self.name = {"asleep": "llama-server", "spinning": "llama-server-spinning"}[waiting]
+        self.title = {"asleep": "llama-server", "spinning": "llama-server, spinning"}[waiting]
 
     def version(self):
         return told(self.program, "version")
@@ -176,9 +176,13 @@ class LlamaServer:
         with tempfile.TemporaryDirectory(prefix="serve-") as folder:
             port = free_port()
             command = [self.program, "-m", load.model.resolve(), "-t", load.threads, "-np", load.slots,
-                       "-c", load.slots * load.slot_tokens, "-fa", "on", "--poll", 0, "-ngl", 0, "--no-webui",
+                       "-c", load.slots * load.slot_tokens, "-fa", "on", "-ngl", 0, "--no-webui",
                        "--host", "127.0.0.1", "--port", port, *reuse]
-            with running(command, {"OMP_WAIT_POLICY": "passive"}, pathlib.Path(folder), lambda process: Server(
+            environment = {}
+            if self.waiting == "asleep":
+                command += ["--poll", 0]
+                environment = {"OMP_WAIT_POLICY": "passive"}
+            with running(command, environment, pathlib.Path(folder), lambda process: Server(
                     process, ("127.0.0.1", port), "any", {"ignore_eos": True}, "/health")) as server:
                 yield server
 

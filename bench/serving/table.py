@@ -1,12 +1,13 @@
 """The table and the line of the record."""
 
-import dataclasses
 import json
 import shlex
 import sys
 import time
 
 from comparison.report import commit, machine, median, quotient
+
+from .scenarios import SCENARIOS
 
 #: Version of the record's lines.
 FORMAT = 1
@@ -27,11 +28,13 @@ def cell(measured, name, row):
     return shown if ratio is None else f"{shown} ({ratio:.2f})"
 
 
-def markdown(options, scenario, programs, measured):
+def markdown(options, settings, programs, measured):
+    scenario = SCENARIOS[options.scenario]
+    sizes = ", ".join(f"{name} {getattr(settings, name)}" for name in scenario.sizes)
     lines = [
-        f"{options.scenario}: {scenario.about}. {options.model.name}, {options.threads} threads, {machine()['cpu']}, "
-        f"medians of {options.rounds} alternating rounds. In brackets: Tandem's figure divided by the peer's, median of "
-        f"the rounds' ratios.",
+        f"{options.scenario}: {scenario.about} ({sizes}). {options.model.name}, {options.threads} threads, "
+        f"{machine()['cpu']}, medians of {options.rounds} alternating rounds. In brackets: Tandem's figure divided by "
+        f"the peer's, median of the rounds' ratios.",
         "",
         "| | " + " | ".join(program.title for program in programs) + " |",
         "|---|" + "---:|" * len(programs),
@@ -55,7 +58,8 @@ def command(script):
         argument.rsplit("/", 1)[-1] if "/" in argument else argument for argument in sys.argv[1:])
 
 
-def record(options, settings, scenario, measured):
+def record(options, settings, measured):
+    scenario = SCENARIOS[options.scenario]
     metrics = [row.metric for row in scenario.rows]
     medians = {name: {metric: median(columns.get(metric, [])) for metric in metrics}
                for name, columns in measured.values.items()}
@@ -67,7 +71,7 @@ def record(options, settings, scenario, measured):
         "model": options.model.name,
         "machine": machine(),
         "scenario": options.scenario,
-        "settings": dataclasses.asdict(settings) | {"threads": options.threads},
+        "settings": {name: getattr(settings, name) for name in scenario.sizes} | {"threads": options.threads},
         "rounds": options.rounds,
         "facts": measured.facts,
         "medians": medians,

@@ -30,7 +30,9 @@ pub(super) struct Admission {
 struct Inner {
     concurrent_max: usize,
     queue_max: usize,
+    /// How many wait, and how many run.
     depth: IntGauge,
+    running: IntGauge,
     /// Never held across an await, nor while a waiter is told.
     lists: Mutex<Lists>,
 }
@@ -88,9 +90,9 @@ impl std::fmt::Debug for Admission {
 }
 
 impl Admission {
-    pub(super) fn new(limits: &FlowLimits, depth: IntGauge) -> Self {
+    pub(super) fn new(limits: &FlowLimits, depth: IntGauge, running: IntGauge) -> Self {
         let FlowLimits { concurrent_max, queue_max, .. } = *limits;
-        let inner = Inner { concurrent_max, queue_max, depth, lists: Mutex::default() };
+        let inner = Inner { concurrent_max, queue_max, depth, running, lists: Mutex::default() };
         Admission { inner: Arc::new(inner) }
     }
 
@@ -108,6 +110,7 @@ impl Admission {
         let mut lists = self.inner.lists();
         if lists.running < self.inner.concurrent_max {
             lists.count(&caller.tenant);
+            self.inner.show(&lists);
             return Ok(Arrived::Runs(self.place(caller.tenant)));
         }
         let mut displaced = None;
@@ -133,11 +136,13 @@ impl Admission {
     fn leave(&self, tenant: &Option<Arc<str>>) {
         let mut lists = self.inner.lists();
         lists.discount(tenant);
-        let Some(next) = lists.next() else { return };
-        let Waiter { caller, told, .. } = lists.waiting.remove(next);
-        lists.count(&caller.tenant);
+        let next = lists.next().map(|next| lists.waiting.remove(next));
+        if let Some(next) = &next {
+            lists.count(&next.caller.tenant);
+        }
         self.inner.show(&lists);
         drop(lists);
+        let Some(Waiter { caller, told, .. }) = next else { return };
         // If the waiter has left in the meantime, the place comes back and is dropped here.
         drop(told.send(Ok(self.place(caller.tenant))));
     }
@@ -173,6 +178,7 @@ impl Inner {
 
     fn show(&self, lists: &Lists) {
         self.depth.set(i64::try_from(lists.waiting.len()).unwrap_or(i64::MAX));
+        self.running.set(i64::try_from(lists.running).unwrap_or(i64::MAX));
     }
 }
 
@@ -218,7 +224,8 @@ mod tests {
 
     fn admission(concurrent_max: usize, queue_max: usize) -> Admission {
         let limits = FlowLimits { concurrent_max, queue_max, ..FlowLimits::default() };
-        Admission::new(&limits, IntGauge::new("depth", "test").unwrap())
+        let gauge = |name| IntGauge::new(name, "test").unwrap();
+        Admission::new(&limits, gauge("depth"), gauge("running"))
     }
 
     fn depth(admission: &Admission) -> i64 {
@@ -465,6 +472,7 @@ mod tests {
                 }
                 prop_assert_eq!(depth(&admission), i64::try_from(twin.count(State::Waits)).unwrap());
                 prop_assert_eq!(admission.inner.lists().running, twin.count(State::Runs));
+                prop_assert_eq!(admission.inner.running.get(), i64::try_from(twin.count(State::Runs)).unwrap());
             }
             look(&mut reals, &mut twin)?;
             drop(reals);

@@ -67,6 +67,15 @@ impl Deadline {
         let century = Duration::from_secs(100 * 365 * 86_400);
         Deadline { at: arrived + Duration::from_millis(after_ms).min(century), error }
     }
+
+    /// Waits for it until the request must be over. What is ready afterwards comes too late, too: a
+    /// backend that writes faster than the client reads would never be waited for.
+    async fn before<T>(&self, future: impl Future<Output = T>) -> Result<T, FlowError> {
+        if Instant::now() >= self.at {
+            return Err(self.error.clone());
+        }
+        timeout_at(self.at, future).await.map_err(|_| self.error.clone())
+    }
 }
 
 impl Run {
@@ -129,15 +138,14 @@ impl Run {
     async fn admit(&mut self) {
         self.clock.wait();
         let caller = Caller { tenant: self.tenant.clone(), priority: self.request.options.priority };
-        let entered = timeout_at(self.deadline.at, self.shared.admission.enter(caller)).await;
+        let entered = self.deadline.before(self.shared.admission.enter(caller)).await;
         self.clock.work();
-        match entered {
-            Ok(Ok(place)) => {
+        match entered.flatten() {
+            Ok(place) => {
                 self.place = Some(place);
                 self.phase = Phase::Deciding;
             }
-            Ok(Err(error)) => self.fail(error),
-            Err(_) => self.fail(self.deadline.error.clone()),
+            Err(error) => self.fail(error),
         }
     }
 
@@ -229,10 +237,10 @@ impl Run {
             return self.policy_fault("waits on a call that does not run".to_owned());
         };
         self.clock.wait();
-        let event = timeout_at(self.deadline.at, running.next()).await;
+        let event = self.deadline.before(running.next()).await;
         self.clock.work();
         match event {
-            Err(_) => self.fail(self.deadline.error.clone()),
+            Err(error) => self.fail(error),
             Ok(Some(Event::Started(usage))) => {
                 running.note_started();
                 if let Some(attempt) = self.attempts.last_mut() {
