@@ -56,6 +56,9 @@ fn role(role: &RoleSettings) -> Result<Table, CliError> {
             if let Some(tokens) = local.kv_tokens {
                 keys.insert("kv_tokens".to_owned(), integer(tokens.into()));
             }
+            if let Some(seconds) = local.idle_unload_seconds {
+                keys.insert("idle_unload_seconds".to_owned(), integer(seconds.into()));
+            }
             Ok(keys)
         }
         RoleSettings::Upstream(upstream) => {

@@ -76,6 +76,7 @@ const ROLE: &[Key] = &[
     // A local model.
     key("sequences", Kind::Integer),
     key("kv_tokens", Kind::Integer),
+    key("idle_unload_seconds", Kind::Integer),
     // An upstream.
     key("url", Kind::Text),
     key("api_key_env", Kind::Text),
@@ -91,7 +92,7 @@ const ROLE: &[Key] = &[
 ];
 
 /// Keys of a role that make sense for a local model only.
-pub const LOCAL_ONLY: &[&str] = &["sequences", "kv_tokens"];
+pub const LOCAL_ONLY: &[&str] = &["sequences", "kv_tokens", "idle_unload_seconds"];
 /// Keys of a role that make sense for an upstream only.
 pub const UPSTREAM_ONLY: &[&str] = &[
     "url",

@@ -28,6 +28,9 @@ const SEQUENCES_MAX: u32 = 256;
 /// Longest sequence and largest KV cache of a local model, tokens.
 const TOKENS_MAX: u32 = 1 << 24;
 
+/// Longest time after which an idle model leaves memory, seconds: a month.
+const IDLE_SECONDS_MAX: u32 = 31 * 86_400;
+
 /// Who fills a role.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RoleSettings {
@@ -52,6 +55,8 @@ pub struct LocalSettings {
     pub sequences: u32,
     /// Positions of the KV cache that they share; `None`: enough for all of them.
     pub kv_tokens: Option<u32>,
+    /// Seconds without a request after which the model leaves memory; `None`: never.
+    pub idle_unload_seconds: Option<u32>,
 }
 
 /// An upstream.
@@ -74,6 +79,7 @@ struct RawRole {
     context_tokens: Option<u32>,
     sequences: Option<u32>,
     kv_tokens: Option<u32>,
+    idle_unload_seconds: Option<u32>,
     url: Option<String>,
     api_key_env: Option<String>,
     stream: Option<bool>,
@@ -129,6 +135,7 @@ impl LocalSettings {
             context_tokens: CONTEXT_TOKENS_DEFAULT,
             sequences: SEQUENCES_DEFAULT,
             kv_tokens: None,
+            idle_unload_seconds: None,
         })
     }
 }
@@ -146,6 +153,10 @@ impl RawRole {
             Err(CliError::usage(format!("{section}.{key} is {value}; it must be in 1..={max}")))
         };
         let kv_tokens = self.kv_tokens.map(|tokens| in_range("kv_tokens", tokens, TOKENS_MAX)).transpose()?;
+        let idle_unload_seconds = self.idle_unload_seconds;
+        let idle_unload_seconds = idle_unload_seconds
+            .map(|seconds| in_range("idle_unload_seconds", seconds, IDLE_SECONDS_MAX))
+            .transpose()?;
         Ok(LocalSettings {
             price: self.price.unwrap_or_default(),
             context_tokens: in_range(
@@ -155,6 +166,7 @@ impl RawRole {
             )?,
             sequences: in_range("sequences", self.sequences.unwrap_or(model.sequences), SEQUENCES_MAX)?,
             kv_tokens,
+            idle_unload_seconds,
             ..model
         })
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use backends::{EmbeddedBackend, EmbeddedOptions};
 use contract::{Backend, Price};
+use engine::decoder::DecoderOptions;
 use engine::model::{LoadOptions, Model};
 use gateway::{ApiKey, Flow, FlowParts, Gateway, GatewaySettings, Metrics};
 use kernels::isa::Isa;
@@ -30,6 +31,7 @@ pub struct World {
     runtime: Runtime,
     pub address: SocketAddr,
     pub known: Arc<Known>,
+    engine: EmbeddedBackend,
     flow: Flow,
     ledger: Ledger,
     /// Tasks that are alive while nobody asks anything.
@@ -62,7 +64,14 @@ fn engine() -> EmbeddedBackend {
     let pool = Arc::new(Pool::new(2));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny/tiny-qwen2.gguf");
     let model = Arc::new(Model::load(&path, LoadOptions::default(), &pool).unwrap());
-    let options = EmbeddedOptions { pool, isa: Isa::detect(), sequences: 4, kv_tokens: 1024, queue_max: 8 };
+    let options = EmbeddedOptions {
+        pool,
+        turns: Arc::default(),
+        isa: Isa::detect(),
+        decoder: DecoderOptions::new(4, 1024),
+        queue_max: 8,
+        idle: None,
+    };
     backend.start(model, &options).unwrap();
     backend
 }
@@ -73,8 +82,8 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger.db");
         let ledger = runtime.block_on(Ledger::open(&path, LedgerSettings::default())).unwrap();
-        let backend = engine();
-        let small: Arc<dyn Backend> = Arc::new(backend.clone());
+        let engine = engine();
+        let small: Arc<dyn Backend> = Arc::new(engine.clone());
         let settings = settings();
         let policy = PolicySettings { kind: "small".to_owned(), ..PolicySettings::default() };
         let flow = Flow::new(FlowParts {
@@ -90,8 +99,18 @@ impl World {
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = runtime.spawn(gateway.serve(async { drop(stopped.await) }));
         let known = Arc::new(known(address));
-        let mut world =
-            World { runtime, address, known, flow, ledger, idle_tasks: 0, stop, serving, _folder: folder };
+        let mut world = World {
+            runtime,
+            address,
+            known,
+            engine,
+            flow,
+            ledger,
+            idle_tasks: 0,
+            stop,
+            serving,
+            _folder: folder,
+        };
         std::thread::sleep(Duration::from_millis(200));
         world.idle_tasks = world.tasks();
         world
@@ -110,7 +129,11 @@ impl World {
 
     /// What is there that should not be, once all clients have left.
     fn left(&self) -> Vec<String> {
+        let engine = self.engine.load();
         let figures = [
+            ("jobs waiting in the engine", engine.waiting as f64, 0.0),
+            ("jobs running in the engine", engine.running as f64, 0.0),
+            ("blocks of the cache in use", engine.blocks.used as f64, 0.0),
             ("tasks", self.tasks() as f64, self.idle_tasks as f64),
             ("waiting requests", self.metric("tandem_queue_depth"), 0.0),
             ("running requests", self.metric("tandem_requests_running"), 0.0),

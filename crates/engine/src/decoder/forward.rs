@@ -10,7 +10,7 @@ use kernels::pool::Pool;
 use kernels::product::{Columns, ColumnsShape, Rounding, Weights, announce, each_row, multiply};
 
 use super::BATCH_TOKENS_MAX;
-use super::kv::{KvCache, KvError};
+use super::kv::{KvBlocks, KvCache, KvError};
 use super::rope::RopeTable;
 use super::weights::{HeadNorm, Layer, Linear};
 use crate::model::Model;
@@ -75,8 +75,11 @@ pub enum ForwardError {
         vocabulary: usize,
     },
     /// The batch is empty, too large, or names a sequence twice.
-    #[error("a batch holds 1 to {BATCH_TOKENS_MAX} tokens and each sequence once, this one does not")]
-    Batch,
+    #[error("a batch holds 1 to {tokens_max} tokens and each sequence once, this one does not")]
+    Batch {
+        /// Most tokens.
+        tokens_max: usize,
+    },
     /// There is no room in the cache.
     #[error(transparent)]
     Kv(#[from] KvError),
@@ -88,6 +91,7 @@ pub struct Decoder {
     model: Arc<Model>,
     pool: Arc<Pool>,
     isa: Isa,
+    batch_tokens: usize,
     kv: KvCache,
     ropes: Vec<RopeTable>,
     columns: Columns,
@@ -126,8 +130,10 @@ impl Decoder {
     pub fn new(model: Arc<Model>, pool: Arc<Pool>, isa: Isa, options: DecoderOptions) -> Self {
         let spec = model.spec();
         let kv_type = if model.is_exact() { KvType::F32 } else { options.kv_type };
-        let options = DecoderOptions { kv_type, ..options };
+        let batch_tokens = options.batch_tokens.clamp(1, BATCH_TOKENS_MAX);
+        let options = DecoderOptions { kv_type, batch_tokens, ..options };
         Decoder {
+            batch_tokens: options.batch_tokens,
             kv: KvCache::new(spec, &options),
             ropes: spec.ropes.iter().map(|_| RopeTable::default()).collect(),
             columns: Columns::default(),
@@ -151,7 +157,7 @@ impl Decoder {
         &self.model
     }
 
-    /// Takes a free sequence.
+    /// Takes a free sequence, empty.
     ///
     /// # Errors
     /// If all are in use.
@@ -159,9 +165,36 @@ impl Decoder {
         self.kv.take().map(SequenceId)
     }
 
+    /// Takes a free sequence that holds as much of `prompt` as is still there from settled sequences of the
+    /// same `scope`, and says how many tokens these are: whole blocks, never the last token.
+    ///
+    /// # Errors
+    /// If all are in use.
+    pub fn begin_with(&mut self, scope: u64, prompt: &[u32]) -> Result<(SequenceId, usize), KvError> {
+        let sequence = self.kv.take()?;
+        Ok((SequenceId(sequence), self.kv.attach(sequence, scope, prompt)))
+    }
+
+    /// Announces that a sequence will hold `tokens` tokens in all; false if they have no room beside what was
+    /// announced for the others.
+    pub fn promise(&mut self, sequence: SequenceId, tokens: usize) -> bool {
+        self.kv.promise(sequence.0, tokens)
+    }
+
+    /// Tells which tokens a sequence holds after those told before: they stay from now on, and sequences to
+    /// come may share them.
+    pub fn settle(&mut self, sequence: SequenceId, tokens: &[u32]) {
+        self.kv.settle(sequence.0, tokens);
+    }
+
     /// Gives a sequence and its part of the cache back.
     pub fn end(&mut self, sequence: SequenceId) {
         self.kv.give_back(sequence.0);
+    }
+
+    /// Most tokens of a pass.
+    pub fn batch_tokens(&self) -> usize {
+        self.batch_tokens
     }
 
     /// Tokens a sequence holds.
@@ -177,9 +210,9 @@ impl Decoder {
         self.kv.reserve(sequence.0, tokens)
     }
 
-    /// Blocks of 64 positions in use, over all groups of layers.
-    pub fn blocks_used(&self) -> usize {
-        self.kv.blocks_used()
+    /// Blocks of 64 positions, over all groups of layers.
+    pub fn blocks(&self) -> KvBlocks {
+        self.kv.blocks()
     }
 
     /// Appends each work's tokens to its sequence. Returns the wanted logits, `[wanted][vocabulary]` in
@@ -231,7 +264,7 @@ impl Decoder {
         for work in works {
             let sequence = work.sequence.0;
             if work.tokens.is_empty() || rows.iter().any(|r| r.sequence == sequence) {
-                return Err(ForwardError::Batch);
+                return Err(ForwardError::Batch { tokens_max: self.batch_tokens });
             }
             if let Some(&token) = work.tokens.iter().find(|&&t| t as usize >= vocabulary) {
                 return Err(ForwardError::Token { token, vocabulary });
@@ -240,8 +273,8 @@ impl Decoder {
             rows.push(Rows { sequence, position, row, tokens });
             row += tokens;
         }
-        if row == 0 || row > BATCH_TOKENS_MAX {
-            return Err(ForwardError::Batch);
+        if row == 0 || row > self.batch_tokens {
+            return Err(ForwardError::Batch { tokens_max: self.batch_tokens });
         }
         for rows in rows.iter() {
             self.kv.reserve(rows.sequence, rows.tokens)?;

@@ -6,7 +6,7 @@ mod rope;
 mod weights;
 
 pub use forward::{Decoder, DecoderOptions, ForwardError, Logits, SequenceId, Work};
-pub use kv::KvError;
+pub use kv::{KvBlocks, KvError};
 pub(crate) use weights::Weights;
 pub use weights::WeightsError;
 
