@@ -116,7 +116,7 @@ class Person:
         """A request that must be refused."""
         long = [user(prompts.words(self.rng, 40 * PROMPT_TOKENS_MAX))]
         request, statuses = self.rng.choice([
-            (client.encode({"model": "nobody", "messages": [user("hi")]}), (404,)),
+            (client.encode({"model": "no-such-model", "messages": [user("hi")]}), (404,)),
             (client.encode({"model": self.server.model, "messages": []}), (400,)),
             (client.encode({"model": self.server.model, "messages": [user("hi")], "temperature": -1}), (400,)),
             (client.encode([1, 2, 3]), (400,)),
