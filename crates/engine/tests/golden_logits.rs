@@ -30,7 +30,7 @@ fn decoder(model: &str, context: Option<u32>, exact: bool, isa: Isa) -> Decoder 
     let path = golden("tiny").join(format!("{}.gguf", model.trim_end_matches(".gguf")));
     let options = LoadOptions { context_tokens: context, exact, cache: None };
     let model = Model::load(&path, options, &pool).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let options = DecoderOptions::new(4, 4096);
+    let options = DecoderOptions { batch_tokens: 256, ..DecoderOptions::new(4, 4096) };
     Decoder::new(Arc::new(model), pool, isa, options)
 }
 

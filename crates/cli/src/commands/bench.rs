@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use engine::decoder::{BATCH_TOKENS_MAX, Decoder, DecoderOptions, ForwardError, Logits, SequenceId, Work};
+use engine::decoder::{
+    BATCH_TOKENS_DEFAULT, BATCH_TOKENS_MAX, Decoder, DecoderOptions, ForwardError, Logits, SequenceId, Work,
+};
 use engine::model::{LoadOptions, Model};
 use engine::packed::{PackedCache, PackedOutcome};
 use kernels::probe;
@@ -62,8 +64,8 @@ impl<'a> Run<'a> {
 
     /// Reads tokens in full batches, as a prompt is read.
     fn read(&mut self, tokens: &[u32]) -> Result<(), ForwardError> {
-        let last = tokens.len().saturating_sub(1) / BATCH_TOKENS_MAX;
-        for (index, tokens) in tokens.chunks(BATCH_TOKENS_MAX).enumerate() {
+        let last = tokens.len().saturating_sub(1) / BATCH_TOKENS_DEFAULT;
+        for (index, tokens) in tokens.chunks(BATCH_TOKENS_DEFAULT).enumerate() {
             let logits = if index == last { Logits::Last } else { Logits::None };
             self.decoder.forward(&[Work { sequence: self.sequence, tokens, logits }])?;
         }
@@ -123,7 +125,9 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
         let limit = model.spec().context_tokens;
         return Err(CliError::usage(format!("{longest} tokens exceed the model's context of {limit}")));
     }
+    let widest = args.verify.iter().copied().max().unwrap_or(0);
     let options = DecoderOptions::new(1, longest);
+    let options = DecoderOptions { batch_tokens: options.batch_tokens.max(widest), ..options };
     let mut decoder = Decoder::new(model.clone(), context.pool(), context.isa(), options);
     let measured = measure(&args, &mut decoder).map_err(CliError::failed)?;
     let report = report(&args, context, (&model, load), measured);

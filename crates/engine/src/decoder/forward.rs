@@ -9,10 +9,10 @@ use kernels::kv::{AttentionBatch, AttentionScratch, SequenceRows};
 use kernels::pool::Pool;
 use kernels::product::{Columns, ColumnsShape, Rounding, Weights, announce, each_row, multiply};
 
-use super::BATCH_TOKENS_MAX;
 use super::kv::{KvBlocks, KvCache, KvError};
 use super::rope::RopeTable;
 use super::weights::{HeadNorm, Layer, Linear};
+use super::{BATCH_TOKENS_DEFAULT, BATCH_TOKENS_MAX};
 use crate::model::Model;
 use crate::recycle::emptied;
 use crate::spec::{Activation, DecoderSpec};
@@ -31,9 +31,9 @@ pub struct DecoderOptions {
 }
 
 impl DecoderOptions {
-    /// f16 keys and values, and passes as large as they can be.
+    /// f16 keys and values, and passes of [`BATCH_TOKENS_DEFAULT`].
     pub fn new(sequences: usize, kv_tokens: usize) -> Self {
-        DecoderOptions { sequences, kv_tokens, kv_type: KvType::F16, batch_tokens: BATCH_TOKENS_MAX }
+        DecoderOptions { sequences, kv_tokens, kv_type: KvType::F16, batch_tokens: BATCH_TOKENS_DEFAULT }
     }
 }
 
