@@ -4,6 +4,7 @@
 mod bad_input;
 mod clients;
 mod crash;
+mod crowd;
 mod demo;
 mod greedy;
 mod leaving;
@@ -28,6 +29,7 @@ pub(super) const CHECKS: &[Check] = &[
     bad_input::CHECK,
     leaving::CHECK,
     crash::CHECK,
+    crowd::CHECK,
     upstream::CHECK,
     demo::CHECK,
 ];
