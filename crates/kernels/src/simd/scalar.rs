@@ -30,6 +30,7 @@ unsafe impl Simd for Scalar {
     const COLUMNS_MAX: usize = 8;
     const UNPACKS: bool = false;
     const CENTERED: bool = false;
+    const HAS_REGISTERS: bool = false;
     const ROW_VECTORS: usize = 1;
 
     #[inline(always)]
