@@ -253,8 +253,12 @@ async def stall(server, settings, seed):
     quiet = alone.gaps_s
     worst, step = rank(gaps, 0.99), median(quiet)
     return {
-        "alone_median_ms": ms(step), "alone_p99_ms": ms(rank(quiet, 0.99)), "alone_max_ms": ms(max(quiet, default=None)),
-        "beside_median_ms": ms(median(gaps)), "beside_p99_ms": ms(worst), "beside_max_ms": ms(max(gaps, default=None)),
+        "alone_median_ms": ms(step),
+        "alone_p99_ms": ms(rank(quiet, 0.99)),
+        "alone_max_ms": ms(max(quiet, default=None)),
+        "beside_median_ms": ms(median(gaps)),
+        "beside_p99_ms": ms(worst),
+        "beside_max_ms": ms(max(gaps, default=None)),
         "p99_in_steps": worst / step if worst and step else None,
         "beside_tokens_per_s": tokens / (ended - begun),
         "long_first_token_ms": ms(median(answer.ended - answer.asked for answer in arrived)),
