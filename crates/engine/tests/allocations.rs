@@ -38,7 +38,7 @@ fn decoder(name: &str, exact: bool) -> Decoder {
     let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny").join(name);
     let options = LoadOptions { exact, ..LoadOptions::default() };
     let model = Arc::new(Model::load(&path, options, &pool).unwrap());
-    Decoder::new(model, pool, Isa::detect(), DecoderOptions::new(2, 2048))
+    Decoder::new(model, pool, Isa::detect(), DecoderOptions::new(2, 2048)).unwrap()
 }
 
 /// Steps of a decoder and a sampler.

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::context::{self, Context};
 use crate::error::CliError;
+use crate::kv_type::KvTypeArg;
 use crate::{output, settings};
 
 /// Repeats of the machine's own measurements.
@@ -46,6 +47,8 @@ pub struct Args {
     /// Repeats; medians are told
     #[arg(long, value_name = "N", default_value_t = 3)]
     repeat: usize,
+    #[command(flatten)]
+    kv_type: KvTypeArg,
 }
 
 /// A sequence with a prompt read.
@@ -126,9 +129,10 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
         return Err(CliError::usage(format!("{longest} tokens exceed the model's context of {limit}")));
     }
     let widest = args.verify.iter().copied().max().unwrap_or(0);
-    let options = DecoderOptions::new(1, longest);
+    let options = args.kv_type.decoder_options(longest);
     let options = DecoderOptions { batch_tokens: options.batch_tokens.max(widest), ..options };
-    let mut decoder = Decoder::new(model.clone(), context.pool(), context.isa(), options);
+    let mut decoder =
+        Decoder::new(model.clone(), context.pool(), context.isa(), options).map_err(CliError::failed)?;
     let measured = measure(&args, &mut decoder).map_err(CliError::failed)?;
     let report = report(&args, context, (&model, load), measured);
     if context.json { output::json(&report) } else { print(&report) }

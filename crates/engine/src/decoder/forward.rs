@@ -3,7 +3,7 @@
 use std::slice;
 use std::sync::Arc;
 
-use kernels::attention::{AttentionShape, BLOCK_POSITIONS, KvType};
+use kernels::attention::{AttentionShape, BLOCK_POSITIONS, KvType, KvTypeError};
 use kernels::isa::Isa;
 use kernels::kv::{AttentionBatch, AttentionScratch, SequenceRows};
 use kernels::pool::Pool;
@@ -127,12 +127,21 @@ struct Rows {
 
 impl Decoder {
     /// A decoder of `model` that computes with `pool`.
-    pub fn new(model: Arc<Model>, pool: Arc<Pool>, isa: Isa, options: DecoderOptions) -> Self {
+    ///
+    /// # Errors
+    /// If the cache's type can't hold heads like this model's.
+    pub fn new(
+        model: Arc<Model>,
+        pool: Arc<Pool>,
+        isa: Isa,
+        options: DecoderOptions,
+    ) -> Result<Self, KvTypeError> {
         let spec = model.spec();
         let kv_type = if model.is_exact() { KvType::F32 } else { options.kv_type };
+        kv_type.check(spec.head_dim)?;
         let batch_tokens = options.batch_tokens.clamp(1, BATCH_TOKENS_MAX);
         let options = DecoderOptions { kv_type, batch_tokens, ..options };
-        Decoder {
+        Ok(Decoder {
             batch_tokens: options.batch_tokens,
             kv: KvCache::new(spec, &options),
             ropes: spec.ropes.iter().map(|_| RopeTable::default()).collect(),
@@ -149,7 +158,7 @@ impl Decoder {
             model,
             pool,
             isa,
-        }
+        })
     }
 
     /// The model.
