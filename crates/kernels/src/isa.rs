@@ -13,8 +13,8 @@ use crate::simd::scalar::Scalar;
 use crate::vector::FloatRow;
 use crate::{attention, vector};
 
-/// Tiles of one encoding, by columns: 1, 2, 4, 8.
-pub(crate) type Tiles = [unsafe fn(&TileCall); 4];
+/// Tiles of one encoding, by columns: 1, 2, 4, 8. Those of more than `columns_max` are missing.
+pub(crate) type Tiles = [Option<unsafe fn(&TileCall)>; 4];
 
 /// Many columns of one encoding.
 pub(crate) type ManyColumns = unsafe fn(&ColumnsCall);
@@ -29,7 +29,7 @@ type FinishAttention = unsafe fn(&Task, Option<&mut [f32]>, *mut f32, &mut Threa
 /// All kernels for one instruction set. Calling one needs a CPU that has the set: only
 /// [`Isa::detect`] and [`Isa::named`] hand tables out, and only of sets that are there.
 pub(crate) struct Kernels {
-    pub tiles: &'static [Tiles],
+    tiles: &'static [Tiles],
     pub columns_max: usize,
     /// Instead of tiles where there are many columns, if the set has it; by encoding.
     pub many_columns: Option<&'static [ManyColumns]>,
@@ -50,13 +50,21 @@ pub(crate) struct Kernels {
     pub store_kv: unsafe fn(&KvSlot, &[f32], &[f32]),
 }
 
+impl Kernels {
+    /// The tile of an encoding for 2^`width` columns, at most `columns_max`.
+    pub fn tile(&self, encoding: usize, width: u32) -> unsafe fn(&TileCall) {
+        self.tiles[encoding][width as usize].expect("tiles of up to columns_max columns are there")
+    }
+}
+
 macro_rules! tiles {
     (($entry:ident) $([$($constant:tt)*])*) => { &[$( tiles!(@row $entry $($constant)*) ),*] };
     (@row $entry:ident $b:tt $h:tt $s:tt $m:tt $c:tt $z:tt) => {[
-        $entry::<Encoding<$b, $h, $s, $m, $c, $z>, 1>,
-        $entry::<Encoding<$b, $h, $s, $m, $c, $z>, 2>,
-        $entry::<Encoding<$b, $h, $s, $m, $c, $z>, 4>,
-        $entry::<Encoding<$b, $h, $s, $m, $c, $z>, 8>,
+        Some($entry::<Encoding<$b, $h, $s, $m, $c, $z>, 1>),
+        Some($entry::<Encoding<$b, $h, $s, $m, $c, $z>, 2>),
+        // What a set has no registers for is not compiled.
+        if COLUMNS_MAX < 4 { None } else { Some($entry::<Encoding<$b, $h, $s, $m, $c, $z>, 4>) },
+        if COLUMNS_MAX < 8 { None } else { Some($entry::<Encoding<$b, $h, $s, $m, $c, $z>, 8>) },
     ]};
 }
 
@@ -156,9 +164,10 @@ macro_rules! instantiate {
             pub(super) unsafe fn store_kv(to: &KvSlot, key: &[f32], value: &[f32]) {
                 unsafe { attention::store_kv::<$simd>(to, key, value) }
             }
+            const COLUMNS_MAX: usize = <$simd as Simd>::COLUMNS_MAX;
             pub(super) static KERNELS: Kernels = Kernels {
                 tiles: with_encodings!(tiles(panel_tile)),
-                columns_max: <$simd as Simd>::COLUMNS_MAX,
+                columns_max: COLUMNS_MAX,
                 many_columns: if <$simd as Simd>::UNPACKS {
                     Some(with_encodings!(many_columns(panel_columns)))
                 } else {
