@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use kernels::isa::Isa;
 
-use crate::decoder::{BATCH_TOKENS_MAX, Decoder, ForwardError, Logits, SequenceId, Work};
+use crate::decoder::{Decoder, ForwardError, Logits, SequenceId, Work};
 use crate::model::Model;
 use crate::recycle::emptied;
 use crate::sampling::{Sampled, Sampler, SamplingParams};
@@ -316,7 +316,7 @@ impl Scheduler {
                 self.plan.push(Planned { index, chunk: 0, draws: true });
             }
         }
-        let mut room = BATCH_TOKENS_MAX - self.plan.len();
+        let mut room = self.decoder.batch_tokens() - self.plan.len();
         if !self.plan.is_empty() {
             room = room.min(CHUNK_TOKENS_SHARED);
         }

@@ -57,6 +57,7 @@ const SERVER: &[Key] = &[
     key("threads", Kind::Integer),
     key("request_tokens_max", Kind::Integer),
     key("request_bytes_max", Kind::Integer),
+    key("http_bytes_max", Kind::Integer),
     key("answer_bytes_max", Kind::Integer),
     key("concurrent_max", Kind::Integer),
     key("queue_max", Kind::Integer),
@@ -76,6 +77,8 @@ const ROLE: &[Key] = &[
     // A local model.
     key("sequences", Kind::Integer),
     key("kv_tokens", Kind::Integer),
+    key("batch_tokens", Kind::Integer),
+    key("kv_type", Kind::Text),
     // An upstream.
     key("url", Kind::Text),
     key("api_key_env", Kind::Text),
@@ -91,7 +94,7 @@ const ROLE: &[Key] = &[
 ];
 
 /// Keys of a role that make sense for a local model only.
-pub const LOCAL_ONLY: &[&str] = &["sequences", "kv_tokens"];
+pub const LOCAL_ONLY: &[&str] = &["sequences", "kv_tokens", "batch_tokens", "kv_type"];
 /// Keys of a role that make sense for an upstream only.
 pub const UPSTREAM_ONLY: &[&str] = &[
     "url",

@@ -9,10 +9,11 @@ use kernels::kv::{AttentionBatch, AttentionScratch, SequenceRows};
 use kernels::pool::Pool;
 use kernels::product::{Columns, ColumnsShape, Rounding, Weights, announce, each_row, multiply};
 
-use super::BATCH_TOKENS_MAX;
 use super::kv::{KvCache, KvError};
 use super::rope::RopeTable;
+use super::sizes::{Room, column_shapes, positions_max};
 use super::weights::{HeadNorm, Layer, Linear};
+use super::{BATCH_TOKENS_MAX, EMBEDDING_ROWS_HELD};
 use crate::model::Model;
 use crate::recycle::emptied;
 use crate::spec::{Activation, DecoderSpec};
@@ -75,8 +76,11 @@ pub enum ForwardError {
         vocabulary: usize,
     },
     /// The batch is empty, too large, or names a sequence twice.
-    #[error("a batch holds 1 to {BATCH_TOKENS_MAX} tokens and each sequence once, this one does not")]
-    Batch,
+    #[error("a batch holds 1 to {tokens_max} tokens and each sequence once, this one does not")]
+    Batch {
+        /// Most tokens of a batch.
+        tokens_max: usize,
+    },
     /// There is no room in the cache.
     #[error(transparent)]
     Kv(#[from] KvError),
@@ -89,6 +93,9 @@ pub struct Decoder {
     pool: Arc<Pool>,
     isa: Isa,
     kv: KvCache,
+    batch_tokens: usize,
+    /// Embedding rows read since their pages were given back.
+    embedded: usize,
     ropes: Vec<RopeTable>,
     columns: Columns,
     scratch: AttentionScratch,
@@ -126,17 +133,24 @@ impl Decoder {
     pub fn new(model: Arc<Model>, pool: Arc<Pool>, isa: Isa, options: DecoderOptions) -> Self {
         let spec = model.spec();
         let kv_type = if model.is_exact() { KvType::F32 } else { options.kv_type };
-        let options = DecoderOptions { kv_type, ..options };
+        let batch_tokens = options.batch_tokens.clamp(1, BATCH_TOKENS_MAX);
+        let options = DecoderOptions { kv_type, batch_tokens, ..options };
+        let shapes = column_shapes(&model, &options, model.is_exact());
+        // All at once, so that nothing is copied when it grows; pages are committed as they are used.
+        let room = Room::of(spec, &options, model.vocabulary());
+        let threads = pool.threads();
         Decoder {
             kv: KvCache::new(spec, &options),
-            ropes: spec.ropes.iter().map(|_| RopeTable::default()).collect(),
-            columns: Columns::default(),
-            scratch: AttentionScratch::new(spec.head_dim, pool.threads()),
-            residual: Vec::new(),
-            projected: Vec::new(),
-            wide: Vec::new(),
-            attended: Vec::new(),
-            logits: Vec::new(),
+            batch_tokens,
+            embedded: 0,
+            ropes: room.ropes.iter().map(|&values| RopeTable::with_room(values)).collect(),
+            columns: Columns::with_room(&shapes, threads),
+            scratch: AttentionScratch::new(spec.head_dim, threads, positions_max(spec, &options)),
+            residual: Vec::with_capacity(room.residual),
+            projected: Vec::with_capacity(room.projected),
+            wide: Vec::with_capacity(room.wide),
+            attended: Vec::with_capacity(room.attended),
+            logits: Vec::with_capacity(room.logits),
             rows: Vec::new(),
             wanted: Vec::new(),
             sequences: Vec::new(),
@@ -149,6 +163,11 @@ impl Decoder {
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// Most tokens of a pass.
+    pub fn batch_tokens(&self) -> usize {
+        self.batch_tokens
     }
 
     /// Takes a free sequence.
@@ -206,6 +225,11 @@ impl Decoder {
             let to = &mut self.residual[row * spec.hidden..][..spec.hidden];
             model.embed(token, to);
             to.iter_mut().for_each(|x| *x *= spec.embedding_scale);
+            self.embedded += 1;
+            if self.embedded == EMBEDDING_ROWS_HELD {
+                model.release_embeddings();
+                self.embedded = 0;
+            }
         }
         for (table, rope) in self.ropes.iter_mut().zip(&spec.ropes) {
             table.fill(rope, batch.rows.iter().flat_map(|r| r.position..r.position + r.tokens));
@@ -226,12 +250,13 @@ impl Decoder {
     /// Checks a batch, makes room for it and lists its rows. Returns its tokens.
     fn admit(&mut self, works: &[Work], rows: &mut Vec<Rows>) -> Result<usize, ForwardError> {
         let vocabulary = self.model.vocabulary();
+        let batch_error = ForwardError::Batch { tokens_max: self.batch_tokens };
         rows.clear();
         let mut row = 0;
         for work in works {
             let sequence = work.sequence.0;
             if work.tokens.is_empty() || rows.iter().any(|r| r.sequence == sequence) {
-                return Err(ForwardError::Batch);
+                return Err(batch_error);
             }
             if let Some(&token) = work.tokens.iter().find(|&&t| t as usize >= vocabulary) {
                 return Err(ForwardError::Token { token, vocabulary });
@@ -240,8 +265,8 @@ impl Decoder {
             rows.push(Rows { sequence, position, row, tokens });
             row += tokens;
         }
-        if row == 0 || row > BATCH_TOKENS_MAX {
-            return Err(ForwardError::Batch);
+        if row == 0 || row > self.batch_tokens {
+            return Err(batch_error);
         }
         for rows in rows.iter() {
             self.kv.reserve(rows.sequence, rows.tokens)?;

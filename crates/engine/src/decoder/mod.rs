@@ -3,12 +3,16 @@
 mod forward;
 mod kv;
 mod rope;
+mod sizes;
 mod weights;
 
 pub use forward::{Decoder, DecoderOptions, ForwardError, Logits, SequenceId, Work};
 pub use kv::KvError;
+pub use sizes::{Sizes, SizesFor};
 pub(crate) use weights::Weights;
 pub use weights::WeightsError;
 
 /// Most tokens of one forward pass.
 pub const BATCH_TOKENS_MAX: usize = 512;
+/// Embedding rows that are read from the model file before the pages under them are given back.
+pub const EMBEDDING_ROWS_HELD: usize = 64;

@@ -125,6 +125,15 @@ impl Tokenizer {
         }
     }
 
+    /// Bytes that it has allocated, give or take the vocabulary's few lists.
+    pub fn heap_bytes(&self) -> usize {
+        let algorithm = match &self.algorithm {
+            Algorithm::Bpe(bpe) => bpe.heap_bytes(),
+            Algorithm::Spm(spm) => spm.heap_bytes(),
+        };
+        algorithm + self.pieces.heap_bytes() + self.kinds.capacity() + self.special.heap_bytes()
+    }
+
     /// Number of tokens; ids are less.
     pub fn vocab_len(&self) -> usize {
         self.kinds.len()

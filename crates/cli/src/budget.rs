@@ -1,0 +1,174 @@
+//! What `tandem serve` will hold in memory, part by part, chosen so that it stays within a budget:
+//! [`Plan`]. The arithmetic is the planner's; here are its inputs.
+
+use std::path::PathBuf;
+
+use contract::Role;
+use engine::decoder::{DecoderOptions, Sizes, SizesFor};
+use engine::model::{LoadOptions, Model};
+use gateway::GatewaySettings;
+use kernels::attention::KvType;
+use kernels::pool::Pool;
+use ledger::LedgerSettings;
+use planner::split::{self, Choice, KvKind, Part, Split, Taken};
+
+use crate::context::in_file;
+use crate::error::CliError;
+use crate::settings::LocalSettings;
+
+const MIB: u64 = 1 << 20;
+/// The program itself, its threads' stacks, and what the allocator can't give back: measured at 17 MiB
+/// after hours of requests, with room.
+const PROCESS_BYTES: u64 = 20 * MIB;
+/// A compute thread's stack and allocator.
+const THREAD_BYTES: u64 = 256 << 10;
+/// A row that waits for the ledger, without texts: they are not kept unless asked for.
+const LEDGER_ROW_BYTES: u64 = 4 << 10;
+/// The database's page caches, of its writer and its readers.
+const LEDGER_CACHE_BYTES: u64 = 4 * MIB;
+/// Rows that may wait if the budget is small and the setting is left open.
+const LEDGER_ROWS_SMALL: usize = 1024;
+/// Most of the budget that goes to HTTP unless set, as one part of so many.
+const HTTP_SHARE: u64 = 16;
+/// Least and most bytes for HTTP unless set.
+const HTTP_BYTES: std::ops::RangeInclusive<u64> = 12 * MIB..=256 * MIB;
+
+/// What the whole process is given, and for what.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    /// Most bytes resident; `None`: no limit.
+    pub memory_bytes: Option<u64>,
+    /// Threads that compute.
+    pub threads: usize,
+    /// Bytes of the parts that no model takes.
+    fixed: Vec<Part>,
+}
+
+impl Budget {
+    /// The budget of these settings. What they leave open about the server is chosen here, in place.
+    pub fn new(
+        memory_bytes: Option<u64>,
+        threads: usize,
+        (gateway, ledger): (&mut GatewaySettings, &mut LedgerSettings),
+    ) -> Self {
+        if let Some(memory_bytes) = memory_bytes {
+            let share = (memory_bytes / HTTP_SHARE).clamp(*HTTP_BYTES.start(), *HTTP_BYTES.end());
+            gateway.fit(usize::try_from(share).unwrap_or(usize::MAX));
+            let default = LedgerSettings::default().queue_rows_max;
+            if ledger.queue_rows_max == default && memory_bytes / HTTP_SHARE < *HTTP_BYTES.end() {
+                ledger.queue_rows_max = LEDGER_ROWS_SMALL;
+            }
+        }
+        let rows = (ledger.queue_rows_max as u64).saturating_mul(LEDGER_ROW_BYTES);
+        let part = |name: &str, bytes| Part { name: name.to_owned(), bytes };
+        let fixed = vec![
+            part("http", gateway.http_bytes_max as u64),
+            part("ledger", LEDGER_CACHE_BYTES.saturating_add(rows)),
+            part("process", PROCESS_BYTES + threads as u64 * THREAD_BYTES),
+        ];
+        Budget { memory_bytes, threads, fixed }
+    }
+
+    /// Splits the budget among local models, whose files are here.
+    ///
+    /// # Errors
+    /// If a file is no model, or they do not fit.
+    pub fn plan(&self, locals: &[(Role, LocalSettings, PathBuf)]) -> Result<Plan, CliError> {
+        let models: Vec<Model> = locals
+            .iter()
+            .map(|(_, _, path)| read(path).map_err(|error| in_file(path, &error)))
+            .collect::<Result<_, _>>()?;
+        type SizesOf<'a> = Box<dyn Fn(&Choice) -> Taken + 'a>;
+        let sizes: Vec<SizesOf> =
+            models.iter().map(|model| Box::new(|choice: &Choice| self.taken(model, choice)) as _).collect();
+        let roles: Vec<split::Role> = locals
+            .iter()
+            .zip(models.iter().zip(&sizes))
+            .map(|((role, settings, _), (model, sizes))| {
+                let footprint = model.footprint();
+                split::Role {
+                    name: role.as_str(),
+                    weights_bytes: footprint.packed_bytes + footprint.mapped_bytes + footprint.heap_bytes,
+                    context_tokens_max: u32::try_from(model.spec().context_tokens).unwrap_or(u32::MAX),
+                    wanted: settings.wanted,
+                    sizes: &**sizes,
+                }
+            })
+            .collect();
+        let split = match self.memory_bytes {
+            Some(bytes) => split::split(bytes, &self.fixed, &roles).map_err(CliError::usage)?,
+            None => split::unlimited(&self.fixed, &roles),
+        };
+        Ok(Plan { budget_bytes: self.memory_bytes, split })
+    }
+
+    fn taken(&self, model: &Model, choice: &Choice) -> Taken {
+        let options = decoder_options(choice);
+        let context_tokens = choice.context_tokens as usize;
+        let sizes = Sizes::of(model, &options, SizesFor { threads: self.threads, exact: false, context_tokens });
+        Taken { kv_bytes: sizes.kv_bytes, working_bytes: sizes.working_bytes + sizes.sampling_bytes }
+    }
+}
+
+/// A model's numbers and tokenizer, its weights left in the file.
+fn read(path: &std::path::Path) -> Result<Model, engine::model::LoadError> {
+    let options = LoadOptions { exact: true, ..LoadOptions::default() };
+    Model::load(path, options, &Pool::new(1))
+}
+
+/// How a decoder is set up for a choice.
+fn decoder_options(choice: &Choice) -> DecoderOptions {
+    DecoderOptions {
+        kv_type: kv_type(choice.kv),
+        batch_tokens: choice.batch_tokens as usize,
+        ..DecoderOptions::new(choice.sequences as usize, choice.kv_tokens as usize)
+    }
+}
+
+/// The engine's word for it.
+pub fn kv_type(kind: KvKind) -> KvType {
+    match kind {
+        KvKind::F16 => KvType::F16,
+        KvKind::Q8 => KvType::Q8,
+        KvKind::Q4 => KvType::Q4,
+    }
+}
+
+/// Who gets how much.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Most bytes resident; `None`: no limit.
+    pub budget_bytes: Option<u64>,
+    /// The parts, and how the models run.
+    pub split: Split,
+}
+
+impl Plan {
+    /// A table for a person: parts, their sum and the budget, then how each model runs.
+    pub fn table(&self, roles: &[Role]) -> String {
+        let size = crate::output::size;
+        let mut text = String::from("memory:\n");
+        let mut line = |name: &str, bytes: u64| text.push_str(&format!("  {name:<16}{:>12}\n", size(bytes)));
+        self.split.parts.iter().for_each(|part| line(&part.name, part.bytes));
+        line("sum", self.split.total_bytes());
+        if let Some(bytes) = self.budget_bytes {
+            line("budget", bytes);
+        }
+        for (role, choice) in roles.iter().zip(&self.split.choices) {
+            let Choice { context_tokens, sequences, kv_tokens, batch_tokens, kv } = choice;
+            text.push_str(&format!(
+                "  {}: context {context_tokens}, {sequences} sequences in {kv_tokens} positions of {} KV, \
+                 passes of {batch_tokens} tokens\n",
+                role.as_str(),
+                kv.as_str()
+            ));
+        }
+        text
+    }
+
+    /// What `tandem_memory_bytes` tells, by part.
+    pub fn told(&self) -> Vec<(String, u64)> {
+        let parts = self.split.parts.iter().map(|part| (part.name.clone(), part.bytes));
+        parts.chain(self.budget_bytes.map(|bytes| ("budget".to_owned(), bytes))).collect()
+    }
+}
