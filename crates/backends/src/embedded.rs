@@ -2,11 +2,14 @@
 //!
 //! One thread per model runs the engine's scheduler; calls reach it over a bounded queue, output comes
 //! back over a channel per call. Dropping a call's stream closes its channel, which the scheduler sees
-//! before its next step.
+//! before its next step. A model that nobody has called for a while can leave memory; the next call
+//! brings it back.
 
+use std::fmt;
 use std::sync::mpsc as queue;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use contract::{
     Backend, BackendError, BackendInfo, BackendKind, Call, Delta, Event, EventStream, FailureKind,
@@ -15,7 +18,9 @@ use contract::{
 use engine::decoder::{Decoder, DecoderOptions};
 use engine::model::Model;
 use engine::sampling::SamplingParams;
-use engine::scheduler::{Finished, Job, Output, Scheduler, SchedulerLimits, Sink, StopReason, SubmitError};
+use engine::scheduler::{
+    Finished, Job, Load, Output, Priority, Scheduler, SchedulerLimits, Sink, StopReason, SubmitError, Turns,
+};
 use engine::template::RenderInput;
 use kernels::isa::Isa;
 use kernels::pool::Pool;
@@ -25,6 +30,8 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 /// Calls handed to the engine's thread that it has not looked at yet.
 const HANDOVER_MAX: usize = 1024;
+/// How often a call looks for an engine that goes idle just then.
+const HANDOVER_ATTEMPTS: usize = 3;
 /// Seconds after which a client refused by a full queue may try again.
 const RETRY_AFTER_S: u64 = 2;
 
@@ -33,14 +40,31 @@ const RETRY_AFTER_S: u64 = 2;
 pub struct EmbeddedOptions {
     /// Threads to compute with; two models may share one pool.
     pub pool: Arc<Pool>,
+    /// The turns at that pool.
+    pub turns: Arc<Turns>,
     /// The instruction set.
     pub isa: Isa,
-    /// Requests written at once.
-    pub sequences: usize,
-    /// Positions of the key-value cache, shared by all requests.
-    pub kv_tokens: usize,
+    /// Requests at once, and the cache that they share.
+    pub decoder: DecoderOptions,
     /// Requests that may wait.
     pub queue_max: usize,
+    /// When the model leaves memory; `None`: never.
+    pub idle: Option<IdleUnload>,
+}
+
+/// When a model leaves memory, and how it comes back.
+#[derive(Clone)]
+pub struct IdleUnload {
+    /// Time without a request.
+    pub after: Duration,
+    /// Loads the model again; an error in words.
+    pub load: Arc<dyn Fn() -> Result<Arc<Model>, String> + Send + Sync>,
+}
+
+impl fmt::Debug for IdleUnload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdleUnload").field("after", &self.after).finish_non_exhaustive()
+    }
 }
 
 /// A local model as a backend. Clones share it. Calls need a Tokio runtime around them.
@@ -48,25 +72,52 @@ pub struct EmbeddedOptions {
 pub struct EmbeddedBackend {
     name: Arc<str>,
     price: Price,
-    state: Arc<Mutex<State>>,
+    shared: Arc<Shared>,
 }
 
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Held by whoever brings the model back.
+    returning: Mutex<()>,
+    load: Arc<Mutex<Load>>,
+}
+
+#[derive(Default)]
 enum State {
+    #[default]
     Loading,
     Failed(String),
-    Ready { model: Arc<Model>, context_tokens: usize, jobs: queue::SyncSender<Job> },
+    Ready(Running),
+    /// Out of memory until somebody calls.
+    Idle {
+        context_tokens: usize,
+        options: EmbeddedOptions,
+        idle: IdleUnload,
+    },
 }
 
-impl std::fmt::Debug for EmbeddedBackend {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+#[derive(Clone)]
+struct Running {
+    model: Arc<Model>,
+    context_tokens: usize,
+    jobs: queue::SyncSender<Job>,
+}
+
+impl fmt::Debug for EmbeddedBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EmbeddedBackend").field("name", &self.name).finish_non_exhaustive()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl EmbeddedBackend {
     /// A backend whose model is still to come; until then calls fail as not ready.
     pub fn loading(name: String, price: Price) -> Self {
-        EmbeddedBackend { name: name.into(), price, state: Arc::new(Mutex::new(State::Loading)) }
+        EmbeddedBackend { name: name.into(), price, shared: Arc::default() }
     }
 
     /// Gives it its model and starts its thread.
@@ -74,69 +125,121 @@ impl EmbeddedBackend {
     /// # Errors
     /// If the system has no thread for it.
     pub fn start(&self, model: Arc<Model>, options: &EmbeddedOptions) -> std::io::Result<()> {
-        let decoder_options = DecoderOptions::new(options.sequences, options.kv_tokens);
-        let decoder = Decoder::new(model.clone(), options.pool.clone(), options.isa, decoder_options);
+        let decoder = Decoder::new(model.clone(), options.pool.clone(), options.isa, options.decoder);
         let limits = SchedulerLimits {
-            running_max: options.sequences,
+            running_max: options.decoder.sequences,
             waiting_max: options.queue_max,
-            kv_tokens: options.kv_tokens,
+            kv_tokens: options.decoder.kv_tokens,
         };
-        let scheduler = Scheduler::new(decoder, options.isa, limits);
+        let scheduler = Scheduler::with_seat(decoder, options.isa, limits, options.turns.seat());
         let (jobs, inbox) = queue::sync_channel(HANDOVER_MAX);
-        let name = format!("tandem-{}", self.name);
-        thread::Builder::new().name(name).spawn(move || run(scheduler, &inbox))?;
-        let context_tokens = model.spec().context_tokens.min(options.kv_tokens);
-        *self.lock() = State::Ready { model, context_tokens, jobs };
+        let context_tokens = model.spec().context_tokens.min(options.decoder.kv_tokens);
+        let (shared, load) = (Arc::downgrade(&self.shared), self.shared.load.clone());
+        let thread = EngineThread { scheduler, inbox, shared, load, options: options.clone() };
+        // Its first look at the state comes after this one.
+        let mut state = lock(&self.shared.state);
+        thread::Builder::new().name(format!("tandem-{}", self.name)).spawn(move || thread.run())?;
+        *state = State::Ready(Running { model, context_tokens, jobs });
         Ok(())
     }
 
     /// Says that the model can't be had.
     pub fn fail(&self, reason: String) {
-        *self.lock() = State::Failed(reason);
+        *lock(&self.shared.state) = State::Failed(reason);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What the engine has to do and what it holds; nothing while the model is not in memory.
+    pub fn load(&self) -> Load {
+        *lock(&self.shared.load)
     }
 
-    /// Makes the engine's job of a call and hands it over.
-    fn submit(&self, call: &Call, events: &mpsc::UnboundedSender<Event>) -> Result<(), BackendError> {
-        let (model, jobs) = match &*self.lock() {
+    /// The running engine; brings its model back if it was idle. Blocks meanwhile.
+    fn running(&self) -> Result<Running, BackendError> {
+        let returning = match &*lock(&self.shared.state) {
+            State::Ready(running) => return Ok(running.clone()),
             State::Loading => return Err(unready(format!("{} is still loading", self.name))),
             State::Failed(reason) => {
                 return Err(unready(format!("{} is not available: {reason}", self.name)));
             }
-            State::Ready { model, jobs, .. } => (model.clone(), jobs.clone()),
+            State::Idle { .. } => &self.shared.returning,
         };
+        let _alone = lock(returning);
+        let (options, idle) = match &*lock(&self.shared.state) {
+            State::Idle { options, idle, .. } => (options.clone(), idle.clone()),
+            State::Ready(running) => return Ok(running.clone()),
+            State::Loading | State::Failed(_) => {
+                return Err(unready(format!("{} is not available any more", self.name)));
+            }
+        };
+        let failed = |reason: String| unready(format!("{} can't be loaded again: {reason}", self.name));
+        let model = (idle.load)().map_err(failed)?;
+        self.start(model, &options).map_err(|error| failed(error.to_string()))?;
+        match &*lock(&self.shared.state) {
+            State::Ready(running) => Ok(running.clone()),
+            _ => Err(failed("it has left at once".to_owned())),
+        }
+    }
+
+    /// Makes the engine's job of a call and hands it over.
+    fn submit(&self, call: &Call, events: &mpsc::UnboundedSender<Event>) -> Result<(), BackendError> {
+        let Running { model, .. } = self.running()?;
+        let mut job = self.job(call, model, events)?;
+        for _ in 0..HANDOVER_ATTEMPTS {
+            // The engine leaves only under the lock, and only if nothing was handed over.
+            let refused = match &*lock(&self.shared.state) {
+                State::Ready(running) => running.jobs.try_send(job),
+                _ => Err(queue::TrySendError::Disconnected(job)),
+            };
+            job = match refused {
+                Ok(()) => return Ok(()),
+                Err(queue::TrySendError::Full(_)) => {
+                    return Err(busy(&SubmitError::QueueFull { waiting: HANDOVER_MAX }));
+                }
+                Err(queue::TrySendError::Disconnected(job)) => job,
+            };
+            self.running()?;
+        }
+        Err(BackendError::new(FailureKind::Internal, format!("the engine of {} has stopped", self.name)))
+    }
+
+    fn job(
+        &self,
+        call: &Call,
+        model: Arc<Model>,
+        events: &mpsc::UnboundedSender<Event>,
+    ) -> Result<Job, BackendError> {
         let request = &call.request;
         let prompt = prompt_ids(&model, &self.name, &request.input)?;
-        let usage = Usage { prompt_tokens: prompt.len() as u64, ..Usage::default() };
+        let prompt_tokens = prompt.len() as u64;
         let wanted = request.top_logprobs.map(usize::from);
         let tells_tokens = call.signals || wanted.is_some();
-        let sink = Channel { model, tells_tokens, usage, events: events.clone() };
-        let job = Job {
+        let sink = Channel { model, tells_tokens, prompt_tokens, events: events.clone() };
+        let after = request.deadline_ms.map(Duration::from_millis);
+        Ok(Job {
             prompt,
             max_tokens: request.max_tokens.map(|n| n as usize),
             stop: request.stop.clone(),
             sampling: sampling(request),
             // The policy's signals are the likeliest token's.
             top_logprobs: wanted.unwrap_or(0).max(usize::from(call.signals)),
+            client: call.tenant.clone(),
+            priority: match request.options.priority {
+                contract::Priority::Interactive => Priority::Interactive,
+                contract::Priority::Background => Priority::Background,
+            },
+            deadline: after.and_then(|after| Instant::now().checked_add(after)),
             sink: Box::new(sink),
-        };
-        jobs.try_send(job).map_err(|error| match error {
-            queue::TrySendError::Full(_) => busy(&SubmitError::QueueFull { waiting: HANDOVER_MAX }),
-            queue::TrySendError::Disconnected(_) => {
-                BackendError::new(FailureKind::Internal, format!("the engine of {} has stopped", self.name))
-            }
         })
     }
 }
 
 impl Backend for EmbeddedBackend {
     fn info(&self) -> BackendInfo {
-        let context_tokens = match &*self.lock() {
-            State::Ready { context_tokens, .. } => u32::try_from(*context_tokens).ok(),
-            _ => None,
+        let context_tokens = match &*lock(&self.shared.state) {
+            State::Ready(Running { context_tokens, .. }) | State::Idle { context_tokens, .. } => {
+                u32::try_from(*context_tokens).ok()
+            }
+            State::Loading | State::Failed(_) => None,
         };
         BackendInfo {
             model: self.name.to_string(),
@@ -147,10 +250,10 @@ impl Backend for EmbeddedBackend {
     }
 
     fn readiness(&self) -> Readiness {
-        match &*self.lock() {
+        match &*lock(&self.shared.state) {
             State::Loading => Readiness::Loading,
             State::Failed(reason) => Readiness::Failed(reason.clone()),
-            State::Ready { .. } => Readiness::Ready,
+            State::Ready(_) | State::Idle { .. } => Readiness::Ready,
         }
     }
 
@@ -169,27 +272,66 @@ impl Backend for EmbeddedBackend {
     }
 }
 
-/// The engine's thread: takes calls in and steps while there is work. Ends with its backend.
-fn run(mut scheduler: Scheduler, inbox: &queue::Receiver<Job>) {
-    loop {
-        let is_busy = scheduler.step();
-        let mut next = if is_busy {
-            inbox.try_recv()
-        } else {
-            inbox.recv().map_err(|queue::RecvError| queue::TryRecvError::Disconnected)
-        };
+/// The engine's thread: takes calls in and steps while there is work. Ends with its backend, or when it has
+/// been idle for long.
+struct EngineThread {
+    scheduler: Scheduler,
+    inbox: queue::Receiver<Job>,
+    /// Where it says that it leaves. Weak: when the backend is dropped, the inbox must close.
+    shared: Weak<Shared>,
+    load: Arc<Mutex<Load>>,
+    options: EmbeddedOptions,
+}
+
+impl EngineThread {
+    fn run(mut self) {
+        loop {
+            let is_busy = self.scheduler.step();
+            *lock(&self.load) = self.scheduler.load();
+            let next = match (is_busy, &self.options.idle) {
+                (true, _) => self.inbox.try_recv(),
+                (false, None) => self.inbox.recv().map_err(queue::RecvError::into),
+                (false, Some(idle)) => match self.inbox.recv_timeout(idle.after) {
+                    Err(queue::RecvTimeoutError::Timeout) => match self.leave(idle.clone()) {
+                        Some(job) => Ok(job),
+                        None => return,
+                    },
+                    Err(queue::RecvTimeoutError::Disconnected) => Err(queue::TryRecvError::Disconnected),
+                    Ok(job) => Ok(job),
+                },
+            };
+            if !self.take_in(next) {
+                // Nobody can ask any more; what runs is finished for those who still listen.
+                while self.scheduler.step() {}
+                return;
+            }
+        }
+    }
+
+    /// Takes `next` in and all that has come meanwhile. False when no more can come.
+    fn take_in(&mut self, mut next: Result<Job, queue::TryRecvError>) -> bool {
         loop {
             match next {
-                Ok(job) => scheduler.submit(job),
-                Err(queue::TryRecvError::Empty) => break,
-                Err(queue::TryRecvError::Disconnected) => {
-                    // Nobody can ask any more; what runs is finished for those who still listen.
-                    while scheduler.step() {}
-                    return;
-                }
+                Ok(job) => self.scheduler.submit(job),
+                Err(queue::TryRecvError::Empty) => return true,
+                Err(queue::TryRecvError::Disconnected) => return false,
             }
-            next = inbox.try_recv();
+            next = self.inbox.try_recv();
         }
+    }
+
+    /// Gives the model up, unless a job has come after all.
+    fn leave(&self, idle: IdleUnload) -> Option<Job> {
+        let shared = self.shared.upgrade()?;
+        let mut state = lock(&shared.state);
+        if let Ok(job) = self.inbox.try_recv() {
+            return Some(job);
+        }
+        if let State::Ready(Running { context_tokens, .. }) = &*state {
+            *state = State::Idle { context_tokens: *context_tokens, options: self.options.clone(), idle };
+        }
+        *lock(&self.load) = Load::default();
+        None
     }
 }
 
@@ -209,7 +351,7 @@ struct Channel {
     model: Arc<Model>,
     /// Whether anyone asked for log-probabilities.
     tells_tokens: bool,
-    usage: Usage,
+    prompt_tokens: u64,
     events: mpsc::UnboundedSender<Event>,
 }
 
@@ -236,7 +378,11 @@ impl Channel {
 impl Sink for Channel {
     fn send(&mut self, output: Output) {
         self.emit(match output {
-            Output::Started => Event::Started(self.usage),
+            Output::Started { cached_tokens } => Event::Started(Usage {
+                prompt_tokens: self.prompt_tokens,
+                cached_tokens: cached_tokens as u64,
+                ..Usage::default()
+            }),
             Output::Text { text, token } => {
                 let told = token.filter(|_| self.tells_tokens);
                 let tokens = told.iter().map(|t| self.token(t)).collect();
@@ -246,6 +392,10 @@ impl Sink for Channel {
             Output::Failed(error) => {
                 Event::Failed(BackendError::new(FailureKind::Internal, error.to_string()))
             }
+            Output::Expired => Event::Failed(BackendError::new(
+                FailureKind::Deadline,
+                "the request's deadline passed before its answer was complete",
+            )),
         });
     }
 

@@ -4,12 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backends::{EmbeddedBackend, EmbeddedOptions};
+use backends::{EmbeddedBackend, EmbeddedOptions, IdleUnload};
 use contract::{
     Backend, Call, Event, FailureKind, FinishReason, Input, Message, MessageRole, Options, Price, Readiness,
     Request, Sampling, Target, Usage,
 };
+use engine::decoder::DecoderOptions;
 use engine::model::{LoadOptions, Model};
+use engine::scheduler::Load;
 use futures_util::StreamExt;
 use kernels::isa::Isa;
 use kernels::pool::Pool;
@@ -41,7 +43,9 @@ fn ready(sequences: usize, queue_max: usize) -> EmbeddedBackend {
     let pool = Arc::new(Pool::new(2));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny/tiny-qwen2.gguf");
     let model = Arc::new(Model::load(&path, LoadOptions::default(), &pool).unwrap());
-    let options = EmbeddedOptions { pool, isa: Isa::detect(), sequences, kv_tokens: 1024, queue_max };
+    let decoder = DecoderOptions::new(sequences, 1024);
+    let turns = Arc::default();
+    let options = EmbeddedOptions { pool, turns, isa: Isa::detect(), decoder, queue_max, idle: None };
     backend.start(model, &options).unwrap();
     backend
 }
@@ -160,4 +164,60 @@ async fn a_dropped_stream_frees_the_place_for_who_waits() {
     drop(first);
     let events: Vec<Event> = tokio::time::timeout(PATIENCE, second.by_ref().collect()).await.unwrap();
     assert!(matches!(events.last(), Some(Event::Finished(_))), "{events:?}");
+}
+
+async fn comes_true(condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("it never comes true");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_model_leaves_memory_and_comes_back_for_the_next_call() {
+    let backend = EmbeddedBackend::loading("tiny".into(), Price::default());
+    let pool = Arc::new(Pool::new(2));
+    let load: Arc<dyn Fn() -> Result<Arc<Model>, String> + Send + Sync> = {
+        let pool = Arc::clone(&pool);
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny/tiny-qwen2.gguf");
+        Arc::new(move || {
+            Model::load(&path, LoadOptions::default(), &pool).map(Arc::new).map_err(|error| error.to_string())
+        })
+    };
+    let model = load().unwrap();
+    let in_memory = Arc::downgrade(&model);
+    let idle = Some(IdleUnload { after: Duration::from_millis(50), load });
+    let (decoder, turns) = (DecoderOptions::new(2, 1024), Arc::default());
+    let options = EmbeddedOptions { pool, turns, isa: Isa::detect(), decoder, queue_max: 4, idle };
+    backend.start(model, &options).unwrap();
+    let first = text(&events(&backend, call(request("Hello", Some(12)), false)).await);
+    for _ in 0..3 {
+        comes_true(|| in_memory.strong_count() == 0 && backend.load() == Load::default()).await;
+        assert_eq!(backend.readiness(), Readiness::Ready);
+        // Several at once bring it back once.
+        let calls = (0..4).map(|_| events(&backend, call(request("Hello", Some(12)), false)));
+        for events in futures_util::future::join_all(calls).await {
+            assert_eq!(text(&events), first);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_prompt_seen_before_is_counted_as_cached() {
+    let backend = ready(2, 4);
+    let prompt = "All work and no play makes Jack a dull boy. ".repeat(6);
+    let mut cached = Vec::new();
+    for tenant in [None, None, Some("a"), Some("a")] {
+        let call = Call { tenant: tenant.map(Arc::from), ..call(request(&prompt, Some(4)), false) };
+        let events = events(&backend, call).await;
+        let Some(Event::Finished(finished)) = events.last() else { panic!("{events:?}") };
+        let Some(Event::Started(usage)) = events.first() else { panic!("{events:?}") };
+        assert_eq!(usage.cached_tokens, finished.usage.cached_tokens);
+        cached.push(finished.usage.cached_tokens);
+    }
+    assert!(cached[1] >= 64 && cached[1].is_multiple_of(64), "{cached:?}");
+    assert_eq!(cached, [0, cached[1], 0, cached[1]], "tenants share nothing");
+    comes_true(|| backend.load().blocks.used == 0).await;
 }

@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use backends::OpenaiBackend;
-use backends::embedded::{EmbeddedBackend, EmbeddedOptions};
+use backends::embedded::{EmbeddedBackend, EmbeddedOptions, IdleUnload};
 use contract::{Backend, Role};
+use engine::decoder::DecoderOptions;
 use engine::model::LoadOptions;
 use engine::packed::PackedCache;
-use gateway::Metrics;
+use engine::scheduler::Turns;
+use gateway::{KvBlocks, Metrics};
 use kernels::isa::Isa;
 use kernels::pool::Pool;
 
@@ -29,6 +32,8 @@ struct Local {
 pub struct Loading {
     /// Threads, shared by both models.
     pub pool: Arc<Pool>,
+    /// Their turns at these threads.
+    pub turns: Arc<Turns>,
     /// The instruction set.
     pub isa: Isa,
     /// Requests that may wait at a model.
@@ -155,6 +160,14 @@ impl Pair {
             held.extend([(part("weights"), weights_bytes), (part("kv"), need.kv_bytes())]);
         }
         loading.metrics.set_memory_probe(Box::new(move || held.clone()));
+        let backends: Vec<EmbeddedBackend> = self.locals.iter().map(|local| local.backend.clone()).collect();
+        loading.metrics.set_kv_probe(Box::new(move || {
+            backends.iter().map(EmbeddedBackend::load).fold(KvBlocks::default(), |sum, load| KvBlocks {
+                used: sum.used + load.blocks.used as u64,
+                cached: sum.cached + load.blocks.cached as u64,
+                free: sum.free + load.blocks.free as u64,
+            })
+        }));
         Ok(())
     }
 
@@ -213,16 +226,24 @@ impl Local {
             cache: loading.cache.clone(),
         };
         let pool = Arc::clone(&loading.pool);
+        let load = move || context::load(&path, options.clone(), &pool);
         let started = std::time::Instant::now();
-        let loaded = tokio::task::spawn_blocking(move || context::load(&path, options, &pool));
-        let model = loaded.await.map_err(|error| CliError::failed(format!("loading failed: {error}")))??;
+        let loaded = tokio::task::spawn_blocking(move || load().map(|model| (model, load)));
+        let (model, load) =
+            loaded.await.map_err(|error| CliError::failed(format!("loading failed: {error}")))??;
         let weights_bytes = model.weight_bytes() as u64;
+        let kv_tokens = usize::try_from(need.kv_tokens()).unwrap_or(usize::MAX);
+        let idle = self.settings.idle_unload_seconds.map(|seconds| IdleUnload {
+            after: Duration::from_secs(seconds.into()),
+            load: Arc::new(move || load().map(Arc::new).map_err(|error| error.to_string())),
+        });
         let options = EmbeddedOptions {
             pool: Arc::clone(&loading.pool),
+            turns: Arc::clone(&loading.turns),
             isa: loading.isa,
-            sequences: self.settings.sequences as usize,
-            kv_tokens: usize::try_from(need.kv_tokens()).unwrap_or(usize::MAX),
+            decoder: DecoderOptions::new(self.settings.sequences as usize, kv_tokens),
             queue_max: loading.queue_max,
+            idle,
         };
         self.backend.start(Arc::new(model), &options).map_err(|error| {
             CliError::failed(format!("{}: the engine can't start: {error}", self.settings.name))
@@ -231,7 +252,7 @@ impl Local {
             role = self.role.as_str(),
             model = self.settings.name,
             seconds = started.elapsed().as_secs_f64(),
-            kv_tokens = options.kv_tokens,
+            kv_tokens,
             "model loaded"
         );
         Ok(weights_bytes)

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use engine::decoder::{Decoder, DecoderOptions, Logits, Sizes, SizesFor, Work};
 use engine::model::{LoadOptions, Model};
 use engine::sampling::{Sampler, SamplingParams};
-use engine::scheduler::{Job, Output, Scheduler, SchedulerLimits, Sink, SubmitError};
+use engine::scheduler::{Job, Output, Priority, Scheduler, SchedulerLimits, Sink, SubmitError};
 use kernels::isa::Isa;
 use kernels::pool::Pool;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -96,13 +96,17 @@ fn schedule(decoder: Decoder) -> (usize, usize) {
                 ..SamplingParams::default()
             },
             top_logprobs: 0,
+            client: None,
+            priority: Priority::Interactive,
+            deadline: None,
             sink: Box::new(Counter(texts.clone())),
         });
     }
     (0..WARM_STEPS).for_each(|_| assert!(scheduler.step()));
     texts.store(0, Ordering::Relaxed);
     let count = allocations(|| (0..STEPS).for_each(|_| assert!(scheduler.step())));
-    assert_eq!(scheduler.load(), (0, 2), "a job ended early");
+    let load = scheduler.load();
+    assert_eq!((load.waiting, load.running), (0, 2), "a job ended early");
     (count, texts.load(Ordering::Relaxed))
 }
 

@@ -3,11 +3,14 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use engine::decoder::{Decoder, DecoderOptions, Logits, Work};
 use engine::model::{LoadOptions, Model};
 use engine::sampling::SamplingParams;
-use engine::scheduler::{Finished, Job, Output, Scheduler, SchedulerLimits, Sink, StopReason, SubmitError};
+use engine::scheduler::{
+    Finished, Job, Output, Priority, Scheduler, SchedulerLimits, Sink, StopReason, SubmitError, Turns,
+};
 use kernels::isa::Isa;
 use kernels::pool::Pool;
 
@@ -16,15 +19,18 @@ fn model(name: &str, pool: &Pool) -> Arc<Model> {
     Arc::new(Model::load(&path, LoadOptions::default(), pool).unwrap())
 }
 
-fn decoder(name: &str) -> Decoder {
+fn decoder(name: &str, options: DecoderOptions) -> Decoder {
     let pool = Arc::new(Pool::new(2));
-    let options = DecoderOptions::new(3, 1024);
     Decoder::new(model(name, &pool), pool, Isa::detect(), options)
 }
 
 fn scheduler(name: &str) -> Scheduler {
-    let limits = SchedulerLimits { running_max: 3, waiting_max: 4, kv_tokens: 1024 };
-    Scheduler::new(decoder(name), Isa::detect(), limits)
+    scheduler_of(name, 3, 1024)
+}
+
+fn scheduler_of(name: &str, running_max: usize, kv_tokens: usize) -> Scheduler {
+    let limits = SchedulerLimits { running_max, waiting_max: 4, kv_tokens };
+    Scheduler::new(decoder(name, DecoderOptions::new(running_max, kv_tokens)), Isa::detect(), limits)
 }
 
 /// Keeps everything; closes when told to.
@@ -83,8 +89,17 @@ fn job(prompt: &[u32], max_tokens: usize, sink: &Recorder) -> Job {
         stop: Vec::new(),
         sampling: SamplingParams::default(),
         top_logprobs: 0,
+        client: None,
+        priority: Priority::Interactive,
+        deadline: None,
         sink: Box::new(sink.clone()),
     }
+}
+
+/// Jobs waiting and running.
+fn counts(scheduler: &Scheduler) -> (usize, usize) {
+    let load = scheduler.load();
+    (load.waiting, load.running)
 }
 
 fn finish(scheduler: &mut Scheduler) {
@@ -98,7 +113,7 @@ fn finish(scheduler: &mut Scheduler) {
 
 /// The oracle: one token at a time, alone.
 fn greedy(name: &str, prompt: &[u32], max_tokens: usize) -> Vec<u32> {
-    let mut decoder = decoder(name);
+    let mut decoder = decoder(name, DecoderOptions::new(1, 1024));
     let sequence = decoder.begin().unwrap();
     let mut ids = Vec::new();
     let mut next = prompt.to_vec();
@@ -131,7 +146,7 @@ fn batching_changes_no_token() {
             scheduler.step();
         }
         finish(&mut scheduler);
-        assert_eq!(scheduler.blocks_used(), 0);
+        assert_eq!(scheduler.load().blocks.used, 0);
         for (prompt, recorder) in prompts.iter().zip(&recorders) {
             assert_eq!(recorder.ids(), greedy(name, prompt, 30), "{name}, prompt of {}", prompt.len());
             let finished = recorder.finished().unwrap();
@@ -188,18 +203,18 @@ fn cancelled_jobs_free_their_place_within_a_step() {
     for _ in 0..5 {
         scheduler.step();
     }
-    assert_eq!(scheduler.load(), (1, 3));
+    assert_eq!(counts(&scheduler), (1, 3));
     recorders[0].closed.store(true, Ordering::Relaxed);
     recorders[3].closed.store(true, Ordering::Relaxed);
     let written = recorders[0].ids().len();
     scheduler.step();
     assert_eq!(recorders[0].ids().len(), written);
-    assert_eq!(scheduler.load(), (0, 2));
+    assert_eq!(counts(&scheduler), (0, 2));
     for recorder in &recorders {
         recorder.closed.store(true, Ordering::Relaxed);
     }
     assert!(!scheduler.step());
-    assert_eq!((scheduler.load(), scheduler.blocks_used()), ((0, 0), 0));
+    assert_eq!((counts(&scheduler), scheduler.load().blocks.used), ((0, 0), 0));
 }
 
 #[test]
@@ -218,4 +233,198 @@ fn limits_are_named() {
     let token = SubmitError::Token { token: 1_000_000, vocabulary: 357 };
     let full = SubmitError::QueueFull { waiting: 4 };
     assert_eq!(refusals, [SubmitError::EmptyPrompt, token, too_long, full]);
+}
+
+const TINY: [&str; 3] = ["tiny-qwen2.gguf", "tiny-gemma3.gguf", "tiny-llama3-gqa4.gguf"];
+
+#[test]
+fn a_conversation_reads_only_what_is_new_and_answers_the_same() {
+    for name in TINY {
+        let (mut kept, mut told) = (scheduler(name), Vec::new());
+        for turn in 0..4u32 {
+            told.extend((0..100).map(|i| (i * 7 + turn * 13 + 5) % 330));
+            let (with, without) = (Recorder::default(), Recorder::default());
+            kept.submit(job(&told, 20, &with));
+            finish(&mut kept);
+            let mut fresh = scheduler(name);
+            fresh.submit(job(&told, 20, &without));
+            finish(&mut fresh);
+            assert_eq!(with.outputs.lock().unwrap().len(), without.outputs.lock().unwrap().len());
+            assert_eq!(with.ids(), without.ids(), "{name}, turn {turn}");
+            // The turn before is there but for what did not fill a block, and this turn's text.
+            let cached = with.finished().unwrap().cached_tokens;
+            let before = told.len() - 100;
+            assert_eq!(cached, before.saturating_sub(1) / 64 * 64, "{name}, turn {turn}");
+            assert_eq!(without.finished().unwrap().cached_tokens, 0);
+            told.extend(with.ids());
+        }
+        assert!(kept.load().hit_tokens > 0);
+        assert_eq!(kept.load().blocks.used, 0);
+    }
+}
+
+#[test]
+fn clients_share_no_prefix() {
+    let mut scheduler = scheduler("tiny-qwen2.gguf");
+    let prompt: Vec<u32> = (0..200).collect();
+    for (client, cached) in [("a", 0), ("a", 192), ("b", 0), ("b", 192)] {
+        let recorder = Recorder::default();
+        scheduler.submit(Job { client: Some(client.into()), ..job(&prompt, 2, &recorder) });
+        finish(&mut scheduler);
+        assert_eq!(recorder.finished().unwrap().cached_tokens, cached, "{client}");
+    }
+}
+
+#[test]
+fn answers_that_outgrow_the_cache_step_back_and_end_the_same() {
+    for name in TINY {
+        // Each could be alone; together they need three times what there is.
+        let mut scheduler = scheduler_of(name, 4, 320);
+        let prompts: Vec<Vec<u32>> =
+            (0..4u32).map(|p| (0..40 + p).map(|i| (i * 31 + p * 17 + 3) % 330).collect()).collect();
+        let recorders: Vec<Recorder> = prompts.iter().map(|_| Recorder::default()).collect();
+        for (prompt, recorder) in prompts.iter().zip(&recorders) {
+            let mut job = job(prompt, 200, recorder);
+            job.sampling.logit_bias = ends_of(&scheduler).map(|id| (id, -100.0)).collect();
+            scheduler.submit(job);
+        }
+        scheduler.step();
+        assert_eq!(counts(&scheduler), (0, 4));
+        let mut most_waiting = 0;
+        while scheduler.step() {
+            most_waiting = most_waiting.max(scheduler.load().waiting);
+            assert!(scheduler.load().blocks.used <= 320usize.div_ceil(64) * 2 + 8);
+        }
+        assert!(most_waiting > 0, "{name}: nobody had to step back");
+        for (prompt, recorder) in prompts.iter().zip(&recorders) {
+            assert_eq!(recorder.ids().len(), 200, "{name}");
+            let mut alone = scheduler_of(name, 1, 1024);
+            let wanted = Recorder::default();
+            let mut job = job(prompt, 200, &wanted);
+            job.sampling.logit_bias = ends_of(&alone).map(|id| (id, -100.0)).collect();
+            alone.submit(job);
+            finish(&mut alone);
+            assert_eq!(recorder.text(), wanted.text(), "{name}");
+        }
+    }
+}
+
+/// Tokens that end an answer.
+fn ends_of(scheduler: &Scheduler) -> impl Iterator<Item = u32> {
+    let vocabulary = scheduler.model().vocabulary() as u32;
+    let tokenizer = scheduler.model().tokenizer();
+    (0..vocabulary).filter(|&id| tokenizer.is_end_of_generation(id)).collect::<Vec<_>>().into_iter()
+}
+
+/// Names in the order in which their jobs ended.
+fn order_of(scheduler: &mut Scheduler, jobs: &[(&'static str, Recorder)]) -> Vec<&'static str> {
+    let mut order = Vec::new();
+    while scheduler.step() {
+        for (name, recorder) in jobs {
+            if recorder.finished().is_some() && !order.contains(name) {
+                order.push(*name);
+            }
+        }
+    }
+    order
+}
+
+#[test]
+fn what_runs_in_the_background_makes_way_and_is_not_lost() {
+    let mut scheduler = scheduler_of("tiny-gemma3.gguf", 1, 1024);
+    let jobs = [("background", Recorder::default()), ("interactive", Recorder::default())];
+    let prompt = [4, 8, 15, 16, 23, 42];
+    scheduler.submit(Job { priority: Priority::Background, ..job(&prompt, 60, &jobs[0].1) });
+    for _ in 0..10 {
+        scheduler.step();
+    }
+    assert!(!jobs[0].1.ids().is_empty());
+    scheduler.submit(job(&[1, 2, 3], 5, &jobs[1].1));
+    assert_eq!(order_of(&mut scheduler, &jobs), ["interactive", "background"]);
+    assert_eq!(jobs[0].1.ids(), greedy("tiny-gemma3.gguf", &prompt, 60));
+}
+
+#[test]
+fn clients_take_turns() {
+    let mut scheduler = scheduler_of("tiny-qwen2.gguf", 2, 1024);
+    let jobs = ["a1", "a2", "a3", "b1"].map(|name| (name, Recorder::default()));
+    for (name, recorder) in &jobs {
+        let client = Some(name[..1].into());
+        let mut job = Job { client, ..job(&[7, 8, 9], 8, recorder) };
+        job.sampling.logit_bias = ends_of(&scheduler).map(|id| (id, -100.0)).collect();
+        scheduler.submit(job);
+    }
+    scheduler.step();
+    let started = jobs.iter().filter(|(_, recorder)| !recorder.outputs.lock().unwrap().is_empty());
+    assert_eq!(started.map(|(name, _)| *name).collect::<Vec<_>>(), ["a1", "b1"]);
+    finish(&mut scheduler);
+}
+
+#[test]
+fn a_long_prompt_does_not_hold_up_who_writes() {
+    let mut scheduler = scheduler("tiny-qwen2.gguf");
+    let (writer, reader) = (Recorder::default(), Recorder::default());
+    let mut writing = job(&[7, 8, 9], 200, &writer);
+    writing.sampling.logit_bias = ends_of(&scheduler).map(|id| (id, -100.0)).collect();
+    scheduler.submit(writing);
+    scheduler.step();
+    let prompt: Vec<u32> = (0..300).map(|i| (i * 31) % 330).collect();
+    scheduler.submit(job(&prompt, 4, &reader));
+    while reader.ids().is_empty() {
+        let before = writer.ids().len();
+        scheduler.step();
+        assert_eq!(writer.ids().len(), before + 1, "each step writes a token");
+    }
+    assert!(writer.ids().len() > 2, "the prompt was read in one piece");
+    assert_eq!(reader.ids()[0], greedy("tiny-qwen2.gguf", &prompt, 1)[0]);
+}
+
+#[test]
+fn a_deadline_ends_jobs_waiting_or_running() {
+    let mut scheduler = scheduler_of("tiny-qwen2.gguf", 1, 1024);
+    let soon = Instant::now() + Duration::from_millis(30);
+    let recorders = [Recorder::default(), Recorder::default()];
+    for recorder in &recorders {
+        let mut job = Job { deadline: Some(soon), ..job(&[7, 8, 9], 400, recorder) };
+        job.sampling.logit_bias = ends_of(&scheduler).map(|id| (id, -100.0)).collect();
+        scheduler.submit(job);
+    }
+    while scheduler.step() {
+        assert!(Instant::now() < soon + Duration::from_secs(20));
+    }
+    for recorder in &recorders {
+        let outputs = recorder.outputs.lock().unwrap();
+        // On a fast machine the first may have come to its end.
+        assert!(matches!(outputs.last(), Some(Output::Expired | Output::Finished(_))));
+    }
+    assert_eq!(scheduler.load().blocks.used, 0);
+}
+
+#[test]
+fn two_models_take_turns_and_write_what_they_would_alone() {
+    let turns = Arc::<Turns>::default();
+    let pool = Arc::new(Pool::new(2));
+    let names = ["tiny-qwen2.gguf", "tiny-gemma3.gguf"];
+    let outputs: Vec<Vec<u32>> = std::thread::scope(|scope| {
+        let running: Vec<_> = names
+            .iter()
+            .map(|name| {
+                let (seat, pool) = (turns.seat(), Arc::clone(&pool));
+                scope.spawn(move || {
+                    let model = model(name, &pool);
+                    let decoder = Decoder::new(model, pool, Isa::detect(), DecoderOptions::new(2, 1024));
+                    let limits = SchedulerLimits { running_max: 2, waiting_max: 4, kv_tokens: 1024 };
+                    let mut scheduler = Scheduler::with_seat(decoder, Isa::detect(), limits, seat);
+                    let recorder = Recorder::default();
+                    scheduler.submit(job(&[3, 1, 4, 1, 5], 40, &recorder));
+                    finish(&mut scheduler);
+                    recorder.ids()
+                })
+            })
+            .collect();
+        running.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    for (name, ids) in names.iter().zip(outputs) {
+        assert_eq!(ids, greedy(name, &[3, 1, 4, 1, 5], 40), "{name}");
+    }
 }

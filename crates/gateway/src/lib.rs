@@ -19,6 +19,6 @@ mod sse;
 mod wire;
 
 pub use flow::{Flow, FlowLimits, FlowParts};
-pub use metrics::{MemoryProbe, Metrics};
+pub use metrics::{KvBlocks, KvProbe, MemoryProbe, Metrics};
 pub use server::{Gateway, GatewayError};
 pub use settings::{ApiKey, GatewaySettings, SettingsError};

@@ -6,14 +6,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use contract::Attempt;
 use prometheus::{
-    CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
+    CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::flow::Outcome;
 
 /// Tells how many bytes each part of the program holds, by part; asked at every scrape.
 pub type MemoryProbe = Box<dyn Fn() -> Vec<(String, u64)> + Send + Sync>;
+
+/// Blocks of the key-value caches in this process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KvBlocks {
+    /// In use by requests.
+    pub used: u64,
+    /// Kept for later requests, given up when needed.
+    pub cached: u64,
+    /// Empty.
+    pub free: u64,
+}
+
+/// Tells how many blocks there are; asked at every scrape.
+pub type KvProbe = Box<dyn Fn() -> KvBlocks + Send + Sync>;
 
 /// Bounds of the time to first token: from a cached small answer to a long prompt on a slow machine.
 const FIRST_TOKEN_SECONDS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -42,6 +56,9 @@ struct Inner {
     ledger_lag_rows: IntGauge,
     memory_bytes: GaugeVec,
     memory_probe: Mutex<Option<MemoryProbe>>,
+    kv_blocks: IntGaugeVec,
+    kv_probe: Mutex<Option<KvProbe>>,
+    prefix_hit_tokens: IntCounter,
 }
 
 impl fmt::Debug for Metrics {
@@ -76,6 +93,7 @@ impl Builder {
             Opts::new("tandem_tokens_total", "Tokens processed; kind cached is a part of kind prompt.");
         let cost = Opts::new("tandem_cost_usd_total", "What the attempts cost, US dollars.");
         let memory = Opts::new("tandem_memory_bytes", "Memory held, by part.");
+        let kv_blocks = Opts::new("tandem_kv_blocks", "Blocks of the key-value caches, by state.");
         Ok(Inner {
             requests: self.register(IntCounterVec::new(requests, &["route", "model", "status"]))?,
             tokens: self.register(IntCounterVec::new(tokens, &["backend", "kind"]))?,
@@ -105,6 +123,12 @@ impl Builder {
                 .register(IntGauge::new("tandem_ledger_lag_rows", "Ledger rows not yet on disk."))?,
             memory_bytes: self.register(GaugeVec::new(memory, &["part"]))?,
             memory_probe: Mutex::new(None),
+            kv_blocks: self.register(IntGaugeVec::new(kv_blocks, &["state"]))?,
+            kv_probe: Mutex::new(None),
+            prefix_hit_tokens: self.register(IntCounter::new(
+                "tandem_prefix_hit_tokens_total",
+                "Prompt tokens that were in a cache already.",
+            ))?,
             registry: self.registry,
         })
     }
@@ -124,6 +148,11 @@ impl Metrics {
         *self.inner.memory_probe.lock().unwrap_or_else(PoisonError::into_inner) = Some(probe);
     }
 
+    /// Sets whom to ask for `tandem_kv_blocks`.
+    pub fn set_kv_probe(&self, probe: KvProbe) {
+        *self.inner.kv_probe.lock().unwrap_or_else(PoisonError::into_inner) = Some(probe);
+    }
+
     /// Prometheus' text format. `ledger_lag_rows`: how far the ledger is behind now.
     pub fn render(&self, ledger_lag_rows: u64) -> Result<String, prometheus::Error> {
         self.inner.ledger_lag_rows.set(i64::try_from(ledger_lag_rows).unwrap_or(i64::MAX));
@@ -132,6 +161,13 @@ impl Metrics {
             self.inner.memory_bytes.with_label_values(&[part.as_str()]).set(bytes as f64);
         }
         drop(probe);
+        if let Some(probe) = &*self.inner.kv_probe.lock().unwrap_or_else(PoisonError::into_inner) {
+            let KvBlocks { used, cached, free } = probe();
+            for (state, blocks) in [("used", used), ("cached", cached), ("free", free)] {
+                let gauge = self.inner.kv_blocks.with_label_values(&[state]);
+                gauge.set(i64::try_from(blocks).unwrap_or(i64::MAX));
+            }
+        }
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.inner.registry.gather(), &mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
@@ -173,6 +209,7 @@ impl Metrics {
         for (kind, tokens) in kinds {
             self.inner.tokens.with_label_values(&[backend, kind]).inc_by(tokens);
         }
+        self.inner.prefix_hit_tokens.inc_by(usage.cached_tokens);
         // A counter can't fall; a price below zero is refused where prices are read.
         self.inner.cost_usd.with_label_values(&[backend]).inc_by(attempt.cost_usd.max(0.0));
     }
@@ -191,6 +228,16 @@ mod tests {
         assert!(one.render(7).unwrap().contains("tandem_ledger_lag_rows 7"));
         assert!(one.render(7).unwrap().contains("tandem_time_to_first_token_seconds_count 1"));
         assert!(other.render(0).unwrap().contains("tandem_queue_depth 0"));
+    }
+
+    #[test]
+    fn blocks_are_told_by_state() {
+        let metrics = Metrics::new().unwrap();
+        metrics.set_kv_probe(Box::new(|| KvBlocks { used: 3, cached: 2, free: 1 }));
+        let text = metrics.render(0).unwrap();
+        for line in ["{state=\"used\"} 3", "{state=\"cached\"} 2", "{state=\"free\"} 1"] {
+            assert!(text.contains(&format!("tandem_kv_blocks{line}")), "{text}");
+        }
     }
 
     #[test]

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use engine::decoder::{Decoder, DecoderOptions};
 use engine::model::LoadOptions;
 use engine::sampling::SamplingParams;
-use engine::scheduler::{Finished, Job, Output, Scheduler, SchedulerLimits, Sink, StopReason, SubmitError};
+use engine::scheduler::{
+    Finished, Job, Output, Priority, Scheduler, SchedulerLimits, Sink, StopReason, SubmitError,
+};
 use serde_json::json;
 
 use crate::context::Context;
@@ -97,7 +99,7 @@ impl Sink for Printer {
     fn send(&mut self, output: Output) {
         let mut told = self.told();
         match output {
-            Output::Started => {}
+            Output::Started { .. } | Output::Expired => {}
             Output::Text { text, token } => {
                 told.ids.extend(token.map(|t| t.id));
                 told.text += &text;
@@ -150,6 +152,9 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
             ..SamplingParams::default()
         },
         top_logprobs: 0,
+        client: None,
+        priority: Priority::Interactive,
+        deadline: None,
         sink: Box::new(printer.clone()),
     });
     while scheduler.step() {}

@@ -143,6 +143,7 @@ pub async fn assemble(
     });
     let loading = Loading {
         pool: Arc::new(kernels::pool::Pool::new(settings.threads)),
+        turns: Arc::default(),
         isa: context.isa(),
         queue_max: settings.gateway.queue_max,
         memory_bytes: settings.memory_bytes,

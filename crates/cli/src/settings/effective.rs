@@ -64,6 +64,9 @@ fn role(role: &RoleSettings) -> Result<Table, CliError> {
                 keys.extend(value.map(|value| (key.to_owned(), integer(value.into()))));
             }
             keys.insert("kv_type".to_owned(), Value::String(kv.as_str().to_owned()));
+            if let Some(seconds) = local.idle_unload_seconds {
+                keys.insert("idle_unload_seconds".to_owned(), integer(seconds.into()));
+            }
             Ok(keys)
         }
         RoleSettings::Upstream(upstream) => {

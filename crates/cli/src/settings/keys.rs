@@ -79,6 +79,7 @@ const ROLE: &[Key] = &[
     key("kv_tokens", Kind::Integer),
     key("batch_tokens", Kind::Integer),
     key("kv_type", Kind::Text),
+    key("idle_unload_seconds", Kind::Integer),
     // An upstream.
     key("url", Kind::Text),
     key("api_key_env", Kind::Text),
@@ -94,7 +95,8 @@ const ROLE: &[Key] = &[
 ];
 
 /// Keys of a role that make sense for a local model only.
-pub const LOCAL_ONLY: &[&str] = &["sequences", "kv_tokens", "batch_tokens", "kv_type"];
+pub const LOCAL_ONLY: &[&str] =
+    &["sequences", "kv_tokens", "batch_tokens", "kv_type", "idle_unload_seconds"];
 /// Keys of a role that make sense for an upstream only.
 pub const UPSTREAM_ONLY: &[&str] = &[
     "url",

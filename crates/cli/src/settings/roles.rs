@@ -29,6 +29,9 @@ const BATCH_TOKENS: RangeInclusive<u32> = 16..=BATCH_TOKENS_MAX as u32;
 /// Longest sequence and largest KV cache of a local model, tokens.
 const TOKENS_MAX: u32 = 1 << 24;
 
+/// Longest time after which an idle model leaves memory, seconds: a month.
+const IDLE_SECONDS_MAX: u32 = 31 * 86_400;
+
 /// Who fills a role.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RoleSettings {
@@ -49,6 +52,8 @@ pub struct LocalSettings {
     pub price: Price,
     /// How it is to run; what is left open is chosen by the memory there is.
     pub wanted: Wanted,
+    /// Seconds without a request after which the model leaves memory; `None`: never.
+    pub idle_unload_seconds: Option<u32>,
 }
 
 /// An upstream.
@@ -73,6 +78,7 @@ struct RawRole {
     kv_tokens: Option<u32>,
     batch_tokens: Option<u32>,
     kv_type: Option<String>,
+    idle_unload_seconds: Option<u32>,
     url: Option<String>,
     api_key_env: Option<String>,
     stream: Option<bool>,
@@ -132,6 +138,7 @@ impl LocalSettings {
                 batch_tokens: None,
                 kv: KvKind::F16,
             },
+            idle_unload_seconds: None,
         })
     }
 }
@@ -167,7 +174,13 @@ impl RawRole {
                 "{section}.batch_tokens is {batch}, fewer than the {sequences} sequences that write at once"
             )));
         }
-        Ok(LocalSettings { price: self.price.unwrap_or_default(), wanted, ..model })
+        let idle = in_range("idle_unload_seconds", self.idle_unload_seconds, 1..=IDLE_SECONDS_MAX)?;
+        Ok(LocalSettings {
+            price: self.price.unwrap_or_default(),
+            wanted,
+            idle_unload_seconds: idle,
+            ..model
+        })
     }
 
     fn upstream(self, section: &'static str, context: &Context) -> Result<UpstreamSettings, CliError> {

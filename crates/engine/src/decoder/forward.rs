@@ -9,7 +9,7 @@ use kernels::kv::{AttentionBatch, AttentionScratch, SequenceRows};
 use kernels::pool::Pool;
 use kernels::product::{Columns, ColumnsShape, Rounding, Weights, announce, each_row, multiply};
 
-use super::kv::{KvCache, KvError};
+use super::kv::{KvBlocks, KvCache, KvError};
 use super::rope::RopeTable;
 use super::sizes::{Room, column_shapes, positions_max};
 use super::weights::{HeadNorm, Layer, Linear};
@@ -78,7 +78,7 @@ pub enum ForwardError {
     /// The batch is empty, too large, or names a sequence twice.
     #[error("a batch holds 1 to {tokens_max} tokens and each sequence once, this one does not")]
     Batch {
-        /// Most tokens of a batch.
+        /// Most tokens.
         tokens_max: usize,
     },
     /// There is no room in the cache.
@@ -165,12 +165,7 @@ impl Decoder {
         &self.model
     }
 
-    /// Most tokens of a pass.
-    pub fn batch_tokens(&self) -> usize {
-        self.batch_tokens
-    }
-
-    /// Takes a free sequence.
+    /// Takes a free sequence, empty.
     ///
     /// # Errors
     /// If all are in use.
@@ -178,9 +173,36 @@ impl Decoder {
         self.kv.take().map(SequenceId)
     }
 
+    /// Takes a free sequence that holds as much of `prompt` as is still there from settled sequences of the
+    /// same `scope`, and says how many tokens these are: whole blocks, never the last token.
+    ///
+    /// # Errors
+    /// If all are in use.
+    pub fn begin_with(&mut self, scope: u64, prompt: &[u32]) -> Result<(SequenceId, usize), KvError> {
+        let sequence = self.kv.take()?;
+        Ok((SequenceId(sequence), self.kv.attach(sequence, scope, prompt)))
+    }
+
+    /// Announces that a sequence will hold `tokens` tokens in all; false if they have no room beside what was
+    /// announced for the others.
+    pub fn promise(&mut self, sequence: SequenceId, tokens: usize) -> bool {
+        self.kv.promise(sequence.0, tokens)
+    }
+
+    /// Tells which tokens a sequence holds after those told before: they stay from now on, and sequences to
+    /// come may share them.
+    pub fn settle(&mut self, sequence: SequenceId, tokens: &[u32]) {
+        self.kv.settle(sequence.0, tokens);
+    }
+
     /// Gives a sequence and its part of the cache back.
     pub fn end(&mut self, sequence: SequenceId) {
         self.kv.give_back(sequence.0);
+    }
+
+    /// Most tokens of a pass.
+    pub fn batch_tokens(&self) -> usize {
+        self.batch_tokens
     }
 
     /// Tokens a sequence holds.
@@ -196,9 +218,9 @@ impl Decoder {
         self.kv.reserve(sequence.0, tokens)
     }
 
-    /// Blocks of 64 positions in use, over all groups of layers.
-    pub fn blocks_used(&self) -> usize {
-        self.kv.blocks_used()
+    /// Blocks of 64 positions, over all groups of layers.
+    pub fn blocks(&self) -> KvBlocks {
+        self.kv.blocks()
     }
 
     /// Appends each work's tokens to its sequence. Returns the wanted logits, `[wanted][vocabulary]` in
@@ -250,13 +272,12 @@ impl Decoder {
     /// Checks a batch, makes room for it and lists its rows. Returns its tokens.
     fn admit(&mut self, works: &[Work], rows: &mut Vec<Rows>) -> Result<usize, ForwardError> {
         let vocabulary = self.model.vocabulary();
-        let batch_error = ForwardError::Batch { tokens_max: self.batch_tokens };
         rows.clear();
         let mut row = 0;
         for work in works {
             let sequence = work.sequence.0;
             if work.tokens.is_empty() || rows.iter().any(|r| r.sequence == sequence) {
-                return Err(batch_error);
+                return Err(ForwardError::Batch { tokens_max: self.batch_tokens });
             }
             if let Some(&token) = work.tokens.iter().find(|&&t| t as usize >= vocabulary) {
                 return Err(ForwardError::Token { token, vocabulary });
@@ -266,7 +287,7 @@ impl Decoder {
             row += tokens;
         }
         if row == 0 || row > self.batch_tokens {
-            return Err(batch_error);
+            return Err(ForwardError::Batch { tokens_max: self.batch_tokens });
         }
         for rows in rows.iter() {
             self.kv.reserve(rows.sequence, rows.tokens)?;

@@ -7,7 +7,7 @@ mod sizes;
 mod weights;
 
 pub use forward::{Decoder, DecoderOptions, ForwardError, Logits, SequenceId, Work};
-pub use kv::KvError;
+pub use kv::{KvBlocks, KvError};
 pub use sizes::{Sizes, SizesFor};
 pub(crate) use weights::Weights;
 pub use weights::WeightsError;

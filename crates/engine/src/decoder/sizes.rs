@@ -7,7 +7,7 @@ use kernels::panels::Panels;
 use kernels::product::{Columns, ColumnsShape, Rounding};
 
 use super::DecoderOptions;
-use super::kv::group_sizes;
+use super::kv::{KvCache, group_sizes};
 use super::weights::Linear;
 use crate::model::Model;
 use crate::sampling;
@@ -46,15 +46,12 @@ impl Sizes {
         let options = DecoderOptions { kv_type, ..*options };
         let (groups, _) = group_sizes(spec, &options);
         let kv_bytes = groups.iter().fold(0u64, |sum, group| sum.saturating_add(group.shape.bytes() as u64));
-        let tables = groups.len() * (positions_max(spec, &options) / BLOCK_POSITIONS + 1) * size_of::<u32>();
-        let blocks: usize = groups.iter().map(|group| group.shape.blocks * size_of::<u32>()).sum();
         let room = Room::of(spec, &options, model.vocabulary());
         let shapes = column_shapes(model, &options, exact);
         let working_bytes = room.values() * size_of::<f32>()
             + Columns::bytes(&shapes, threads)
             + AttentionScratch::bytes(spec.head_dim, threads, positions_max(spec, &options))
-            + options.sequences * tables
-            + blocks;
+            + KvCache::lists_bytes(spec, &options);
         Sizes {
             kv_bytes,
             working_bytes: working_bytes as u64,
