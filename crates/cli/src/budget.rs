@@ -6,67 +6,47 @@ use std::path::PathBuf;
 use contract::Role;
 use engine::decoder::{DecoderOptions, Sizes, SizesFor};
 use engine::model::{LoadOptions, Model};
-use gateway::GatewaySettings;
+use engine::tokenizer::TOKENIZING_BYTES_PER_BYTE;
 use kernels::attention::KvType;
 use kernels::pool::Pool;
-use ledger::LedgerSettings;
 use planner::split::{self, Choice, KvKind, Part, Split, Taken};
 
 use crate::context::in_file;
 use crate::error::CliError;
-use crate::settings::LocalSettings;
+use crate::settings::{LocalSettings, Settings};
 
 const MIB: u64 = 1 << 20;
-/// The program itself, its threads' stacks, and what the allocator can't give back: measured at 17 MiB
-/// after hours of requests, with room.
-const PROCESS_BYTES: u64 = 20 * MIB;
-/// A compute thread's stack and allocator.
-const THREAD_BYTES: u64 = 256 << 10;
+/// The program itself, its stacks, and what the allocator can't give back.
+const PROCESS_BYTES: u64 = 24 * MIB;
+/// A compute thread's stack and what it keeps.
+const THREAD_BYTES: u64 = 512 << 10;
 /// A row that waits for the ledger, without texts: they are not kept unless asked for.
 const LEDGER_ROW_BYTES: u64 = 4 << 10;
 /// The database's page caches, of its writer and its readers.
 const LEDGER_CACHE_BYTES: u64 = 4 * MIB;
-/// Rows that may wait if the budget is small and the setting is left open.
-const LEDGER_ROWS_SMALL: usize = 1024;
-/// Most of the budget that goes to HTTP unless set, as one part of so many.
-const HTTP_SHARE: u64 = 16;
-/// Least and most bytes for HTTP unless set.
-const HTTP_BYTES: std::ops::RangeInclusive<u64> = 12 * MIB..=256 * MIB;
 
-/// What the whole process is given, and for what.
+/// What the whole process is given, and what no model takes of it.
 #[derive(Clone, Debug)]
 pub struct Budget {
-    /// Most bytes resident; `None`: no limit.
-    pub memory_bytes: Option<u64>,
-    /// Threads that compute.
-    pub threads: usize,
-    /// Bytes of the parts that no model takes.
+    memory_bytes: Option<u64>,
+    threads: usize,
     fixed: Vec<Part>,
 }
 
 impl Budget {
-    /// The budget of these settings. What they leave open about the server is chosen here, in place.
-    pub fn new(
-        memory_bytes: Option<u64>,
-        threads: usize,
-        (gateway, ledger): (&mut GatewaySettings, &mut LedgerSettings),
-    ) -> Self {
-        if let Some(memory_bytes) = memory_bytes {
-            let share = (memory_bytes / HTTP_SHARE).clamp(*HTTP_BYTES.start(), *HTTP_BYTES.end());
-            gateway.fit(usize::try_from(share).unwrap_or(usize::MAX));
-            let default = LedgerSettings::default().queue_rows_max;
-            if ledger.queue_rows_max == default && memory_bytes / HTTP_SHARE < *HTTP_BYTES.end() {
-                ledger.queue_rows_max = LEDGER_ROWS_SMALL;
-            }
-        }
+    /// The budget of these settings.
+    pub fn new(settings: &Settings) -> Self {
+        let (gateway, ledger) = (&settings.gateway, &settings.ledger.settings);
         let rows = (ledger.queue_rows_max as u64).saturating_mul(LEDGER_ROW_BYTES);
+        let texts = TOKENIZING_BYTES_PER_BYTE.saturating_mul(gateway.request_bytes_max) as u64;
         let part = |name: &str, bytes| Part { name: name.to_owned(), bytes };
         let fixed = vec![
             part("http", gateway.http_bytes_max as u64),
+            part("tokenizing", texts),
             part("ledger", LEDGER_CACHE_BYTES.saturating_add(rows)),
-            part("process", PROCESS_BYTES + threads as u64 * THREAD_BYTES),
+            part("process", PROCESS_BYTES + settings.threads as u64 * THREAD_BYTES),
         ];
-        Budget { memory_bytes, threads, fixed }
+        Budget { memory_bytes: settings.memory_bytes, threads: settings.threads, fixed }
     }
 
     /// Splits the budget among local models, whose files are here.
@@ -117,7 +97,7 @@ fn read(path: &std::path::Path) -> Result<Model, engine::model::LoadError> {
 }
 
 /// How a decoder is set up for a choice.
-fn decoder_options(choice: &Choice) -> DecoderOptions {
+pub fn decoder_options(choice: &Choice) -> DecoderOptions {
     DecoderOptions {
         kv_type: kv_type(choice.kv),
         batch_tokens: choice.batch_tokens as usize,
@@ -126,12 +106,18 @@ fn decoder_options(choice: &Choice) -> DecoderOptions {
 }
 
 /// The engine's word for it.
-pub fn kv_type(kind: KvKind) -> KvType {
+fn kv_type(kind: KvKind) -> KvType {
     match kind {
-        KvKind::F16 => KvType::F16,
-        KvKind::Q8 => KvType::Q8,
-        KvKind::Q4 => KvType::Q4,
+        KvKind::F16 | KvKind::Q8 | KvKind::Q4 => KvType::F16,
     }
+}
+
+/// Resident memory of this process, mapped files included; `None` where the system does not tell.
+pub fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 /// Who gets how much.
@@ -164,6 +150,12 @@ impl Plan {
             ));
         }
         text
+    }
+
+    /// Bytes by part, for machines.
+    pub fn to_toml(&self) -> toml::Table {
+        let told = self.told().into_iter();
+        told.map(|(part, bytes)| (part, toml::Value::Integer(i64::try_from(bytes).unwrap_or(i64::MAX)))).collect()
     }
 
     /// What `tandem_memory_bytes` tells, by part.
