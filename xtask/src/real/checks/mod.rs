@@ -9,6 +9,7 @@ mod greedy;
 mod leaving;
 mod logits_exact;
 mod logits_fast;
+mod memory;
 mod perplexity;
 mod templates;
 mod tokenize;
@@ -27,6 +28,7 @@ pub(super) const CHECKS: &[Check] = &[
     clients::CHECK,
     bad_input::CHECK,
     leaving::CHECK,
+    memory::CHECK,
     crash::CHECK,
     upstream::CHECK,
     demo::CHECK,
