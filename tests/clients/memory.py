@@ -10,7 +10,7 @@ budget, and nothing may fail but with 429 or 413.
 import sys
 import threading
 
-from wire import Server, chat_body, run
+from wire import Server, run
 
 #: Requests of the crowd, and how many of them run at a time.
 REQUESTS, CLIENTS = 24, 8
@@ -38,25 +38,29 @@ def within(server, pid, budget):
     assert high <= budget, f"{high} bytes, {high - budget} more than the budget"
 
 
+def completion(prompt, **fields):
+    """A body; not every model has a chat template."""
+    return {"prompt": prompt, "model": "small", "temperature": 0, **fields}
+
+
 def crowd(server):
     """Many short requests at once, each with other options."""
     bodies = [
-        chat_body(
-            f"Write {i} words about rivers.",
-            model="small",
+        completion(
+            f"These are {i} words about rivers:",
             max_tokens=ANSWER_TOKENS,
             stream=i % 2 == 0,
-            logprobs=i % 3 == 0,
             frequency_penalty=0.5 if i % 4 == 0 else 0,
         )
         | ({"temperature": 1, "top_p": 0.9} if i % 5 == 0 else {})
+        | ({"logprobs": 5} if i % 3 == 0 else {})
         for i in range(REQUESTS)
     ]
     statuses, lock = [], threading.Lock()
 
     def client(index):
         for body in bodies[index::CLIENTS]:
-            reply = server.post("/v1/chat/completions", body)
+            reply = server.post("/v1/completions", body)
             with lock:
                 statuses.append(reply.status)
 
@@ -74,8 +78,8 @@ def long_prompts(server, tokens):
         if first == "Two":
             short.start()
         reply = server.post(
-            "/v1/chat/completions",
-            chat_body(f"{first} " + WORD * tokens, model="small", max_tokens=8),
+            "/v1/completions",
+            completion(f"{first} " + WORD * tokens, max_tokens=8),
         )
         assert reply.status == 200, reply
         assert reply.json()["usage"]["prompt_tokens"] >= tokens, reply
@@ -84,11 +88,10 @@ def long_prompts(server, tokens):
 
 def too_much(server):
     """Bodies and answers that memory is not meant for."""
-    body = chat_body("x" * (64 << 20), model="small")
-    reply = server.post("/v1/chat/completions", body)
+    reply = server.post("/v1/completions", completion("x" * (64 << 20)))
     assert reply.status == 413, reply
-    lavish = chat_body("Say hi.", model="small", logprobs=True, top_logprobs=20, max_tokens=4)
-    assert server.post("/v1/chat/completions", lavish).status in STATUSES
+    one_word = completion("x" * (100 << 10), max_tokens=4)
+    assert server.post("/v1/completions", one_word).status in STATUSES
 
 
 def main():

@@ -123,9 +123,10 @@ impl EmbeddedBackend {
     /// Gives it its model and starts its thread.
     ///
     /// # Errors
-    /// If the system has no thread for it.
+    /// If the system has no thread for it, or the cache's type does not suit the model.
     pub fn start(&self, model: Arc<Model>, options: &EmbeddedOptions) -> std::io::Result<()> {
-        let decoder = Decoder::new(model.clone(), options.pool.clone(), options.isa, options.decoder);
+        let decoder = Decoder::new(model.clone(), options.pool.clone(), options.isa, options.decoder)
+            .map_err(std::io::Error::other)?;
         let limits = SchedulerLimits {
             running_max: options.decoder.sequences,
             waiting_max: options.queue_max,

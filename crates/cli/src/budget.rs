@@ -108,7 +108,9 @@ pub fn decoder_options(choice: &Choice) -> DecoderOptions {
 /// The engine's word for it.
 fn kv_type(kind: KvKind) -> KvType {
     match kind {
-        KvKind::F16 | KvKind::Q8 | KvKind::Q4 => KvType::F16,
+        KvKind::F16 => KvType::F16,
+        KvKind::Q8 => KvType::Q8,
+        KvKind::Q4 => KvType::Q4,
     }
 }
 

@@ -10,6 +10,7 @@ mod environment;
 mod error;
 mod footprint;
 mod input;
+mod kv_type;
 mod logging;
 mod output;
 mod pair;

@@ -38,7 +38,7 @@ fn decoder(name: &str, exact: bool) -> Decoder {
     let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny").join(name);
     let options = LoadOptions { exact, ..LoadOptions::default() };
     let model = Arc::new(Model::load(&path, options, &pool).unwrap());
-    Decoder::new(model, pool, Isa::detect(), DecoderOptions::new(2, 2048))
+    Decoder::new(model, pool, Isa::detect(), DecoderOptions::new(2, 2048)).unwrap()
 }
 
 /// Steps of a decoder and a sampler.
@@ -122,7 +122,7 @@ fn held(name: &str, exact: bool, options: DecoderOptions) -> (u64, Sizes) {
     let sizes = Sizes::of(&planned, &options, asked);
     assert_eq!(sizes, Sizes::of(&model, &options, asked), "whatever the model was loaded for");
     let region = Region::new(ALLOCATOR);
-    let mut decoder = Decoder::new(model, pool, Isa::detect(), options);
+    let mut decoder = Decoder::new(model, pool, Isa::detect(), options).unwrap();
     let sequences: Vec<_> = (0..options.sequences).map(|_| decoder.begin().unwrap()).collect();
     let longest = options.kv_tokens.min(planned.spec().context_tokens);
     let tokens = options.batch_tokens.min(longest - 8) as u32;

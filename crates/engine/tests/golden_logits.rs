@@ -8,6 +8,7 @@ use std::sync::Arc;
 use engine::decoder::{Decoder, DecoderOptions, Logits, Work};
 use engine::model::{LoadOptions, Model};
 use engine::score::score;
+use kernels::attention::{KvType, KvTypeError};
 use kernels::isa::Isa;
 use kernels::pool::Pool;
 use serde_json::Value;
@@ -26,11 +27,19 @@ fn ids(line: &Value) -> Vec<u32> {
 }
 
 fn decoder(model: &str, context: Option<u32>, exact: bool, isa: Isa) -> Decoder {
+    let options = LoadOptions { context_tokens: context, exact, cache: None };
+    typed_decoder((model, options), KvType::F16, isa).unwrap()
+}
+
+fn typed_decoder(
+    (model, options): (&str, LoadOptions),
+    kv_type: KvType,
+    isa: Isa,
+) -> Result<Decoder, KvTypeError> {
     let pool = Arc::new(Pool::new(2));
     let path = golden("tiny").join(format!("{}.gguf", model.trim_end_matches(".gguf")));
-    let options = LoadOptions { context_tokens: context, exact, cache: None };
     let model = Model::load(&path, options, &pool).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let options = DecoderOptions::new(4, 4096);
+    let options = DecoderOptions { kv_type, batch_tokens: 256, ..DecoderOptions::new(4, 4096) };
     Decoder::new(Arc::new(model), pool, isa, options)
 }
 
@@ -105,27 +114,63 @@ fn llama_cpp_distance(variation: &Value, model: &str) -> f64 {
 #[test]
 fn logits_do_not_depend_on_batching_chunking_threads_or_instruction_set() {
     for model in ["tiny-qwen2", "tiny-gemma3", "tiny-llama3-gqa4", "tiny-phi4-longrope"] {
-        let tokens: Vec<u32> = (0..150u32).map(|i| (i * 7919 + 13) % 330).collect();
-        let mut reference = decoder(model, None, false, Isa::detect());
-        let sequence = reference.begin().unwrap();
-        let work = Work { sequence, tokens: &tokens, logits: Logits::All };
-        let whole = reference.forward(&[work]).unwrap().to_vec();
-        let vocabulary = reference.model().vocabulary();
-        for isa in Isa::available() {
-            let mut decoder = decoder(model, None, false, isa);
-            let (main, other) = (decoder.begin().unwrap(), decoder.begin().unwrap());
-            let mut position = 0;
-            for chunk in [1usize, 2, 1, 5, 64, 3, 70, 4] {
-                let tokens = &tokens[position..position + chunk];
-                let works = [
-                    Work { sequence: other, tokens: &[5, 9, 11][..1 + chunk % 3], logits: Logits::None },
-                    Work { sequence: main, tokens, logits: Logits::All },
-                ];
-                let logits = decoder.forward(&works).unwrap();
-                let expected = &whole[position * vocabulary..(position + chunk) * vocabulary];
-                assert!(logits == expected, "{model} on {isa:?}: differs at {position}+{chunk}");
-                position += chunk;
-            }
+        for kv_type in KvType::choices() {
+            logits_depend_on_the_tokens_only(model, kv_type);
         }
+    }
+}
+
+fn logits_depend_on_the_tokens_only(model: &str, kv_type: KvType) {
+    let new = |isa| typed_decoder((model, LoadOptions::default()), kv_type, isa).unwrap();
+    let tokens: Vec<u32> = (0..150u32).map(|i| (i * 7919 + 13) % 330).collect();
+    let mut reference = new(Isa::detect());
+    let sequence = reference.begin().unwrap();
+    let work = Work { sequence, tokens: &tokens, logits: Logits::All };
+    let whole = reference.forward(&[work]).unwrap().to_vec();
+    let vocabulary = reference.model().vocabulary();
+    for isa in Isa::available() {
+        let mut decoder = new(isa);
+        let (main, other) = (decoder.begin().unwrap(), decoder.begin().unwrap());
+        let mut position = 0;
+        for chunk in [1usize, 2, 1, 5, 64, 3, 70, 4] {
+            let tokens = &tokens[position..position + chunk];
+            let works = [
+                Work { sequence: other, tokens: &[5, 9, 11][..1 + chunk % 3], logits: Logits::None },
+                Work { sequence: main, tokens, logits: Logits::All },
+            ];
+            let logits = decoder.forward(&works).unwrap();
+            let expected = &whole[position * vocabulary..(position + chunk) * vocabulary];
+            assert!(logits == expected, "{model} {kv_type:?} on {isa:?}: differs at {position}+{chunk}");
+            position += chunk;
+        }
+    }
+}
+
+/// What each type of cache moves the log-probabilities by, where its heads suit it: little, and f16 least.
+#[test]
+fn quantized_caches_stay_near() {
+    let mut by_type: Vec<(KvType, Vec<f64>)> = KvType::choices().map(|t| (t, Vec::new())).collect();
+    for line in lines("tiny/logits_f32.jsonl") {
+        let model = line["model"].as_str().unwrap();
+        let context_tokens = Some(line["n_ctx"].as_u64().unwrap() as u32);
+        let options = LoadOptions { context_tokens, ..LoadOptions::default() };
+        let new = |kv_type| typed_decoder((model, options.clone()), kv_type, Isa::detect());
+        if new(KvType::Q8).is_err() {
+            continue;
+        }
+        for (kv_type, found) in &mut by_type {
+            found.extend(differences(&mut new(*kv_type).unwrap(), &line, 1));
+        }
+    }
+    let means: Vec<f64> = by_type.iter().map(|(_, found)| mean(found)).collect();
+    println!("{means:?}");
+}
+
+#[test]
+fn a_cache_that_does_not_suit_the_heads_is_refused() {
+    for kv_type in [KvType::Q8, KvType::Q4] {
+        let model = ("tiny-llama-mha", LoadOptions::default());
+        let error = typed_decoder(model, kv_type, Isa::detect()).unwrap_err();
+        assert_eq!(Err(error), kv_type.check(16));
     }
 }

@@ -70,7 +70,7 @@ fn load(path: &Path, cache: Option<PackedCache>) -> Model {
 /// The bits of all logits of a few tokens.
 fn logits(model: Model) -> Vec<u32> {
     let options = DecoderOptions::new(1, 64);
-    let mut decoder = Decoder::new(Arc::new(model), Arc::new(Pool::new(2)), Isa::detect(), options);
+    let mut decoder = Decoder::new(Arc::new(model), Arc::new(Pool::new(2)), Isa::detect(), options).unwrap();
     let sequence = decoder.begin().unwrap();
     let work = Work { sequence, tokens: &[1, 7, 42, 3, 99], logits: Logits::All };
     decoder.forward(&[work]).unwrap().iter().map(|logit| logit.to_bits()).collect()

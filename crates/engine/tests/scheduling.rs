@@ -21,7 +21,7 @@ fn model(name: &str, pool: &Pool) -> Arc<Model> {
 
 fn decoder(name: &str, options: DecoderOptions) -> Decoder {
     let pool = Arc::new(Pool::new(2));
-    Decoder::new(model(name, &pool), pool, Isa::detect(), options)
+    Decoder::new(model(name, &pool), pool, Isa::detect(), options).unwrap()
 }
 
 fn scheduler(name: &str) -> Scheduler {
@@ -414,7 +414,7 @@ fn two_models_take_turns_and_write_what_they_would_alone() {
                     let model = model(name, &pool);
                     let decoder = Decoder::new(model, pool, Isa::detect(), DecoderOptions::new(2, 1024));
                     let limits = SchedulerLimits { running_max: 2, waiting_max: 4, kv_tokens: 1024 };
-                    let mut scheduler = Scheduler::with_seat(decoder, Isa::detect(), limits, seat);
+                    let mut scheduler = Scheduler::with_seat(decoder.unwrap(), Isa::detect(), limits, seat);
                     let recorder = Recorder::default();
                     scheduler.submit(job(&[3, 1, 4, 1, 5], 40, &recorder));
                     finish(&mut scheduler);

@@ -53,6 +53,7 @@ struct Inner {
     inter_token_seconds: Histogram,
     overhead_seconds: Histogram,
     queue_depth: IntGauge,
+    requests_running: IntGauge,
     ledger_lag_rows: IntGauge,
     memory_bytes: GaugeVec,
     memory_probe: Mutex<Option<MemoryProbe>>,
@@ -119,6 +120,8 @@ impl Builder {
             )?,
             queue_depth: self
                 .register(IntGauge::new("tandem_queue_depth", "Requests waiting for a place."))?,
+            requests_running: self
+                .register(IntGauge::new("tandem_requests_running", "Requests that have a place."))?,
             ledger_lag_rows: self
                 .register(IntGauge::new("tandem_ledger_lag_rows", "Ledger rows not yet on disk."))?,
             memory_bytes: self.register(GaugeVec::new(memory, &["part"]))?,
@@ -175,6 +178,10 @@ impl Metrics {
 
     pub(crate) fn queue_depth(&self) -> &IntGauge {
         &self.inner.queue_depth
+    }
+
+    pub(crate) fn requests_running(&self) -> &IntGauge {
+        &self.inner.requests_running
     }
 
     pub(crate) fn first_token(&self, seconds: f64) {

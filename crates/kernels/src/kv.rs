@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::attention::{
     AttentionShape, BLOCK_POSITIONS, HeadCache, KvSlot, KvType, Partial, QueryRows, ROWS_MAX, Task,
-    ThreadScratch, first_visible, visible_chunks,
+    ThreadScratch, first_visible, rotation, visible_chunks,
 };
 use crate::isa::Isa;
 use crate::lines::{LINE_BYTES, Lines};
@@ -27,7 +27,7 @@ pub struct KvShape {
 }
 
 impl KvShape {
-    /// Bytes of one block: `layers · 2 · kv_heads · 64 · head_dim · element`.
+    /// Bytes of one block: those of `layers · 2 · kv_heads · 64 · head_dim` elements.
     pub fn block_bytes(&self) -> usize {
         self.layers * self.kv_heads * 2 * self.half_bytes()
     }
@@ -39,7 +39,7 @@ impl KvShape {
 
     /// Bytes of one head's keys (or values) in a block.
     fn half_bytes(&self) -> usize {
-        BLOCK_POSITIONS * self.head_dim * self.kv_type.bytes()
+        self.kv_type.bytes_of(BLOCK_POSITIONS * self.head_dim)
     }
 }
 
@@ -51,6 +51,8 @@ const TASKS_PER_THREAD: usize = 4;
 pub struct KvMemory {
     shape: KvShape,
     memory: Lines,
+    /// A key and a value that are being rotated; empty for types without rotation.
+    rotated: Vec<f32>,
 }
 
 /// Query tokens of one sequence in a batch.
@@ -83,11 +85,13 @@ impl KvMemory {
     /// Memory for `shape`.
     ///
     /// # Panics
-    /// If a head is not whole vectors of 16.
+    /// If a head is not whole vectors of 16, or not what [`KvType::check`] takes.
     pub fn new(shape: KvShape) -> Self {
         assert!(shape.head_dim.is_multiple_of(16), "head_dim must be a multiple of 16");
+        shape.kv_type.check(shape.head_dim).unwrap_or_else(|error| panic!("{error}"));
         let lines = (shape.block_bytes() * shape.blocks).div_ceil(LINE_BYTES);
-        KvMemory { shape, memory: Lines::zeroed(lines) }
+        let rotated = if shape.kv_type.is_rotated() { vec![0.0; 2 * shape.head_dim] } else { Vec::new() };
+        KvMemory { shape, memory: Lines::zeroed(lines), rotated }
     }
 
     /// Its sizes.
@@ -124,8 +128,17 @@ impl KvMemory {
                 kv_type,
             };
             let part = head * head_dim..(head + 1) * head_dim;
+            let (mut key, mut value) = (&keys[part.clone()], &values[part]);
+            if kv_type.is_rotated() {
+                let rotated = self.rotated.split_at_mut(head_dim);
+                for (to, from) in [(rotated.0, &mut key), (rotated.1, &mut value)] {
+                    to.copy_from_slice(from);
+                    rotation::rotate(to);
+                    *from = to;
+                }
+            }
             // SAFETY: the CPU has the set; the slot lies in memory borrowed mutably here.
-            unsafe { (isa.kernels().store_kv)(&to, &keys[part.clone()], &values[part]) };
+            unsafe { (isa.kernels().store_kv)(&to, key, value) };
         }
     }
 
@@ -420,10 +433,9 @@ mod tests {
             positions in 1usize..2300,
             tokens in (1usize..40, 0usize..12),
             window in prop::option::of(1usize..1500),
-            wide in any::<bool>(),
+            kv_type in prop::sample::select(vec![KvType::F32, KvType::F16, KvType::Q8, KvType::Q4]),
         ) {
-            let head_dim = 16 * vectors;
-            let kv_type = if wide { KvType::F32 } else { KvType::F16 };
+            let head_dim = if kv_type.check(16 * vectors).is_ok() { 16 * vectors } else { 32 * vectors };
             let blocks = 2 * positions.div_ceil(BLOCK_POSITIONS);
             let (memory, tables) =
                 filled(KvShape { layers: LAYERS, kv_heads, head_dim, blocks, kv_type }, positions);

@@ -34,6 +34,18 @@ drain_timeout_ms = 60000
 price = { input_usd_per_mtok = 0.5, output_usd_per_mtok = 1.5 }
 "#;
 
+/// Cargo, in the workspace.
+pub fn cargo() -> Process {
+    let mut cargo = Process::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(crate::root());
+    // What cargo tells the program it runs would make build scripts run again.
+    let told = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(told)) {
+        cargo.env_remove(name);
+    }
+    cargo
+}
+
 /// The binary under test and where things lie.
 #[derive(Debug)]
 pub struct Rig {
@@ -60,14 +72,8 @@ impl Rig {
         let binary = match &options.tandem {
             Some(binary) => binary.clone(),
             None => {
-                let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-                let mut build = Process::new(cargo);
-                build.args(["build", "--release", "--locked", "-p", "tandem"]).current_dir(crate::root());
-                // What cargo tells the program it runs would make build scripts run again.
-                let told = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
-                for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(told)) {
-                    build.env_remove(name);
-                }
+                let mut build = cargo();
+                build.args(["build", "--release", "--locked", "-p", "tandem"]);
                 process::run_shown(&mut build, BUILD_LIMIT)?;
                 target.join("release").join(format!("tandem{}", std::env::consts::EXE_SUFFIX))
             }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use engine::decoder::{BATCH_TOKENS_MAX, Decoder, DecoderOptions, ForwardError, Logits, SequenceId, Work};
+use engine::decoder::{
+    BATCH_TOKENS_DEFAULT, BATCH_TOKENS_MAX, Decoder, DecoderOptions, ForwardError, Logits, SequenceId, Work,
+};
 use engine::model::{LoadOptions, Model};
 use engine::packed::{PackedCache, PackedOutcome};
 use kernels::probe;
@@ -12,6 +14,7 @@ use serde_json::{Value, json};
 use crate::budget::resident_bytes;
 use crate::context::{self, Context};
 use crate::error::CliError;
+use crate::kv_type::KvTypeArg;
 use crate::{output, settings};
 
 /// Repeats of the machine's own measurements.
@@ -45,6 +48,8 @@ pub struct Args {
     /// Repeats; medians are told
     #[arg(long, value_name = "N", default_value_t = 3)]
     repeat: usize,
+    #[command(flatten)]
+    kv_type: KvTypeArg,
 }
 
 /// A sequence with a prompt read.
@@ -63,8 +68,8 @@ impl<'a> Run<'a> {
 
     /// Reads tokens in full batches, as a prompt is read.
     fn read(&mut self, tokens: &[u32]) -> Result<(), ForwardError> {
-        let last = tokens.len().saturating_sub(1) / BATCH_TOKENS_MAX;
-        for (index, tokens) in tokens.chunks(BATCH_TOKENS_MAX).enumerate() {
+        let last = tokens.len().saturating_sub(1) / BATCH_TOKENS_DEFAULT;
+        for (index, tokens) in tokens.chunks(BATCH_TOKENS_DEFAULT).enumerate() {
             let logits = if index == last { Logits::Last } else { Logits::None };
             self.decoder.forward(&[Work { sequence: self.sequence, tokens, logits }])?;
         }
@@ -124,8 +129,11 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
         let limit = model.spec().context_tokens;
         return Err(CliError::usage(format!("{longest} tokens exceed the model's context of {limit}")));
     }
-    let options = DecoderOptions::new(1, longest);
-    let mut decoder = Decoder::new(model.clone(), context.pool(), context.isa(), options);
+    let widest = args.verify.iter().copied().max().unwrap_or(0);
+    let options = args.kv_type.decoder_options(longest);
+    let options = DecoderOptions { batch_tokens: options.batch_tokens.max(widest), ..options };
+    let mut decoder =
+        Decoder::new(model.clone(), context.pool(), context.isa(), options).map_err(CliError::failed)?;
     let measured = measure(&args, &mut decoder).map_err(CliError::failed)?;
     let report = report(&args, context, (&model, load), measured);
     if context.json { output::json(&report) } else { print(&report) }

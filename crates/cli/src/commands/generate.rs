@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use engine::decoder::{Decoder, DecoderOptions};
+use engine::decoder::Decoder;
 use engine::model::LoadOptions;
 use engine::sampling::SamplingParams;
 use engine::scheduler::{
@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::context::Context;
 use crate::error::{CliError, unreadable};
+use crate::kv_type::KvTypeArg;
 use crate::output;
 
 /// Positions kept where neither the model nor the request sets a lower limit.
@@ -57,6 +58,8 @@ pub struct Args {
     /// Unquantized activations and f32 key-value cache: slow and exact
     #[arg(long)]
     exact: bool,
+    #[command(flatten)]
+    kv_type: KvTypeArg,
 }
 
 impl Args {
@@ -135,8 +138,9 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
         (None, ids) => ids.unwrap_or_default(),
     };
     let limit = model.spec().context_tokens.min(CONTEXT_TOKENS.max(prompt.len() + args.max_tokens));
-    let decoder_options = DecoderOptions::new(1, limit);
-    let decoder = Decoder::new(model, context.pool(), context.isa(), decoder_options);
+    let decoder_options = args.kv_type.decoder_options(limit);
+    let decoder =
+        Decoder::new(model, context.pool(), context.isa(), decoder_options).map_err(CliError::failed)?;
     let limits = SchedulerLimits { running_max: 1, waiting_max: 1, kv_tokens: limit };
     let mut scheduler = Scheduler::new(decoder, context.isa(), limits);
     let printer = Printer { told: Arc::default(), is_silent: context.json };

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use engine::decoder::{Decoder, DecoderOptions};
+use engine::decoder::Decoder;
 use engine::model::LoadOptions;
 use engine::score::{Position, score};
 use serde::Deserialize;
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::error::{CliError, unreadable};
+use crate::kv_type::KvTypeArg;
 use crate::output;
 
 /// Log-probabilities after every token of a sequence
@@ -34,6 +35,8 @@ pub struct Args {
     /// Longest sequence [default: the longest of the given ones; it chooses LongRoPE's factors]
     #[arg(long, value_name = "N")]
     context: Option<u32>,
+    #[command(flatten)]
+    kv_type: KvTypeArg,
 }
 
 #[derive(Deserialize)]
@@ -53,8 +56,9 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     let options = LoadOptions { context_tokens: args.context, exact: args.exact, cache: None };
     let model = context.load_model(&args.model, options)?;
     let longest = sequences.iter().map(Vec::len).max().unwrap_or(1);
-    let decoder_options = DecoderOptions::new(1, longest);
-    let mut decoder = Decoder::new(model, context.pool(), context.isa(), decoder_options);
+    let decoder_options = args.kv_type.decoder_options(longest);
+    let mut decoder =
+        Decoder::new(model, context.pool(), context.isa(), decoder_options).map_err(CliError::failed)?;
     let is_one_object = args.ids_file.is_none();
     for (index, ids) in sequences.iter().enumerate() {
         let positions = score(&mut decoder, ids, args.top)

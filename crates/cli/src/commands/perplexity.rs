@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use engine::decoder::{Decoder, DecoderOptions};
+use engine::decoder::Decoder;
 use engine::model::LoadOptions;
 use engine::score::Perplexity;
 use serde_json::json;
 
 use crate::context::Context;
 use crate::error::{CliError, unreadable};
+use crate::kv_type::KvTypeArg;
 use crate::output;
 
 /// Perplexity of a text, in chunks of which the second half is scored
@@ -30,6 +31,8 @@ pub struct Args {
     /// Unquantized activations and f32 key-value cache: slow and exact
     #[arg(long)]
     exact: bool,
+    #[command(flatten)]
+    kv_type: KvTypeArg,
 }
 
 pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
@@ -53,8 +56,9 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
         return Err(CliError::usage(message));
     }
     let chunks = args.chunks.unwrap_or(available).clamp(1, available);
-    let decoder_options = DecoderOptions::new(1, length);
-    let mut decoder = Decoder::new(model, context.pool(), context.isa(), decoder_options);
+    let decoder_options = args.kv_type.decoder_options(length);
+    let mut decoder =
+        Decoder::new(model, context.pool(), context.isa(), decoder_options).map_err(CliError::failed)?;
     let mut perplexity = Perplexity::default();
     let bar = crate::progress::counter("chunks", chunks as u64, context.stderr_is_terminal);
     for chunk in ids.chunks_exact(length).take(chunks) {

@@ -3,7 +3,7 @@
 use std::slice;
 use std::sync::Arc;
 
-use kernels::attention::{AttentionShape, BLOCK_POSITIONS, KvType};
+use kernels::attention::{AttentionShape, BLOCK_POSITIONS, KvType, KvTypeError};
 use kernels::isa::Isa;
 use kernels::kv::{AttentionBatch, AttentionScratch, SequenceRows};
 use kernels::pool::Pool;
@@ -13,7 +13,7 @@ use super::kv::{KvBlocks, KvCache, KvError};
 use super::rope::RopeTable;
 use super::sizes::{Room, column_shapes, positions_max};
 use super::weights::{HeadNorm, Layer, Linear};
-use super::{BATCH_TOKENS_MAX, EMBEDDING_ROWS_HELD};
+use super::{BATCH_TOKENS_DEFAULT, BATCH_TOKENS_MAX, EMBEDDING_ROWS_HELD};
 use crate::model::Model;
 use crate::recycle::emptied;
 use crate::spec::{Activation, DecoderSpec};
@@ -32,9 +32,9 @@ pub struct DecoderOptions {
 }
 
 impl DecoderOptions {
-    /// f16 keys and values, and passes as large as they can be.
+    /// f16 keys and values, and passes of [`BATCH_TOKENS_DEFAULT`].
     pub fn new(sequences: usize, kv_tokens: usize) -> Self {
-        DecoderOptions { sequences, kv_tokens, kv_type: KvType::F16, batch_tokens: BATCH_TOKENS_MAX }
+        DecoderOptions { sequences, kv_tokens, kv_type: KvType::F16, batch_tokens: BATCH_TOKENS_DEFAULT }
     }
 }
 
@@ -130,16 +130,25 @@ struct Rows {
 
 impl Decoder {
     /// A decoder of `model` that computes with `pool`.
-    pub fn new(model: Arc<Model>, pool: Arc<Pool>, isa: Isa, options: DecoderOptions) -> Self {
+    ///
+    /// # Errors
+    /// If the cache's type can't hold heads like this model's.
+    pub fn new(
+        model: Arc<Model>,
+        pool: Arc<Pool>,
+        isa: Isa,
+        options: DecoderOptions,
+    ) -> Result<Self, KvTypeError> {
         let spec = model.spec();
         let kv_type = if model.is_exact() { KvType::F32 } else { options.kv_type };
+        kv_type.check(spec.head_dim)?;
         let batch_tokens = options.batch_tokens.clamp(1, BATCH_TOKENS_MAX);
         let options = DecoderOptions { kv_type, batch_tokens, ..options };
         let shapes = column_shapes(&model, &options, model.is_exact());
         // All at once, so that nothing is copied when it grows; pages are committed as they are used.
         let room = Room::of(spec, &options, model.vocabulary());
         let threads = pool.threads();
-        Decoder {
+        Ok(Decoder {
             kv: KvCache::new(spec, &options),
             batch_tokens,
             embedded: 0,
@@ -157,7 +166,7 @@ impl Decoder {
             model,
             pool,
             isa,
-        }
+        })
     }
 
     /// The model.

@@ -14,5 +14,10 @@ pub use weights::WeightsError;
 
 /// Most tokens of one forward pass.
 pub const BATCH_TOKENS_MAX: usize = 512;
+
+/// Tokens of a forward pass unless set otherwise. Longer ones are no faster (docs/performance.md), need more
+/// working memory, and let a new request wait longer.
+pub const BATCH_TOKENS_DEFAULT: usize = 128;
+
 /// Embedding rows that are read from the model file before the pages under them are given back.
 pub const EMBEDDING_ROWS_HELD: usize = 64;

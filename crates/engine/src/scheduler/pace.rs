@@ -1,11 +1,12 @@
 //! How long steps take, so that prompts do not hold up those who write: [`Pace`].
 
-/// A prompt's part of a step may make it longer by this many steps without one.
-const STALL_STEPS: f64 = 2.0;
+/// A prompt's part of a step may make it longer by this many steps without one: two, with room for
+/// steps that take longer than the mean.
+const STALL_STEPS: f64 = 1.6;
 /// Fewest prompt tokens of a step: they cost little more than reading the weights does.
 const CHUNK_TOKENS_MIN: usize = 8;
-/// Chunks are multiples of this many tokens: the kernels' tiles.
-const CHUNK_TOKENS_STEP: usize = 8;
+/// Chunks are multiples of this many tokens: half of the kernels' tiles.
+const CHUNK_TOKENS_STEP: usize = 4;
 /// Weight of the newest step in the running means.
 const NEWEST: f64 = 0.2;
 
@@ -64,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chunks_cost_two_steps_at_most_as_far_as_is_known() {
+    fn chunks_cost_less_than_two_steps_as_far_as_is_known() {
         let mut pace = Pace::default();
         assert_eq!(pace.chunk_tokens(Some(20.0)), CHUNK_TOKENS_MIN);
         pace.note((0, 512), 1024.0); // 2 ms a token
@@ -75,7 +76,7 @@ mod tests {
             pace.note((8, 0), 33.0);
             pace.note((8, 16), 49.0); // 1 ms a token
         }
-        assert_eq!(pace.chunk_tokens(pace.step_ms()), 64);
+        assert_eq!(pace.chunk_tokens(pace.step_ms()), 52);
         assert!((pace.prompt_ms(100) - 100.0).abs() < 1.0);
     }
 

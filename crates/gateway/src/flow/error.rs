@@ -20,6 +20,15 @@ pub enum FlowError {
         /// The limit on waiting ones.
         queue_max: usize,
     },
+    /// An interactive request took the place in a full queue.
+    #[error(
+        "{queue_max} requests are waiting, which is the limit, and an interactive one took the place of this \
+         background request; retry later"
+    )]
+    Displaced {
+        /// The limit on waiting requests.
+        queue_max: usize,
+    },
     /// The deadline of the client passed.
     #[error("the deadline of {after_ms} ms (x-tandem-deadline-ms) passed before the answer was complete")]
     Deadline {
@@ -60,7 +69,7 @@ impl FlowError {
     /// The HTTP status.
     pub fn status(&self) -> u16 {
         match self {
-            FlowError::QueueFull { .. } => 429,
+            FlowError::QueueFull { .. } | FlowError::Displaced { .. } => 429,
             FlowError::Deadline { .. } | FlowError::TooSlow { .. } => 408,
             FlowError::Loading { .. } => 503,
             FlowError::Refused(_) => 400,
@@ -81,7 +90,7 @@ impl FlowError {
     /// OpenAI's `code`.
     pub fn code(&self) -> &str {
         match self {
-            FlowError::QueueFull { .. } => "queue_full",
+            FlowError::QueueFull { .. } | FlowError::Displaced { .. } => "queue_full",
             FlowError::Deadline { .. } => "deadline_exceeded",
             FlowError::TooSlow { .. } => "request_timeout",
             FlowError::Loading { .. } => "model_loading",
@@ -103,7 +112,7 @@ impl FlowError {
     /// Seconds after which a retry makes sense, if any.
     pub fn retry_after_s(&self) -> Option<u64> {
         match self {
-            FlowError::QueueFull { .. } => Some(QUEUE_RETRY_AFTER_S),
+            FlowError::QueueFull { .. } | FlowError::Displaced { .. } => Some(QUEUE_RETRY_AFTER_S),
             FlowError::Loading { .. } => Some(LOADING_RETRY_AFTER_S),
             FlowError::Backend(error) => match error.kind {
                 FailureKind::Busy => Some(error.retry_after_s.unwrap_or(QUEUE_RETRY_AFTER_S)),

@@ -135,7 +135,8 @@ impl Flow {
     /// A flow over these parts.
     pub fn new(parts: FlowParts) -> Self {
         let FlowParts { policy, small, large, ledger, limits, metrics } = parts;
-        let admission = Admission::new(&limits, metrics.queue_depth().clone());
+        let admission =
+            Admission::new(&limits, metrics.queue_depth().clone(), metrics.requests_running().clone());
         let recordings = TaskTracker::new();
         let board = Board::default();
         let shared = Shared { policy, small, large, ledger, limits, metrics, board, admission, recordings };

@@ -12,7 +12,7 @@ use contract::{
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant, timeout_at};
 
-use super::admission::Place;
+use super::admission::{Caller, Place};
 use super::clock::Clock;
 use super::outcome::{Decided, Failure, Outcome, RouteTaken};
 use super::running::Running;
@@ -34,7 +34,7 @@ enum Phase {
 pub(super) struct Run {
     shared: Arc<Shared>,
     request: Arc<Request>,
-    tenant: Option<String>,
+    tenant: Option<Arc<str>>,
     arrived_unix_ms: i64,
     clock: Clock,
     deadline: Deadline,
@@ -67,6 +67,15 @@ impl Deadline {
         let century = Duration::from_secs(100 * 365 * 86_400);
         Deadline { at: arrived + Duration::from_millis(after_ms).min(century), error }
     }
+
+    /// Waits for it until the request must be over. What is ready afterwards comes too late, too: a
+    /// backend that writes faster than the client reads would never be waited for.
+    async fn before<T>(&self, future: impl Future<Output = T>) -> Result<T, FlowError> {
+        if Instant::now() >= self.at {
+            return Err(self.error.clone());
+        }
+        timeout_at(self.at, future).await.map_err(|_| self.error.clone())
+    }
 }
 
 impl Run {
@@ -76,7 +85,7 @@ impl Run {
         Run {
             shared,
             request: Arc::new(request),
-            tenant,
+            tenant: tenant.map(Arc::from),
             arrived_unix_ms: record::unix_ms_before(at.elapsed()),
             clock: Clock::new(at, door),
             deadline,
@@ -128,15 +137,15 @@ impl Run {
 
     async fn admit(&mut self) {
         self.clock.wait();
-        let entered = timeout_at(self.deadline.at, self.shared.admission.enter()).await;
+        let caller = Caller { tenant: self.tenant.clone(), priority: self.request.options.priority };
+        let entered = self.deadline.before(self.shared.admission.enter(caller)).await;
         self.clock.work();
-        match entered {
-            Ok(Ok(place)) => {
+        match entered.flatten() {
+            Ok(place) => {
                 self.place = Some(place);
                 self.phase = Phase::Deciding;
             }
-            Ok(Err(error)) => self.fail(error),
-            Err(_) => self.fail(self.deadline.error.clone()),
+            Err(error) => self.fail(error),
         }
     }
 
@@ -182,7 +191,7 @@ impl Run {
         });
         self.held.push(Vec::new());
         if ready {
-            let tenant = self.tenant.as_deref().map(Arc::from);
+            let tenant = self.tenant.clone();
             let call = Call { request: Arc::clone(&self.request), signals: check != Check::Never, tenant };
             self.running = Some(Running::new(backend.call(call), check));
             self.phase = Phase::Reading;
@@ -228,10 +237,10 @@ impl Run {
             return self.policy_fault("waits on a call that does not run".to_owned());
         };
         self.clock.wait();
-        let event = timeout_at(self.deadline.at, running.next()).await;
+        let event = self.deadline.before(running.next()).await;
         self.clock.work();
         match event {
-            Err(_) => self.fail(self.deadline.error.clone()),
+            Err(error) => self.fail(error),
             Ok(Some(Event::Started(usage))) => {
                 running.note_started();
                 if let Some(attempt) = self.attempts.last_mut() {

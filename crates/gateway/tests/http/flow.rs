@@ -1,6 +1,7 @@
 //! The flow without HTTP, driven by policies made up for the test.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use backends::{Reply as Script, ScriptedBackend};
 use contract::{
@@ -80,6 +81,21 @@ fn failure(events: &[FlowEvent]) -> &FlowError {
 
 fn call(role: Role, check: Check) -> Step {
     Step::Call { role, check }
+}
+
+#[tokio::test]
+async fn what_is_ready_after_the_deadline_comes_too_late() {
+    let backend = ScriptedBackend::new("m").otherwise(Script::text(&"word ".repeat(50)));
+    let flow = flow(&backend, &backend, |_| call(Role::Small, Check::Never));
+    let mut running = flow.start(Request { deadline_ms: Some(100), ..request(true) });
+    let mut events = Vec::new();
+    while let Some(event) = running.next().await {
+        events.push(event);
+        // A client that reads slowly: the backend is always ahead of it.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(failure(&events), &FlowError::Deadline { after_ms: 100 });
+    assert!((2..20).contains(&events.len()), "{} events", events.len());
 }
 
 #[tokio::test]

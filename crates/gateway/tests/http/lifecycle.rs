@@ -130,6 +130,7 @@ async fn the_metrics_have_their_names_and_types_and_the_dashboard_its_figures() 
         "tandem_inter_token_seconds_count 2",
         "tandem_overhead_seconds_count 1",
         "tandem_queue_depth 0",
+        "tandem_requests_running 0",
         "tandem_ledger_lag_rows 0",
     ] {
         assert!(metrics.text.contains(line), "{line} is missing in\n{}", metrics.text);

@@ -7,7 +7,19 @@ use contract::Readiness;
 use gateway::ApiKey;
 use serde_json::json;
 
-use crate::server::{Reply, Setup, chat, chat_stream, until};
+use crate::server::{Reply, Server, Setup, chat, chat_stream, until};
+
+/// Comes back once so many requests wait for a place.
+async fn waits(server: &Server, requests: usize) {
+    let figure = format!("tandem_queue_depth {requests}\n");
+    for _ in 0..400 {
+        let metrics = server.client.get(format!("{}/metrics", server.base)).bearer_auth("sk-other");
+        if Reply::read(metrics.send().await.unwrap()).await.text.contains(&figure) {
+            return;
+        }
+    }
+    panic!("{requests} requests never wait");
+}
 
 #[tokio::test]
 async fn a_full_queue_is_429_with_retry_after() {
@@ -22,14 +34,7 @@ async fn a_full_queue_is_429_with_retry_after() {
     let running = tokio::spawn(server.post("/v1/chat/completions", &chat("one")).send());
     until("the first request runs", || server.small.calls() == 1).await;
     let waiting = tokio::spawn(server.post("/v1/chat/completions", &chat("two")).send());
-    let mut depth_seen = false;
-    for _ in 0..400 {
-        depth_seen = server.get("/metrics").await.text.contains("tandem_queue_depth 1");
-        if depth_seen {
-            break;
-        }
-    }
-    assert!(depth_seen, "the second request waits");
+    waits(&server, 1).await;
     let reply = server.chat(&chat("three")).await;
     assert_eq!(reply.status, 429, "{}", reply.text);
     assert_eq!(reply.error()["code"], "queue_full");
@@ -41,6 +46,57 @@ async fn a_full_queue_is_429_with_retry_after() {
     until("the second request runs", || server.small.calls() == 2).await;
     waiting.abort();
     until("both are cancelled", || server.small.cancelled() == 2).await;
+}
+
+#[tokio::test]
+async fn an_interactive_request_takes_the_turn_of_a_waiting_background_one() {
+    let server = Setup::new("small")
+        .small(|small| small.otherwise(Script::text("a b").hangs_after(1)))
+        .settings(|settings| {
+            settings.concurrent_max = 1;
+            settings.queue_max = 1;
+        })
+        .start()
+        .await;
+    let running = tokio::spawn(server.post("/v1/chat/completions", &chat("one")).send());
+    until("the first request runs", || server.small.calls() == 1).await;
+    let mut background = chat("two");
+    background["tandem"] = json!({"priority": "background"});
+    let background = tokio::spawn(server.post("/v1/chat/completions", &background).send());
+    waits(&server, 1).await;
+    let interactive = tokio::spawn(server.post("/v1/chat/completions", &chat("three")).send());
+    let displaced = Reply::read(background.await.unwrap().unwrap()).await;
+    assert_eq!((displaced.status, displaced.error()["code"].as_str()), (429, Some("queue_full")));
+    assert!(displaced.error()["message"].as_str().unwrap().contains("background"), "{}", displaced.text);
+    assert!(displaced.header("retry-after").is_some());
+    running.abort();
+    until("the interactive request runs", || server.small.calls() == 2).await;
+    interactive.abort();
+}
+
+#[tokio::test]
+async fn a_free_place_goes_to_the_key_with_the_fewest_running_requests() {
+    let server = Setup::new("small")
+        .small(|small| small.otherwise(Script::text("a b").hangs_after(1)))
+        .settings(|settings| {
+            settings.api_keys = vec![ApiKey::new("sk-busy"), ApiKey::new("sk-other")];
+            settings.concurrent_max = 2;
+        })
+        .start()
+        .await;
+    let ask =
+        |key: &str| tokio::spawn(server.post("/v1/chat/completions", &chat(key)).bearer_auth(key).send());
+    let running = [ask("sk-busy"), ask("sk-busy")];
+    until("two requests run", || server.small.calls() == 2).await;
+    let _third = ask("sk-busy");
+    waits(&server, 1).await;
+    let _other = ask("sk-other");
+    waits(&server, 2).await;
+    running[0].abort();
+    until("another one runs", || server.small.calls() == 3).await;
+    let tenants: Vec<_> = server.small.call_log().iter().map(|call| call.tenant.clone()).collect();
+    assert_eq!(tenants[0], tenants[1]);
+    assert_ne!(tenants[2], tenants[0], "the other key's request came later");
 }
 
 #[tokio::test]

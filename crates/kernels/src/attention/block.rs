@@ -6,7 +6,10 @@
 // Register tiles are indexed by constants; iterators would hide the tiling.
 #![allow(clippy::needless_range_loop)]
 
-use super::{BLOCK_POSITIONS, Partial, ROWS_MAX, Task, first_visible};
+use std::mem::MaybeUninit;
+
+use super::elements::{Elements, scales_offset};
+use super::{BLOCK_POSITIONS, Partial, ROWS_MAX, SCALE_GROUP, Task, first_visible};
 use crate::lines::LINE_BYTES;
 use crate::simd::{LANES, Simd, exp};
 use crate::vector::soft_cap_lanes;
@@ -52,14 +55,14 @@ impl BlockCall<'_> {
 
 /// Calls a function for tiles of 1 to 6 rows.
 macro_rules! with_rows {
-    ($rows:expr, $function:ident::<$simd:ty, $wide:ident>($($argument:expr),*)) => {
+    ($rows:expr, $function:ident::<$simd:ty, $elements:ty>($($argument:expr),*)) => {
         match $rows {
-            1 => $function::<$simd, $wide, 1>($($argument),*),
-            2 => $function::<$simd, $wide, 2>($($argument),*),
-            3 => $function::<$simd, $wide, 3>($($argument),*),
-            4 => $function::<$simd, $wide, 4>($($argument),*),
-            5 => $function::<$simd, $wide, 5>($($argument),*),
-            _ => $function::<$simd, $wide, TILE_ROWS>($($argument),*),
+            1 => $function::<$simd, $elements, 1>($($argument),*),
+            2 => $function::<$simd, $elements, 2>($($argument),*),
+            3 => $function::<$simd, $elements, 3>($($argument),*),
+            4 => $function::<$simd, $elements, 4>($($argument),*),
+            5 => $function::<$simd, $elements, 5>($($argument),*),
+            _ => $function::<$simd, $elements, TILE_ROWS>($($argument),*),
         }
     };
 }
@@ -69,7 +72,7 @@ macro_rules! with_rows {
 /// # Safety
 /// The instruction set is there; the block exists; `queries`, `scores` and `chunk` hold the task's rows.
 #[inline(always)]
-pub(super) unsafe fn attend_block<S: Simd, const WIDE: bool>(
+pub(super) unsafe fn attend_block<S: Simd, E: Elements>(
     call: &BlockCall,
     scores: &mut [f32],
     chunk: &mut Partial,
@@ -85,7 +88,7 @@ pub(super) unsafe fn attend_block<S: Simd, const WIDE: bool>(
         unsafe {
             let queries = call.queries.as_ptr().add(row * head_dim);
             let to = scores.as_mut_ptr().add(row * BLOCK_POSITIONS);
-            with_rows!(rows, score_tile::<S, WIDE>((keys, head_dim), queries, to, ahead));
+            with_rows!(rows, score_tile::<S, E>((keys, head_dim), queries, to, ahead));
         }
         ahead.step = 0;
     }
@@ -106,7 +109,7 @@ pub(super) unsafe fn attend_block<S: Simd, const WIDE: bool>(
                 weighted: chunk.weighted.as_mut_ptr().add(row * head_dim),
                 ahead,
             };
-            with_rows!(rows, weigh_tile::<S, WIDE>(&tile));
+            with_rows!(rows, weigh_tile::<S, E>(&tile));
         }
         ahead.step = 0;
     }
@@ -121,35 +124,19 @@ struct Ahead {
 }
 
 impl Ahead {
-    /// Asks for what corresponds to the `bytes` that begin `at` bytes into what is read.
+    /// Asks for the lines that correspond to those which begin in the `bytes` from `at` bytes into what is
+    /// read.
     ///
     /// # Safety
     /// The instruction set is there.
     #[inline(always)]
     unsafe fn ask<S: Simd>(self, at: usize, bytes: usize) {
-        let from = self.from.wrapping_add(at * self.step);
-        for line in 0..bytes.div_ceil(LINE_BYTES) {
+        let mut line = at.next_multiple_of(LINE_BYTES);
+        while line < at + bytes {
             // SAFETY: as the caller vouches; any address may be asked for.
-            unsafe { S::prefetch(from.wrapping_add(line * LINE_BYTES)) };
+            unsafe { S::prefetch(self.from.wrapping_add(line * self.step)) };
+            line += LINE_BYTES;
         }
-    }
-}
-
-/// Bytes of a vector of the cache.
-const fn vector_bytes(wide: bool) -> usize {
-    LANES * if wide { 4 } else { 2 }
-}
-
-/// Loads vector `index` of the cache; `WIDE` says f32.
-///
-/// # Safety
-/// The instruction set and the elements are there.
-#[inline(always)]
-unsafe fn load_vector<S: Simd, const WIDE: bool>(base: *const u8, index: usize) -> S::F {
-    // SAFETY: as the caller vouches.
-    unsafe {
-        let at = base.add(index * vector_bytes(WIDE));
-        if WIDE { S::load(at.cast()) } else { S::load_f16(at.cast()) }
     }
 }
 
@@ -158,7 +145,7 @@ unsafe fn load_vector<S: Simd, const WIDE: bool>(base: *const u8, index: usize) 
 /// # Safety
 /// The instruction set is there; `queries` holds `[head_dim][R]`, `scores` has room for R rows.
 #[inline(always)]
-unsafe fn score_tile<S: Simd, const WIDE: bool, const R: usize>(
+unsafe fn score_tile<S: Simd, E: Elements, const R: usize>(
     keys: (*const u8, usize),
     queries: *const f32,
     scores: *mut f32,
@@ -167,9 +154,9 @@ unsafe fn score_tile<S: Simd, const WIDE: bool, const R: usize>(
     // SAFETY: as the caller vouches.
     unsafe {
         if S::ROW_VECTORS == STRIPS {
-            score_strips::<S, WIDE, R, STRIPS>(keys, queries, scores, ahead);
+            score_strips::<S, E, R, STRIPS>(keys, queries, scores, ahead);
         } else {
-            score_strips::<S, WIDE, R, 1>(keys, queries, scores, ahead);
+            score_strips::<S, E, R, 1>(keys, queries, scores, ahead);
         }
     }
 }
@@ -179,34 +166,80 @@ unsafe fn score_tile<S: Simd, const WIDE: bool, const R: usize>(
 /// # Safety
 /// As [`score_tile`].
 #[inline(always)]
-unsafe fn score_strips<S: Simd, const WIDE: bool, const R: usize, const V: usize>(
+unsafe fn score_strips<S: Simd, E: Elements, const R: usize, const V: usize>(
     (keys, head_dim): (*const u8, usize),
     queries: *const f32,
     scores: *mut f32,
     ahead: Ahead,
 ) {
-    // SAFETY: as the caller vouches.
+    let group = if E::SCALED { SCALE_GROUP } else { LANES };
+    // SAFETY: as the caller vouches; dimensions are whole groups.
     unsafe {
+        let scales = keys.add(scales_offset::<E>(head_dim)).cast::<u16>();
         for strip in (0..STRIPS).step_by(V) {
+            let tile = ScoreTile::<V> { keys, head_dim, strip, ahead };
             let mut sums = [[S::splat(0.0); V]; R];
-            for d in 0..head_dim {
-                let bytes = V * vector_bytes(WIDE);
-                ahead.ask::<S>((strip / V * head_dim + d) * bytes, bytes);
-                let mut key = [S::splat(0.0); V];
-                for v in 0..V {
-                    key[v] = load_vector::<S, WIDE>(keys, (strip + v) * head_dim + d);
-                }
-                for r in 0..R {
-                    let query = S::splat(*queries.add(d * R + r));
+            for first in (0..head_dim).step_by(group) {
+                let mut scale = [S::splat(1.0); V];
+                if E::SCALED {
+                    let of_group = scales.add(first / SCALE_GROUP * BLOCK_POSITIONS + strip * LANES);
                     for v in 0..V {
-                        sums[r][v] = S::fma(key[v], query, sums[r][v]);
+                        scale[v] = S::load_f16(of_group.add(v * LANES));
                     }
+                }
+                for d in (first..first + group).step_by(2) {
+                    score_dimension::<S, E, R, V>(&tile, (d, false), (queries, &scale), &mut sums);
+                    score_dimension::<S, E, R, V>(&tile, (d + 1, true), (queries, &scale), &mut sums);
                 }
             }
             for r in 0..R {
                 for v in 0..V {
                     S::store(scores.add(r * BLOCK_POSITIONS + (strip + v) * LANES), sums[r][v]);
                 }
+            }
+        }
+        if E::SCALED {
+            let bytes = head_dim / SCALE_GROUP * BLOCK_POSITIONS * size_of::<u16>();
+            ahead.ask::<S>(scales_offset::<E>(head_dim), bytes);
+        }
+    }
+}
+
+/// What [`score_dimension`] reads: `V` strips from `strip` on.
+struct ScoreTile<const V: usize> {
+    keys: *const u8,
+    head_dim: usize,
+    strip: usize,
+    ahead: Ahead,
+}
+
+/// sums += query · key of dimension `d`, whose parity is `odd`.
+///
+/// # Safety
+/// As [`score_tile`].
+#[inline(always)]
+unsafe fn score_dimension<S: Simd, E: Elements, const R: usize, const V: usize>(
+    &ScoreTile { keys, head_dim, strip, ahead }: &ScoreTile<V>,
+    (d, odd): (usize, bool),
+    (queries, scale): (*const f32, &[S::F; V]),
+    sums: &mut [[S::F; V]; R],
+) {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let bytes = V * E::VECTOR_BYTES;
+        ahead.ask::<S>((strip / V * head_dim + d) * bytes, bytes);
+        let mut key = [S::splat(0.0); V];
+        for v in 0..V {
+            let strip = keys.add((strip + v) * head_dim * E::VECTOR_BYTES);
+            key[v] = E::keys::<S>(strip, d, odd);
+            if E::SCALED {
+                key[v] = S::mul(key[v], scale[v]);
+            }
+        }
+        for r in 0..R {
+            let query = S::splat(*queries.add(d * R + r));
+            for v in 0..V {
+                sums[r][v] = S::fma(key[v], query, sums[r][v]);
             }
         }
     }
@@ -330,33 +363,54 @@ struct WeighTile {
 /// # Safety
 /// The instruction set is there; the tile has R rows; dimensions are whole vectors.
 #[inline(always)]
-unsafe fn weigh_tile<S: Simd, const WIDE: bool, const R: usize>(tile: &WeighTile) {
+unsafe fn weigh_tile<S: Simd, E: Elements, const R: usize>(tile: &WeighTile) {
     let mut d = 0;
     // SAFETY: dimensions below `head_dim`.
     unsafe {
         while S::ROW_VECTORS == STRIPS && d + STRIPS * LANES <= tile.head_dim {
-            weigh_dimensions::<S, WIDE, R, STRIPS>(tile, d);
+            weigh_dimensions::<S, E, R, STRIPS>(tile, d, false);
             d += STRIPS * LANES;
         }
         while d < tile.head_dim {
-            weigh_dimensions::<S, WIDE, R, 1>(tile, d);
+            weigh_dimensions::<S, E, R, 1>(tile, d, false);
             d += LANES;
+            if d < tile.head_dim {
+                weigh_dimensions::<S, E, R, 1>(tile, d, true);
+                d += LANES;
+            }
         }
     }
 }
 
-/// [`weigh_tile`] for `V` vectors of dimensions from `d` on.
+/// Vectors of 16 dimensions that share their scales.
+const GROUP_VECTORS: usize = SCALE_GROUP / LANES;
+/// Most scale groups of the vectors that [`weigh_dimensions`] does at once.
+const GROUPS_MAX: usize = STRIPS / GROUP_VECTORS;
+
+/// [`weigh_tile`] for `V` vectors of dimensions from `d` on, the first of which is the second half of its
+/// 32 if `high`.
 ///
 /// # Safety
 /// As [`weigh_tile`].
 #[inline(always)]
-unsafe fn weigh_dimensions<S: Simd, const WIDE: bool, const R: usize, const V: usize>(
+unsafe fn weigh_dimensions<S: Simd, E: Elements, const R: usize, const V: usize>(
     tile: &WeighTile,
     d: usize,
+    high: bool,
 ) {
     let WeighTile { head_dim, positions, .. } = *tile;
-    // SAFETY: as the caller vouches.
+    let row_bytes = head_dim / LANES * E::VECTOR_BYTES;
+    let mut scaled = MaybeUninit::<[[[f32; BLOCK_POSITIONS]; R]; GROUPS_MAX]>::uninit();
+    // SAFETY: as the caller vouches; `scaled` is written before it is read.
     unsafe {
+        let mut weights = [tile.weights; GROUPS_MAX];
+        if E::SCALED {
+            for group in 0..V.div_ceil(GROUP_VECTORS) {
+                let scaled = scaled.as_mut_ptr().cast::<f32>().add(group * R * BLOCK_POSITIONS);
+                scale_weights::<S, E, R>(tile, d / SCALE_GROUP + group, scaled);
+                weights[group] = scaled;
+            }
+        }
         let at = |r: usize, v: usize| tile.weighted.add(r * head_dim + d + v * LANES);
         let mut sums = [[S::splat(0.0); V]; R];
         for r in 0..R {
@@ -365,16 +419,17 @@ unsafe fn weigh_dimensions<S: Simd, const WIDE: bool, const R: usize, const V: u
             }
         }
         for p in positions.0..positions.1 {
-            let bytes = V * vector_bytes(WIDE);
-            let before = d / LANES * BLOCK_POSITIONS * vector_bytes(WIDE);
+            let bytes = V * E::VECTOR_BYTES;
+            let before = d / LANES * BLOCK_POSITIONS * E::VECTOR_BYTES;
             tile.ahead.ask::<S>(before + p * bytes, bytes);
             let mut value = [S::splat(0.0); V];
             for v in 0..V {
-                value[v] = load_vector::<S, WIDE>(tile.values, (p * head_dim + d) / LANES + v);
+                let high = high ^ (v % GROUP_VECTORS == 1);
+                value[v] = E::values::<S>(tile.values.add(p * row_bytes), d + v * LANES, high);
             }
             for r in 0..R {
-                let weight = S::splat(*tile.weights.add(r * BLOCK_POSITIONS + p));
                 for v in 0..V {
+                    let weight = S::splat(*weights[v / GROUP_VECTORS].add(r * BLOCK_POSITIONS + p));
                     sums[r][v] = S::fma(value[v], weight, sums[r][v]);
                 }
             }
@@ -382,6 +437,25 @@ unsafe fn weigh_dimensions<S: Simd, const WIDE: bool, const R: usize, const V: u
         for r in 0..R {
             for v in 0..V {
                 S::store(at(r, v), sums[r][v]);
+            }
+        }
+    }
+}
+
+/// to[R][64] = weights · the positions' scales of group `group`: so the values themselves need no scaling.
+///
+/// # Safety
+/// As [`weigh_tile`]; there is room.
+#[inline(always)]
+unsafe fn scale_weights<S: Simd, E: Elements, const R: usize>(tile: &WeighTile, group: usize, to: *mut f32) {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let scales = tile.values.add(scales_offset::<E>(tile.head_dim)).cast::<u16>();
+        for strip in (0..BLOCK_POSITIONS).step_by(LANES) {
+            let scale = S::load_f16(scales.add(group * BLOCK_POSITIONS + strip));
+            for r in 0..R {
+                let at = r * BLOCK_POSITIONS + strip;
+                S::store(to.add(at), S::mul(S::load(tile.weights.add(at)), scale));
             }
         }
     }

@@ -8,11 +8,19 @@
 //! what else is in the batch, nor on who computed which chunk.
 
 mod block;
+mod elements;
+mod kv_type;
+pub(crate) mod rotation;
+mod store;
 
 use std::ops::Range;
 
 use crate::simd::{LANES, Simd, exp};
 use block::{BlockCall, attend_block};
+use elements::{Bytes, Half, Nibbles, Single};
+pub use kv_type::{KvType, KvTypeError, SCALE_GROUP};
+pub use store::KvSlot;
+pub(crate) use store::store_kv;
 
 /// Positions of a cache block.
 pub const BLOCK_POSITIONS: usize = 64;
@@ -20,29 +28,6 @@ pub const BLOCK_POSITIONS: usize = 64;
 pub const CHUNK_BLOCKS: usize = 8;
 /// Most query rows of one task.
 pub const ROWS_MAX: usize = 32;
-/// Largest magnitude of an f16: larger keys and values are clamped, since infinity times a masked
-/// zero would be NaN.
-const F16_MAX: f32 = 65504.0;
-
-/// How elements of the cache are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KvType {
-    /// 16-bit floats.
-    F16,
-    /// 32-bit floats, for the exact path.
-    F32,
-}
-
-impl KvType {
-    /// Bytes of an element.
-    pub fn bytes(self) -> usize {
-        match self {
-            KvType::F16 => 2,
-            KvType::F32 => 4,
-        }
-    }
-}
-
 /// One layer's and one key-value head's view of the cache.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadCache<'a> {
@@ -50,9 +35,9 @@ pub struct HeadCache<'a> {
     pub memory: *const u8,
     /// Bytes between blocks.
     pub block_stride: usize,
-    /// Where in a block this head's keys (`[4 strips][head_dim][16]`) begin, bytes.
+    /// Where in a block this head's keys begin, bytes; `elements` says how they lie.
     pub keys_offset: usize,
-    /// Where its values (`[64][head_dim]`) begin, bytes.
+    /// Where its values begin, bytes.
     pub values_offset: usize,
     /// Block number of each 64 positions of the sequence.
     pub table: &'a [u32],
@@ -125,6 +110,7 @@ impl<'a> Partial<'a> {
 /// Buffers of one thread.
 #[derive(Debug)]
 pub(crate) struct ThreadScratch {
+    query: Vec<f32>,   // [head_dim], one that is being rotated
     queries: Vec<f32>, // [row tile][head_dim][row], scaled
     scores: Vec<f32>,  // [row][64]
     chunk: Vec<f32>,   // a partial
@@ -136,6 +122,7 @@ impl ThreadScratch {
     pub fn new(head_dim: usize) -> Self {
         let partial = Partial::size(ROWS_MAX, head_dim);
         ThreadScratch {
+            query: vec![0.0; head_dim],
             queries: vec![0.0; ROWS_MAX * head_dim],
             scores: vec![0.0; ROWS_MAX * BLOCK_POSITIONS],
             chunk: vec![0.0; partial],
@@ -207,13 +194,13 @@ pub(crate) unsafe fn attend<S: Simd>(
 ) {
     let (count, head_dim) = (task.count(), task.shape.head_dim);
     let size = Partial::size(count, head_dim);
-    let ThreadScratch { queries, scores, chunk, all } = scratch;
+    let ThreadScratch { query, queries, scores, chunk, all } = scratch;
     let merging = results.is_none();
     let results = results.unwrap_or(&mut chunk[..]);
     let mut all = Partial::within(all, count, head_dim);
     all.reset();
     // SAFETY: as the caller vouches.
-    unsafe { scale_queries(task, queries) };
+    unsafe { scale_queries(task, query, queries) };
     for (at, index) in chunks.enumerate() {
         let at = if merging { 0 } else { at * size };
         let mut chunk = Partial::within(&mut results[at..at + size], count, head_dim);
@@ -250,6 +237,9 @@ pub(crate) unsafe fn finish<S: Simd>(
         }
     }
     for row in 0..count {
+        if task.cache.kv_type.is_rotated() {
+            rotation::rotate(&mut all.weighted[row * head_dim..][..head_dim]);
+        }
         // SAFETY: row addresses are those the caller vouches for.
         unsafe {
             let to = output.add(task.row_offset(task.rows.output_stride, row));
@@ -262,18 +252,24 @@ pub(crate) unsafe fn finish<S: Simd>(
     }
 }
 
-/// Copies the scaled queries, the rows of a tile next to each other.
+/// Copies the scaled queries, rotated as the keys are, the rows of a tile next to each other.
 ///
 /// # Safety
 /// The queries are valid.
-unsafe fn scale_queries(task: &Task, to: &mut [f32]) {
+#[inline(always)]
+unsafe fn scale_queries(task: &Task, query: &mut [f32], to: &mut [f32]) {
     let (count, head_dim) = (task.count(), task.shape.head_dim);
     assert!(count <= ROWS_MAX && head_dim.is_multiple_of(LANES) && to.len() >= count * head_dim);
     for (row, rows) in block::row_tiles(count) {
         for r in 0..rows {
             let offset = task.row_offset(task.rows.query_stride, row + r);
             // SAFETY: a row of queries that the caller vouches for.
-            let from = unsafe { std::slice::from_raw_parts(task.rows.queries.add(offset), head_dim) };
+            let mut from = unsafe { std::slice::from_raw_parts(task.rows.queries.add(offset), head_dim) };
+            if task.cache.kv_type.is_rotated() {
+                query.copy_from_slice(from);
+                rotation::rotate(query);
+                from = query;
+            }
             let tile = &mut to[row * head_dim..][..rows * head_dim];
             for (&x, to) in from.iter().zip(tile[r..].iter_mut().step_by(rows)) {
                 *to = x * task.shape.scale;
@@ -301,8 +297,10 @@ unsafe fn attend_chunk<S: Simd>(
         // SAFETY: as the caller vouches.
         unsafe {
             match task.cache.kv_type {
-                KvType::F16 => attend_block::<S, false>(&call, scores, chunk),
-                KvType::F32 => attend_block::<S, true>(&call, scores, chunk),
+                KvType::F32 => attend_block::<S, Single>(&call, scores, chunk),
+                KvType::F16 => attend_block::<S, Half>(&call, scores, chunk),
+                KvType::Q8 => attend_block::<S, Bytes>(&call, scores, chunk),
+                KvType::Q4 => attend_block::<S, Nibbles>(&call, scores, chunk),
             }
         }
     }
@@ -347,57 +345,9 @@ unsafe fn exp_one<S: Simd>(x: f32) -> f32 {
     lanes[0]
 }
 
-/// Where one token's key and value go.
-#[derive(Clone, Copy, Debug)]
-pub struct KvSlot {
-    /// This head's keys in the token's block.
-    pub keys: *mut u8,
-    /// This head's values in the token's block.
-    pub values: *mut u8,
-    /// Position within the block, below 64.
-    pub slot: usize,
-    /// How elements are stored.
-    pub kv_type: KvType,
-}
-
-/// Writes one token's key and value of one head.
-///
-/// # Safety
-/// The instruction set is there, and the slot's memory is exclusively the caller's.
-#[inline(always)]
-pub(crate) unsafe fn store_kv<S: Simd>(to: &KvSlot, key: &[f32], value: &[f32]) {
-    let head_dim = key.len();
-    assert!(value.len() == head_dim && head_dim.is_multiple_of(LANES) && to.slot < BLOCK_POSITIONS);
-    let (strip, lane) = (to.slot / LANES, to.slot % LANES);
-    // SAFETY: all elements are of the slot's position, within the block.
-    unsafe {
-        for d in (0..head_dim).step_by(LANES) {
-            let key_at = |i: usize| (strip * head_dim + d + i) * LANES + lane;
-            let value_at = to.slot * head_dim + d;
-            match to.kv_type {
-                KvType::F32 => {
-                    for (i, &k) in key[d..d + LANES].iter().enumerate() {
-                        *to.keys.cast::<f32>().add(key_at(i)) = k;
-                    }
-                    S::store(to.values.cast::<f32>().add(value_at), S::load(value.as_ptr().add(d)));
-                }
-                KvType::F16 => {
-                    let clamp = |x| S::max(S::min(x, S::splat(F16_MAX)), S::splat(-F16_MAX));
-                    let mut halves = [0u16; LANES];
-                    S::store_f16(halves.as_mut_ptr(), clamp(S::load(key.as_ptr().add(d))));
-                    for (i, &k) in halves.iter().enumerate() {
-                        *to.keys.cast::<u16>().add(key_at(i)) = k;
-                    }
-                    let v = clamp(S::load(value.as_ptr().add(d)));
-                    S::store_f16(to.values.cast::<u16>().add(value_at), v);
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::elements::oracle::Stored;
     use super::*;
     use crate::isa::Isa;
 
@@ -406,8 +356,8 @@ mod tests {
         positions: usize,
         memory: Vec<u8>,
         table: Vec<u32>,
-        keys: Vec<f32>,
-        values: Vec<f32>,
+        keys: Vec<f32>,    // as stored, turned back
+        values: Vec<f32>,  // likewise
         queries: Vec<f32>, // [position][group][head_dim]
         kv_type: KvType,
     }
@@ -421,10 +371,10 @@ mod tests {
         let mut seed = 11 + positions as u64;
         let d = shape.head_dim;
         let mut make = |n: usize| (0..n).map(|_| noise(&mut seed)).collect::<Vec<f32>>();
-        let (keys, values) = (make(positions * d), make(positions * d));
+        let (mut keys, mut values) = (make(positions * d), make(positions * d));
         let queries = make(positions * shape.group * d).into_iter().map(|x| x * 4.0).collect();
         let blocks = positions.div_ceil(BLOCK_POSITIONS);
-        let stride = 2 * BLOCK_POSITIONS * d * kv_type.bytes();
+        let stride = 2 * kv_type.bytes_of(BLOCK_POSITIONS * d);
         // Blocks in reverse order: the table must be followed.
         let table: Vec<u32> = (0..blocks as u32).rev().collect();
         let mut memory = vec![0u8; blocks * stride];
@@ -436,8 +386,23 @@ mod tests {
                 slot: p % BLOCK_POSITIONS,
                 kv_type,
             };
+            let (key, value) = (&mut keys[p * d..][..d], &mut values[p * d..][..d]);
+            let turn = |key: &mut [f32], value: &mut [f32]| {
+                if kv_type.is_rotated() {
+                    rotation::rotate(key);
+                    rotation::rotate(value);
+                }
+            };
+            turn(key, value);
             // SAFETY: the detected set is there; the slot lies in `memory`.
-            unsafe { (Isa::detect().kernels().store_kv)(&slot, &keys[p * d..][..d], &values[p * d..][..d]) };
+            unsafe { (Isa::detect().kernels().store_kv)(&slot, key, value) };
+            let block = &memory[table[p / BLOCK_POSITIONS] as usize * stride..][..stride];
+            let stored = Stored { kv_type, head_dim: d, slot: slot.slot };
+            for i in 0..d {
+                key[i] = stored.key(&block[..stride / 2], i);
+                value[i] = stored.value(&block[stride / 2..], i);
+            }
+            turn(key, value);
         }
         Case { shape, positions, memory, table, keys, values, queries, kv_type }
     }
@@ -446,9 +411,9 @@ mod tests {
         let (d, group) = (case.shape.head_dim, case.shape.group);
         let cache = HeadCache {
             memory: case.memory.as_ptr(),
-            block_stride: 2 * BLOCK_POSITIONS * d * case.kv_type.bytes(),
+            block_stride: 2 * case.kv_type.bytes_of(BLOCK_POSITIONS * d),
             keys_offset: 0,
-            values_offset: BLOCK_POSITIONS * d * case.kv_type.bytes(),
+            values_offset: case.kv_type.bytes_of(BLOCK_POSITIONS * d),
             table: &case.table,
             kv_type: case.kv_type,
         };
@@ -509,6 +474,11 @@ mod tests {
             (128, 6, None, None, KvType::F32),
             (16, 1, Some(16), None, KvType::F16),
             (80, 4, Some(100), Some(5.0), KvType::F32),
+            (64, 3, None, None, KvType::Q8),
+            (96, 5, Some(100), Some(5.0), KvType::Q8),
+            (64, 7, None, None, KvType::Q4),
+            (96, 2, Some(70), Some(5.0), KvType::Q4),
+            (256, 4, None, None, KvType::Q4),
         ] {
             let scale = 1.0 / (head_dim as f32).sqrt();
             let shape = AttentionShape { head_dim, group, scale, window, soft_cap };
@@ -519,9 +489,8 @@ mod tests {
             for from in (0..case.positions).step_by(tile) {
                 whole.extend(run(&case, Isa::detect(), from, tile.min(case.positions - from)));
             }
-            let tolerance = if kv_type == KvType::F16 { 2e-3 } else { 2e-5 };
             for (i, (got, want)) in whole.iter().zip(naive(&case)).enumerate() {
-                assert!((f64::from(*got) - want).abs() < tolerance, "value {i}: {got} for {want}");
+                assert!((f64::from(*got) - want).abs() < 2e-5, "{kv_type:?} value {i}: {got} for {want}");
             }
             for from in [0, 1, 63, 64, 511, 512, 700, 1099] {
                 for isa in Isa::available() {

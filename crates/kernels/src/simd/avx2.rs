@@ -118,6 +118,17 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
     #[inline(always)]
+    unsafe fn load_nibbles<const HIGH: bool>(from: *const u8, table: &[i8; 16]) -> F {
+        // SAFETY: as the impl says.
+        unsafe {
+            let bytes = _mm_loadu_si128(from.cast());
+            let moved = if HIGH { _mm_srli_epi16::<4>(bytes) } else { bytes };
+            let codes = _mm_and_si128(moved, _mm_set1_epi8(15));
+            let entries = _mm_shuffle_epi8(_mm_loadu_si128(table.as_ptr().cast()), codes);
+            halves!(x in [entries, _mm_srli_si128::<8>(entries)] => _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(x)))
+        }
+    }
+    #[inline(always)]
     unsafe fn add(a: F, b: F) -> F {
         unsafe { halves!(x in a, y in b => _mm256_add_ps(x, y)) }
     }

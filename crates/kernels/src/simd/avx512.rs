@@ -51,6 +51,16 @@ unsafe impl Simd for Avx512 {
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()))) }
     }
     #[inline(always)]
+    unsafe fn load_nibbles<const HIGH: bool>(from: *const u8, table: &[i8; 16]) -> __m512 {
+        // SAFETY: as the impl says.
+        unsafe {
+            // The permutation looks at the low four bits of its indices only.
+            let codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()));
+            let codes = if HIGH { _mm512_srli_epi32::<4>(codes) } else { codes };
+            _mm512_permutexvar_ps(codes, Self::load_i8(table.as_ptr()))
+        }
+    }
+    #[inline(always)]
     unsafe fn add(a: __m512, b: __m512) -> __m512 {
         unsafe { _mm512_add_ps(a, b) }
     }

@@ -50,6 +50,8 @@ pub unsafe trait Simd: Copy + 'static {
     unsafe fn load_i8(from: *const i8) -> Self::F;
     /// Loads 16 u8.
     unsafe fn load_u8(from: *const u8) -> Self::F;
+    /// The table's entries for 16 codes: the low four bits of 16 bytes, or the high ones.
+    unsafe fn load_nibbles<const HIGH: bool>(from: *const u8, table: &[i8; 16]) -> Self::F;
     /// a + b.
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     /// a − b.

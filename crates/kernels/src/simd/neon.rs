@@ -87,17 +87,7 @@ unsafe impl<const DOTS: u32> Simd for Neon<DOTS> {
     }
     #[inline(always)]
     unsafe fn load_i8(from: *const i8) -> F {
-        // SAFETY: as the impl says.
-        unsafe {
-            let bytes = vld1q_s8(from);
-            let (low, high) = (vmovl_s8(vget_low_s8(bytes)), vmovl_high_s8(bytes));
-            [
-                vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
-                vcvtq_f32_s32(vmovl_high_s16(low)),
-                vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
-                vcvtq_f32_s32(vmovl_high_s16(high)),
-            ]
-        }
+        unsafe { from_i8(vld1q_s8(from)) }
     }
     #[inline(always)]
     unsafe fn load_u8(from: *const u8) -> F {
@@ -111,6 +101,15 @@ unsafe impl<const DOTS: u32> Simd for Neon<DOTS> {
                 vcvtq_f32_u32(vmovl_u16(vget_low_u16(high))),
                 vcvtq_f32_u32(vmovl_high_u16(high)),
             ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_nibbles<const HIGH: bool>(from: *const u8, table: &[i8; 16]) -> F {
+        // SAFETY: as the impl says.
+        unsafe {
+            let bytes = vld1q_u8(from);
+            let codes = if HIGH { vshrq_n_u8::<4>(bytes) } else { vandq_u8(bytes, vdupq_n_u8(15)) };
+            from_i8(vqtbl1q_s8(vld1q_s8(table.as_ptr()), codes))
         }
     }
     #[inline(always)]
@@ -276,6 +275,24 @@ unsafe impl<const DOTS: u32> Simd for Neon<DOTS> {
                 dot4::<DOTS, BITS, 3>(sum, w[3][i], x)
             })
         }
+    }
+}
+
+/// Sixteen bytes as floats.
+///
+/// # Safety
+/// None beyond NEON.
+#[inline(always)]
+unsafe fn from_i8(bytes: int8x16_t) -> F {
+    // SAFETY: NEON is part of AArch64.
+    unsafe {
+        let (low, high) = (vmovl_s8(vget_low_s8(bytes)), vmovl_high_s8(bytes));
+        [
+            vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
+            vcvtq_f32_s32(vmovl_high_s16(low)),
+            vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+            vcvtq_f32_s32(vmovl_high_s16(high)),
+        ]
     }
 }
 

@@ -69,6 +69,12 @@ unsafe impl Simd for Scalar {
         unsafe { from.cast::<[u8; LANES]>().read_unaligned() }.map(f32::from)
     }
     #[inline(always)]
+    unsafe fn load_nibbles<const HIGH: bool>(from: *const u8, table: &[i8; 16]) -> Self::F {
+        // SAFETY: the caller gives 16 bytes.
+        let bytes = unsafe { from.cast::<[u8; LANES]>().read_unaligned() };
+        bytes.map(|b| f32::from(table[usize::from(if HIGH { b >> 4 } else { b & 15 })]))
+    }
+    #[inline(always)]
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
         zip(a, b, |x, y| x + y)
     }

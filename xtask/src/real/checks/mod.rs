@@ -4,6 +4,7 @@
 mod bad_input;
 mod clients;
 mod crash;
+mod crowd;
 mod demo;
 mod greedy;
 mod leaving;
@@ -30,6 +31,7 @@ pub(super) const CHECKS: &[Check] = &[
     leaving::CHECK,
     memory::CHECK,
     crash::CHECK,
+    crowd::CHECK,
     upstream::CHECK,
     demo::CHECK,
 ];

@@ -713,7 +713,7 @@ mod tests {
             let mut cache = KvCache::new(&gemma, &DecoderOptions::new(1, tokens));
             let prompt: Vec<u32> = (0..tokens as u32).collect();
             let sequence = cache.take().unwrap();
-            for tokens in prompt.chunks(512) {
+            for tokens in prompt.chunks(128) {
                 cache.reserve(sequence, tokens.len()).unwrap();
                 cache.advance(sequence, tokens.len());
                 cache.settle(sequence, tokens);

@@ -1,0 +1,88 @@
+"""The table and the line of the record."""
+
+import json
+import shlex
+import sys
+import time
+
+from comparison.report import commit, machine, median, quotient
+
+from .scenarios import SCENARIOS
+
+#: Version of the record's lines.
+FORMAT = 1
+
+
+def ratios(measured, peer, metric):
+    ours, theirs = (measured.values.get(name, {}).get(metric, []) for name in ("tandem", peer))
+    return [quotient(a, b) for a, b in zip(ours, theirs)]
+
+
+def cell(measured, name, row):
+    """A figure, and in brackets Tandem's divided by it: the median of the rounds' ratios."""
+    middle = median(measured.values.get(name, {}).get(row.metric, []))
+    if middle is None:
+        return "failed" if name in measured.failures else "–"
+    shown = row.style.format(middle)
+    ratio = median(ratios(measured, name, row.metric)) if row.compared and name != "tandem" else None
+    return shown if ratio is None else f"{shown} ({ratio:.2f})"
+
+
+def markdown(options, settings, programs, measured):
+    scenario = SCENARIOS[options.scenario]
+    sizes = ", ".join(f"{name} {getattr(settings, name)}" for name in scenario.sizes)
+    lines = [
+        f"{options.scenario}: {scenario.about} ({sizes}). {options.model.name}, {options.threads} threads, "
+        f"{machine()['cpu']}, medians of {options.rounds} alternating rounds. In brackets: Tandem's figure divided by "
+        f"the peer's, median of the rounds' ratios.",
+        "",
+        "| | " + " | ".join(program.title for program in programs) + " |",
+        "|---|" + "---:|" * len(programs),
+    ]
+    for row in scenario.rows:
+        cells = [cell(measured, program.name, row) for program in programs]
+        if any(text != "–" for text in cells):
+            lines.append(f"| {row.title} | " + " | ".join(cells) + " |")
+    lines.append("")
+    for program in programs:
+        for job, why in measured.failures.get(program.name, {}).items():
+            lines.append(f"- {program.title} failed at {job}: {why}")
+        if program.name in measured.facts:
+            lines.append(f"- {program.title}: {measured.facts[program.name]['version']}")
+    return "\n".join(lines)
+
+
+def command(script):
+    """The command line with file names only: folders are this machine's business."""
+    return f"python3 bench/{script} " + shlex.join(
+        argument.rsplit("/", 1)[-1] if "/" in argument else argument for argument in sys.argv[1:])
+
+
+def record(options, settings, measured):
+    scenario = SCENARIOS[options.scenario]
+    metrics = [row.metric for row in scenario.rows]
+    medians = {name: {metric: median(columns.get(metric, [])) for metric in metrics}
+               for name, columns in measured.values.items()}
+    line = {
+        "format": FORMAT,
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": commit(),
+        "command": command("serve.py"),
+        "model": options.model.name,
+        "machine": machine(),
+        "scenario": options.scenario,
+        "settings": {name: getattr(settings, name) for name in scenario.sizes} | {"threads": options.threads},
+        "rounds": options.rounds,
+        "facts": measured.facts,
+        "medians": medians,
+        "ratios": {name: {row.metric: median(ratios(measured, name, row.metric)) for row in scenario.rows if row.compared}
+                   for name in measured.values if name != "tandem"},
+        "values": measured.values,
+        "failures": measured.failures,
+    }
+    append(options.record, line)
+
+
+def append(path, line):
+    with path.open("a") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")

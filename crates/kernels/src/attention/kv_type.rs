@@ -1,0 +1,124 @@
+//! How elements of the key-value cache are stored: [`KvType`], one line of [`TYPES`] each.
+
+/// Elements of the quantized types that share one scale.
+pub const SCALE_GROUP: usize = 32;
+
+/// How elements of the cache are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvType {
+    /// 32-bit floats, for the exact path.
+    F32,
+    /// 16-bit floats.
+    F16,
+    /// 8-bit integers and an f16 scale per 32 dimensions of a position.
+    Q8,
+    /// 4-bit codes of unequal steps and an f16 scale per 32 dimensions of a position; heads are rotated
+    /// first (see `rotation`).
+    Q4,
+}
+
+struct Entry {
+    kv_type: KvType,
+    name: &'static str,
+    /// What elements come in: a head's dimensions must be whole groups.
+    group: usize,
+    /// Bytes of a group, its scale included.
+    group_bytes: usize,
+}
+
+/// Every type, most precise first.
+static TYPES: [Entry; 4] = [
+    Entry { kv_type: KvType::F32, name: "f32", group: 1, group_bytes: 4 },
+    Entry { kv_type: KvType::F16, name: "f16", group: 1, group_bytes: 2 },
+    Entry { kv_type: KvType::Q8, name: "q8", group: SCALE_GROUP, group_bytes: SCALE_GROUP + 2 },
+    Entry { kv_type: KvType::Q4, name: "q4", group: SCALE_GROUP, group_bytes: SCALE_GROUP / 2 + 2 },
+];
+
+/// A cache of this type can't hold these heads.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a key-value cache of type {name} needs heads of a multiple of {group} dimensions, this model's have {head_dim}: use f16"
+)]
+pub struct KvTypeError {
+    name: &'static str,
+    group: usize,
+    head_dim: usize,
+}
+
+impl KvType {
+    /// Those to choose from, most precise first. [`KvType::F32`] is not: it goes with exact models.
+    pub fn choices() -> impl Iterator<Item = KvType> {
+        TYPES.iter().map(|entry| entry.kv_type).filter(|&kv_type| kv_type != KvType::F32)
+    }
+
+    /// The one of [`KvType::choices`] called `name`.
+    pub fn named(name: &str) -> Option<KvType> {
+        Self::choices().find(|kv_type| kv_type.name() == name)
+    }
+
+    /// Its name, as settings and arguments say it.
+    pub fn name(self) -> &'static str {
+        self.entry().name
+    }
+
+    /// Bytes of `elements` elements, scales included.
+    ///
+    /// # Panics
+    /// If they are not whole groups.
+    pub fn bytes_of(self, elements: usize) -> usize {
+        let Entry { group, group_bytes, .. } = self.entry();
+        assert!(elements.is_multiple_of(*group), "{elements} elements are not whole groups of {group}");
+        elements / group * group_bytes
+    }
+
+    /// Whether heads of `head_dim` dimensions can be stored so.
+    ///
+    /// # Errors
+    /// If they are not whole groups.
+    pub fn check(self, head_dim: usize) -> Result<(), KvTypeError> {
+        let &Entry { name, group, .. } = self.entry();
+        if head_dim.is_multiple_of(group) { Ok(()) } else { Err(KvTypeError { name, group, head_dim }) }
+    }
+
+    /// Whether heads are rotated before they are stored, and queries and outputs with them.
+    pub(crate) fn is_rotated(self) -> bool {
+        self == KvType::Q4
+    }
+
+    fn entry(self) -> &'static Entry {
+        let found = TYPES.iter().find(|entry| entry.kv_type == self);
+        found.expect("every type has its line")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_back_and_bytes_are_those_of_the_formula() {
+        let names: Vec<&str> = KvType::choices().map(KvType::name).collect();
+        assert_eq!(names, ["f16", "q8", "q4"]);
+        for kv_type in KvType::choices() {
+            assert_eq!(KvType::named(kv_type.name()), Some(kv_type));
+        }
+        assert_eq!((KvType::named("f32"), KvType::named("Q8")), (None, None));
+        let bytes = [KvType::F32, KvType::F16, KvType::Q8, KvType::Q4].map(|t| t.bytes_of(64 * 96));
+        assert_eq!(bytes, [64 * 96 * 4, 64 * 96 * 2, 64 * 96 * 34 / 32, 64 * 96 * 18 / 32]);
+    }
+
+    #[test]
+    fn heads_that_are_not_whole_groups_are_refused_with_a_way_out() {
+        for head_dim in [32, 64, 96, 128, 256] {
+            assert!(KvType::choices().all(|kv_type| kv_type.check(head_dim).is_ok()));
+        }
+        assert!(KvType::F16.check(80).is_ok());
+        for kv_type in [KvType::Q8, KvType::Q4] {
+            let text = kv_type.check(80).unwrap_err().to_string();
+            assert!(
+                text.contains(kv_type.name()) && text.contains("80") && text.contains("use f16"),
+                "{text}"
+            );
+        }
+    }
+}
