@@ -58,6 +58,10 @@ impl Budget {
             .iter()
             .map(|(_, _, path)| read(path).map_err(|error| in_file(path, &error)))
             .collect::<Result<_, _>>()?;
+        for ((_, settings, path), model) in locals.iter().zip(&models) {
+            let checked = kv_type(settings.wanted.kv).check(model.spec().head_dim);
+            checked.map_err(|error| CliError::usage(format!("{}: {error}", path.display())))?;
+        }
         type SizesOf<'a> = Box<dyn Fn(&Choice) -> Taken + 'a>;
         let sizes: Vec<SizesOf> =
             models.iter().map(|model| Box::new(|choice: &Choice| self.taken(model, choice)) as _).collect();
@@ -84,8 +88,13 @@ impl Budget {
 
     fn taken(&self, model: &Model, choice: &Choice) -> Taken {
         let options = decoder_options(choice);
+        if options.kv_type.check(model.spec().head_dim).is_err() {
+            // Never fits, so that it is not proposed.
+            return Taken { kv_bytes: u64::MAX, working_bytes: 0 };
+        }
         let context_tokens = choice.context_tokens as usize;
-        let sizes = Sizes::of(model, &options, SizesFor { threads: self.threads, exact: false, context_tokens });
+        let asked = SizesFor { threads: self.threads, exact: false, context_tokens };
+        let sizes = Sizes::of(model, &options, asked);
         Taken { kv_bytes: sizes.kv_bytes, working_bytes: sizes.working_bytes + sizes.sampling_bytes }
     }
 }
@@ -164,5 +173,23 @@ impl Plan {
     pub fn told(&self) -> Vec<(String, u64)> {
         let parts = self.split.parts.iter().map(|part| (part.name.clone(), part.bytes));
         parts.chain(self.budget_bytes.map(|bytes| ("budget".to_owned(), bytes))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_planner_knows_the_kernels_types_by_their_names() {
+        let names = KvKind::ALL.map(KvKind::as_str);
+        assert!(KvType::choices().map(KvType::name).eq(names));
+        KvKind::ALL.into_iter().for_each(|kind| assert_eq!(kv_type(kind).name(), kind.as_str()));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn resident_memory_is_more_than_nothing() {
+        assert!(resident_bytes().is_some_and(|bytes| bytes > 100 << 10));
     }
 }

@@ -132,7 +132,7 @@ impl ThreadScratch {
 
     /// Values of all buffers.
     pub fn values(head_dim: usize) -> usize {
-        ROWS_MAX * (head_dim + BLOCK_POSITIONS) + 2 * Partial::size(ROWS_MAX, head_dim)
+        head_dim + ROWS_MAX * (head_dim + BLOCK_POSITIONS) + 2 * Partial::size(ROWS_MAX, head_dim)
     }
 }
 
