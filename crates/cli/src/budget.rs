@@ -7,17 +7,19 @@ use contract::Role;
 use engine::decoder::{DecoderOptions, Sizes, SizesFor};
 use engine::model::{LoadOptions, Model};
 use engine::tokenizer::TOKENIZING_BYTES_PER_BYTE;
+use gateway::GatewaySettings;
 use kernels::attention::KvType;
 use kernels::pool::Pool;
+use ledger::LedgerSettings;
 use planner::split::{self, Choice, KvKind, Part, Split, Taken};
 
 use crate::context::in_file;
 use crate::error::CliError;
-use crate::settings::{LocalSettings, Settings};
+use crate::settings::{LocalSettings, Open, Settings};
 
 const MIB: u64 = 1 << 20;
 /// The program itself, its stacks, and what the allocator can't give back.
-const PROCESS_BYTES: u64 = 24 * MIB;
+const PROCESS_BYTES: u64 = 20 * MIB;
 /// A compute thread's stack and what it keeps.
 const THREAD_BYTES: u64 = 512 << 10;
 /// A row that waits for the ledger, without texts: they are not kept unless asked for.
@@ -30,23 +32,38 @@ const LEDGER_CACHE_BYTES: u64 = 4 * MIB;
 pub struct Budget {
     memory_bytes: Option<u64>,
     threads: usize,
-    fixed: Vec<Part>,
+    open: Open,
+    gateway: GatewaySettings,
+    ledger: LedgerSettings,
 }
 
 impl Budget {
     /// The budget of these settings.
     pub fn new(settings: &Settings) -> Self {
-        let (gateway, ledger) = (&settings.gateway, &settings.ledger.settings);
+        Budget {
+            memory_bytes: settings.memory_bytes,
+            threads: settings.threads,
+            open: settings.open,
+            gateway: settings.gateway.clone(),
+            ledger: settings.ledger.settings.clone(),
+        }
+    }
+
+    /// The parts that no model takes, of a budget of so many bytes.
+    fn fixed(&self, memory_bytes: Option<u64>) -> Vec<Part> {
+        let (mut gateway, mut ledger) = (self.gateway.clone(), self.ledger.clone());
+        if let Some(memory_bytes) = memory_bytes {
+            self.open.fit(memory_bytes, (&mut gateway, &mut ledger));
+        }
         let rows = (ledger.queue_rows_max as u64).saturating_mul(LEDGER_ROW_BYTES);
         let texts = TOKENIZING_BYTES_PER_BYTE.saturating_mul(gateway.request_bytes_max) as u64;
         let part = |name: &str, bytes| Part { name: name.to_owned(), bytes };
-        let fixed = vec![
+        vec![
             part("http", gateway.http_bytes_max as u64),
             part("tokenizing", texts),
             part("ledger", LEDGER_CACHE_BYTES.saturating_add(rows)),
-            part("process", PROCESS_BYTES + settings.threads as u64 * THREAD_BYTES),
-        ];
-        Budget { memory_bytes: settings.memory_bytes, threads: settings.threads, fixed }
+            part("process", PROCESS_BYTES + self.threads as u64 * THREAD_BYTES),
+        ]
     }
 
     /// Splits the budget among local models, whose files are here.
@@ -80,8 +97,11 @@ impl Budget {
             })
             .collect();
         let split = match self.memory_bytes {
-            Some(bytes) => split::split(bytes, &self.fixed, &roles).map_err(CliError::usage)?,
-            None => split::unlimited(&self.fixed, &roles),
+            Some(bytes) => {
+                let fixed = |bytes| self.fixed(Some(bytes));
+                split::split(bytes, &fixed, &roles).map_err(CliError::usage)?
+            }
+            None => split::unlimited(&self.fixed(None), &roles),
         };
         Ok(Plan { budget_bytes: self.memory_bytes, split })
     }
@@ -166,7 +186,8 @@ impl Plan {
     /// Bytes by part, for machines.
     pub fn to_toml(&self) -> toml::Table {
         let told = self.told().into_iter();
-        told.map(|(part, bytes)| (part, toml::Value::Integer(i64::try_from(bytes).unwrap_or(i64::MAX)))).collect()
+        told.map(|(part, bytes)| (part, toml::Value::Integer(i64::try_from(bytes).unwrap_or(i64::MAX))))
+            .collect()
     }
 
     /// What `tandem_memory_bytes` tells, by part.

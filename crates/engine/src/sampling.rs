@@ -100,13 +100,7 @@ impl Sampler {
     /// A sampler for a sequence that starts with `prompt`.
     pub fn new(params: SamplingParams, isa: Isa, prompt: &[u32]) -> Self {
         let prompt = if params.repetition_penalty != 1.0 { prompt.to_vec() } else { Vec::new() };
-        Sampler {
-            params,
-            isa,
-            drawn: 0,
-            prompt,
-            seen: Vec::new(),
-        }
+        Sampler { params, isa, drawn: 0, prompt, seen: Vec::new() }
     }
 
     /// Draws a token from `logits` and remembers it. `top`: how many of the likeliest to report. After

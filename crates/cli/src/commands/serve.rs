@@ -69,11 +69,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     served
 }
 
-fn print(
-    settings: &Settings,
-    plan: Option<(Plan, Vec<Role>)>,
-    context: &Context,
-) -> Result<(), CliError> {
+fn print(settings: &Settings, plan: Option<(Plan, Vec<Role>)>, context: &Context) -> Result<(), CliError> {
     if context.json {
         let sections = settings::effective(settings)?.into_iter();
         let mut sections: BTreeMap<&str, toml::Table> = sections.collect();

@@ -95,8 +95,7 @@ const ROLE: &[Key] = &[
 ];
 
 /// Keys of a role that make sense for a local model only.
-pub const LOCAL_ONLY: &[&str] =
-    &["sequences", "kv_tokens", "batch_tokens", "kv_type", "idle_unload_seconds"];
+pub const LOCAL_ONLY: &[&str] = &["sequences", "kv_tokens", "batch_tokens", "kv_type", "idle_unload_seconds"];
 /// Keys of a role that make sense for an upstream only.
 pub const UPSTREAM_ONLY: &[&str] = &[
     "url",

@@ -25,7 +25,7 @@ pub use effective::{effective, effective_toml};
 pub use keys::parse_bytes;
 pub use layers::{Flags, unknown_variables};
 pub use roles::{LocalSettings, RoleSettings};
-use server::Open;
+pub use server::Open;
 
 /// Name of the ledger in the home folder.
 const LEDGER_FILE: &str = "ledger.db";
@@ -96,6 +96,8 @@ pub struct Settings {
     pub gateway: GatewaySettings,
     /// Most bytes that the process may have in memory; `None`: no limit.
     pub memory_bytes: Option<u64>,
+    /// Which limits of the server follow it.
+    pub open: Open,
     /// Threads that compute.
     pub threads: usize,
     /// Who fills the role small.
@@ -134,7 +136,7 @@ pub fn load(mut flags: Flags, context: &Context) -> Result<Settings, CliError> {
     let cache = CacheSettings::read(std::mem::take(raw.section("cache")))?;
     let mut role = |name| RoleSettings::read(name, std::mem::take(raw.section(name)), context);
     let (small, large) = (role("small")?, role("large")?);
-    Ok(Settings { file: raw.file, gateway, memory_bytes, threads, small, large, policy, ledger, cache })
+    Ok(Settings { file: raw.file, gateway, memory_bytes, open, threads, small, large, policy, ledger, cache })
 }
 
 /// Where the ledger is, by configuration file and environment.

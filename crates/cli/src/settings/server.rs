@@ -7,8 +7,8 @@ use toml::Table;
 
 const MIB: usize = 1 << 20;
 /// HTTP gets one part of the budget in so many, within these bytes.
-const HTTP_SHARE: u64 = 16;
-const HTTP_BYTES_LEAST: usize = 12 * MIB;
+const HTTP_SHARE: u64 = 32;
+const HTTP_BYTES_LEAST: usize = 8 * MIB;
 const HTTP_BYTES_MOST: usize = 512 * MIB;
 /// Connections get one part of HTTP's bytes in so many, and are at least as many.
 const CONNECTIONS_SHARE: usize = 4;
@@ -17,11 +17,12 @@ const CONNECTIONS_LEAST: usize = 32;
 const BODY_SHARE: u64 = 2048;
 const BODY_BYTES_LEAST: usize = 128 << 10;
 /// Rows that wait for the ledger get one part of the budget in so many bytes.
-const LEDGER_SHARE_BYTES: u64 = 256 << 10;
+const LEDGER_SHARE_BYTES: u64 = 512 << 10;
 const LEDGER_ROWS_LEAST: usize = 256;
 
 /// Which limits the user left open.
-pub(super) struct Open {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Open {
     http: bool,
     connections: bool,
     body: bool,
@@ -38,30 +39,26 @@ impl Open {
         }
     }
 
-    /// Lowers what is open to what a budget has for it.
-    pub(super) fn fit(
-        &self,
-        memory_bytes: u64,
-        (gateway, ledger): (&mut GatewaySettings, &mut LedgerSettings),
-    ) {
+    /// Sets what is open to what a budget has for it; the defaults at the most.
+    pub fn fit(&self, memory_bytes: u64, (gateway, ledger): (&mut GatewaySettings, &mut LedgerSettings)) {
         let part = |share: u64| usize::try_from(memory_bytes / share).unwrap_or(usize::MAX);
         if self.http {
             gateway.http_bytes_max = part(HTTP_SHARE).clamp(HTTP_BYTES_LEAST, HTTP_BYTES_MOST);
         }
         if self.connections {
             let bytes = gateway.http_bytes_max / CONNECTIONS_SHARE;
-            let most = gateway.connections_max.max(CONNECTIONS_LEAST);
+            let most = GatewaySettings::default().connections_max;
             gateway.connections_max = (bytes / CONNECTION_BYTES).clamp(CONNECTIONS_LEAST, most);
         }
         if self.body {
             // Half of what is left for requests at the most.
             let requests = gateway.http_bytes_max.saturating_sub(gateway.connections_max * CONNECTION_BYTES);
             let bytes = part(BODY_SHARE).max(BODY_BYTES_LEAST).min(requests / 2 / BODY_COST);
-            gateway.request_bytes_max = gateway.request_bytes_max.min(bytes.max(1));
+            gateway.request_bytes_max = bytes.clamp(1, GatewaySettings::default().request_bytes_max);
         }
         if self.rows {
-            ledger.queue_rows_max =
-                ledger.queue_rows_max.min(part(LEDGER_SHARE_BYTES).max(LEDGER_ROWS_LEAST));
+            let most = LedgerSettings::default().queue_rows_max;
+            ledger.queue_rows_max = part(LEDGER_SHARE_BYTES).clamp(LEDGER_ROWS_LEAST, most);
         }
     }
 }

@@ -14,8 +14,8 @@ use super::{App, body, unix_s};
 use crate::auth::Tenant;
 use crate::connection::Connection;
 use crate::door::{self, Accepted, Door};
-use crate::memory::{ANSWER_TOKENS_DEFAULT, Charge, answer_bytes};
 use crate::flow::{Arrival, Failure, FlowEvent, FlowStream};
+use crate::memory::{ANSWER_TOKENS_DEFAULT, Charge, answer_bytes};
 use crate::sse;
 use crate::wire::{self, ApiError, Chat, Collected, Completion, Head, Shape};
 

@@ -42,10 +42,7 @@ pub(super) async fn read(
     })
 }
 
-async fn collect(
-    body: Body,
-    (bytes_max, charge): (usize, &mut Charge),
-) -> Result<Vec<u8>, ApiError> {
+async fn collect(body: Body, (bytes_max, charge): (usize, &mut Charge)) -> Result<Vec<u8>, ApiError> {
     let mut stream = body.into_data_stream();
     let mut bytes = Vec::new();
     while let Some(piece) = stream.next().await {
