@@ -3,6 +3,7 @@
 //! [`commands`] has one file per command. [`context`] is what they share (model store, instruction
 //! set, thread pool, output), [`environment`] the only place that reads the process's environment.
 
+mod budget;
 mod commands;
 mod context;
 mod environment;

@@ -7,17 +7,17 @@ use std::time::Duration;
 use backends::OpenaiBackend;
 use backends::embedded::{EmbeddedBackend, EmbeddedOptions, IdleUnload};
 use contract::{Backend, Role};
-use engine::decoder::DecoderOptions;
 use engine::model::LoadOptions;
 use engine::packed::PackedCache;
 use engine::scheduler::Turns;
 use gateway::{KvBlocks, Metrics};
 use kernels::isa::Isa;
 use kernels::pool::Pool;
+use planner::split::Choice;
 
+use crate::budget::{Budget, Plan, decoder_options, resident_bytes};
 use crate::context::{self, Context};
 use crate::error::CliError;
-use crate::footprint::{Footprint, Need, fit};
 use crate::progress::Style;
 use crate::settings::{LocalSettings, RoleSettings};
 
@@ -38,8 +38,10 @@ pub struct Loading {
     pub isa: Isa,
     /// Requests that may wait at a model.
     pub queue_max: usize,
-    /// Most bytes of weights and KV caches; `None`: no limit.
-    pub memory_bytes: Option<u64>,
+    /// What may be in memory.
+    pub budget: Budget,
+    /// Whether the budget's split is shown.
+    pub tells_plan: bool,
     /// Where packed weights are kept, if they are.
     pub cache: Option<PackedCache>,
     /// How fetching is shown.
@@ -144,22 +146,18 @@ impl Pair {
         for local in &self.locals {
             paths.push(context.have(&local.settings.reference, loading.style).await?);
         }
-        let needs: Vec<Need> = self
-            .locals
-            .iter()
-            .zip(&paths)
-            .map(|(local, path)| Ok(local.need(Footprint::read(path)?)))
-            .collect::<Result<_, CliError>>()?;
-        if let Some(budget) = loading.memory_bytes {
-            fit(budget, &needs).map_err(CliError::usage)?;
+        let plan = loading.budget.plan(&self.with_paths(&paths))?;
+        if loading.tells_plan {
+            eprint!("{}", plan.table(&self.local_roles()));
         }
-        let mut held = Vec::new();
-        for ((local, path), need) in self.locals.iter().zip(paths).zip(&needs) {
-            let weights_bytes = local.load(path, need, loading).await?;
-            let part = |what: &str| format!("{}_{what}", local.role.as_str());
-            held.extend([(part("weights"), weights_bytes), (part("kv"), need.kv_bytes())]);
+        let told = plan.told();
+        loading.metrics.set_memory_probe(Box::new(move || {
+            let resident = resident_bytes().map(|bytes| ("resident".to_owned(), bytes));
+            told.iter().cloned().chain(resident).collect()
+        }));
+        for ((local, path), choice) in self.locals.iter().zip(paths).zip(&plan.split.choices) {
+            local.load(path, choice, loading).await?;
         }
-        loading.metrics.set_memory_probe(Box::new(move || held.clone()));
         let backends: Vec<EmbeddedBackend> = self.locals.iter().map(|local| local.backend.clone()).collect();
         loading.metrics.set_kv_probe(Box::new(move || {
             backends.iter().map(EmbeddedBackend::load).fold(KvBlocks::default(), |sum, load| KvBlocks {
@@ -171,20 +169,30 @@ impl Pair {
         Ok(())
     }
 
-    /// Checks the budget without fetching: of models that are not here yet nothing can be said.
+    /// The split without fetching; `None` if a model is not here yet, so that nothing can be said.
     ///
     /// # Errors
     /// If what is here does not fit.
-    pub fn check_memory(&self, budget: Option<u64>, context: &Context) -> Result<(), CliError> {
-        let Some(budget) = budget else { return Ok(()) };
+    pub fn plan(&self, budget: &Budget, context: &Context) -> Result<Option<Plan>, CliError> {
         let store = context.store()?;
-        let mut needs = Vec::new();
+        let mut here = Vec::new();
         for local in &self.locals {
             if let Some(path) = store.locate(&local.settings.reference)? {
-                needs.push(local.need(Footprint::read(&path)?));
+                here.push((local.role, local.settings.clone(), path));
             }
         }
-        fit(budget, &needs).map_err(CliError::usage)
+        let plan = budget.plan(&here)?;
+        Ok((here.len() == self.locals.len()).then_some(plan))
+    }
+
+    /// The roles of local models.
+    pub fn local_roles(&self) -> Vec<Role> {
+        self.locals.iter().map(|local| local.role).collect()
+    }
+
+    fn with_paths(&self, paths: &[PathBuf]) -> Vec<(Role, LocalSettings, PathBuf)> {
+        let locals = self.locals.iter().zip(paths);
+        locals.map(|(local, path)| (local.role, local.settings.clone(), path.clone())).collect()
     }
 }
 
@@ -208,20 +216,10 @@ impl Local {
         self.backend.readiness() == contract::Readiness::Ready
     }
 
-    fn need(&self, footprint: Footprint) -> Need {
-        Need {
-            name: self.settings.name.clone(),
-            footprint,
-            context_tokens: self.settings.context_tokens.into(),
-            sequences: self.settings.sequences.into(),
-            kv_tokens: self.settings.kv_tokens.map(u64::from),
-        }
-    }
-
-    /// Loads the weights and starts the engine; gives the weights' bytes.
-    async fn load(&self, path: PathBuf, need: &Need, loading: &Loading) -> Result<u64, CliError> {
+    /// Loads the weights and starts the engine.
+    async fn load(&self, path: PathBuf, choice: &Choice, loading: &Loading) -> Result<(), CliError> {
         let options = LoadOptions {
-            context_tokens: Some(self.settings.context_tokens),
+            context_tokens: Some(choice.context_tokens),
             exact: false,
             cache: loading.cache.clone(),
         };
@@ -231,8 +229,6 @@ impl Local {
         let loaded = tokio::task::spawn_blocking(move || load().map(|model| (model, load)));
         let (model, load) =
             loaded.await.map_err(|error| CliError::failed(format!("loading failed: {error}")))??;
-        let weights_bytes = model.weight_bytes() as u64;
-        let kv_tokens = usize::try_from(need.kv_tokens()).unwrap_or(usize::MAX);
         let idle = self.settings.idle_unload_seconds.map(|seconds| IdleUnload {
             after: Duration::from_secs(seconds.into()),
             load: Arc::new(move || load().map(Arc::new).map_err(|error| error.to_string())),
@@ -241,7 +237,7 @@ impl Local {
             pool: Arc::clone(&loading.pool),
             turns: Arc::clone(&loading.turns),
             isa: loading.isa,
-            decoder: DecoderOptions::new(self.settings.sequences as usize, kv_tokens),
+            decoder: decoder_options(choice),
             queue_max: loading.queue_max,
             idle,
         };
@@ -252,9 +248,9 @@ impl Local {
             role = self.role.as_str(),
             model = self.settings.name,
             seconds = started.elapsed().as_secs_f64(),
-            kv_tokens,
+            kv_tokens = choice.kv_tokens,
             "model loaded"
         );
-        Ok(weights_bytes)
+        Ok(())
     }
 }

@@ -4,10 +4,11 @@ use std::fs::File;
 use std::path::Path;
 
 use kernels::mapped::Mapped;
+use kernels::panels::Panels;
 use kernels::pool::Pool;
 
-use crate::decoder::{Weights, WeightsError};
-use crate::gguf::{Gguf, GgufError};
+use crate::decoder::{EMBEDDING_ROWS_HELD, Weights, WeightsError};
+use crate::gguf::{Gguf, GgufError, Tensor};
 use crate::models::{self, Settings, SpecError};
 use crate::packed::{self, InMemory, PackedCache, PackedOutcome, PanelSource, Request};
 use crate::spec::DecoderSpec;
@@ -45,6 +46,21 @@ pub enum LoadError {
     Template(#[from] TemplateError),
 }
 
+/// Bytes of a file that the system maps around one that is touched, if it has them in memory: Linux's
+/// default.
+const MAPPED_AROUND_BYTES: usize = 64 << 10;
+
+/// Memory that a loaded model takes, by kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModelFootprint {
+    /// Packed matrices: mapped from their file, or of the process's own.
+    pub packed_bytes: u64,
+    /// Pages of the model file: matrices that have no packed form, and embedding rows, at most.
+    pub mapped_bytes: u64,
+    /// Norms, biases and the tokenizer.
+    pub heap_bytes: u64,
+}
+
 /// A model, immutable and shared.
 #[derive(Debug)]
 pub struct Model {
@@ -54,6 +70,8 @@ pub struct Model {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
     is_exact: bool,
+    /// Whether nothing but [`Model::embed`] reads the embeddings in the file.
+    releases_embeddings: bool,
     packed: PackedOutcome,
     /// Open, so that nobody removes it to make room.
     _in_use: Option<File>,
@@ -94,14 +112,25 @@ impl Model {
             (Some(cache), Some((path, file))) => {
                 packed::load(&Request { cache, path, file, gguf: &gguf, pool }, &load)?
             }
-            _ => (load(&InMemory(pool))?, PackedOutcome::Unused, None),
+            _ => (load(&InMemory { gguf: &gguf, pool })?, PackedOutcome::Unused, None),
         };
         if !options.exact {
             // What was packed is not read again; embedding rows come back page by page.
             gguf.mapped().release_pages();
         }
         let is_exact = options.exact;
-        Ok(Model { gguf, spec, weights, tokenizer, template, is_exact, packed, _in_use: in_use })
+        let releases_embeddings = !is_exact && weights.head.is_packed();
+        Ok(Model {
+            gguf,
+            spec,
+            weights,
+            tokenizer,
+            template,
+            is_exact,
+            releases_embeddings,
+            packed,
+            _in_use: in_use,
+        })
     }
 
     /// Its numbers.
@@ -149,6 +178,34 @@ impl Model {
         self.weights.layer_macs()
     }
 
+    /// What its weights will take once they are packed, from its file alone: also of an exact model.
+    pub fn footprint(&self) -> ModelFootprint {
+        let weights = &self.weights;
+        let row_bytes = self.embeddings().map_or(0, |tensor| tensor.byte_range().len() / tensor.rows());
+        // A page at either end, and what the system maps around a page that it has anyway.
+        let held = EMBEDDING_ROWS_HELD * (row_bytes + 2 * MAPPED_AROUND_BYTES);
+        let mut unpacked = weights.rows_bytes(|format| !Panels::supports(format));
+        if !weights.shares_embeddings(&self.gguf) {
+            unpacked += held.min(self.embeddings().map_or(0, |tensor| tensor.byte_range().len()));
+        }
+        ModelFootprint {
+            packed_bytes: packed::packed_bytes(&self.gguf),
+            mapped_bytes: unpacked as u64,
+            heap_bytes: (weights.vector_bytes() + self.tokenizer.heap_bytes()) as u64,
+        }
+    }
+
+    fn embeddings(&self) -> Option<&Tensor> {
+        self.gguf.tensor("token_embd.weight")
+    }
+
+    /// Gives back the file's pages under the embeddings, unless products read them too.
+    pub(crate) fn release_embeddings(&self) {
+        if let Some(tensor) = self.embeddings().filter(|_| self.releases_embeddings) {
+            self.gguf.mapped().release_range(tensor.byte_range());
+        }
+    }
+
     pub(crate) fn weights(&self) -> &Weights {
         &self.weights
     }
@@ -159,7 +216,7 @@ impl Model {
 
     /// Writes a token's embedding, unscaled. The token exists.
     pub(crate) fn embed(&self, token: u32, to: &mut [f32]) {
-        if let Some(tensor) = self.gguf.tensor("token_embd.weight") {
+        if let Some(tensor) = self.embeddings() {
             let data = self.gguf.data(tensor);
             let row_bytes = data.len() / tensor.rows();
             tensor.format().dequantize(&data[token as usize * row_bytes..][..row_bytes], to);

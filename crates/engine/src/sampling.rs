@@ -1,5 +1,7 @@
 //! Drawing the next token: penalties, temperature, top-k, top-p, min-p, seed.
 
+use std::cell::RefCell;
+
 use kernels::isa::Isa;
 
 use crate::score::likeliest;
@@ -67,48 +69,52 @@ pub struct Sampler {
     /// Tokens of the prompt, until the first draw, if a penalty looks at them.
     prompt: Vec<u32>,
     seen: Vec<Seen>, // [vocabulary], or empty if no penalty looks at it
-    adjusted: Vec<f32>,
-    weights: Vec<f32>,
-    kept: Vec<(usize, f32)>,
 }
 
-/// What the text so far holds of one token.
-#[derive(Clone, Copy, Debug, Default)]
-struct Seen {
-    in_prompt: bool,
-    /// Occurrences in the output.
-    count: u32,
+/// Memory of one draw.
+#[derive(Debug, Default)]
+struct Scratch {
+    adjusted: Vec<f32>,    // [vocabulary], once something adjusts
+    weights: Vec<f32>,     // [vocabulary]
+    kept: Vec<(u32, f32)>, // room for the vocabulary, once something filters
 }
+
+thread_local! {
+    /// The drawing thread's; kept, so that a draw allocates nothing.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Bytes that drawing takes, at most, if one thread draws for `sequences` sequences.
+pub(crate) fn bytes_max(vocabulary: usize, sequences: usize) -> usize {
+    let scratch = 2 * size_of::<f32>() + size_of::<(u32, f32)>();
+    vocabulary * (scratch + sequences * size_of::<Seen>())
+}
+
+/// What the text so far holds of one token: occurrences in the output, and [`IN_PROMPT`].
+type Seen = u32;
+
+/// Marks a token of the prompt. No output is as long.
+const IN_PROMPT: Seen = 1 << 31;
 
 impl Sampler {
     /// A sampler for a sequence that starts with `prompt`.
     pub fn new(params: SamplingParams, isa: Isa, prompt: &[u32]) -> Self {
         let prompt = if params.repetition_penalty != 1.0 { prompt.to_vec() } else { Vec::new() };
-        Sampler {
-            params,
-            isa,
-            drawn: 0,
-            prompt,
-            seen: Vec::new(),
-            adjusted: Vec::new(),
-            weights: Vec::new(),
-            kept: Vec::new(),
-        }
+        Sampler { params, isa, drawn: 0, prompt, seen: Vec::new() }
     }
 
     /// Draws a token from `logits` and remembers it. `top`: how many of the likeliest to report. After
     /// the first draw only the report allocates.
     pub fn draw(&mut self, logits: &[f32], top: usize) -> Sampled {
-        if self.drawn == 0 {
-            self.prepare(logits.len());
-        }
-        let (at, highest) = highest(self.isa, logits);
-        let sum = self.isa.exp_shifted(logits, (highest, 1.0), &mut self.weights);
-        let log_sum = f64::from(highest) + sum.ln();
-        let id = self.pick(logits, (at, highest));
+        let (id, log_sum) = SCRATCH.with_borrow_mut(|scratch| {
+            self.prepare(scratch, logits.len());
+            let (at, highest) = highest(self.isa, logits);
+            let sum = self.isa.exp_shifted(logits, (highest, 1.0), &mut scratch.weights);
+            (self.pick(logits, (at, highest), scratch), f64::from(highest) + sum.ln())
+        });
         self.drawn += 1;
         if let Some(seen) = self.seen.get_mut(id as usize) {
-            seen.count += 1;
+            *seen += 1;
         }
         let report = if top > 0 { likeliest(logits, log_sum, top) } else { Vec::new() };
         Sampled {
@@ -118,36 +124,36 @@ impl Sampler {
         }
     }
 
-    /// Makes the buffers that draws from `vocabulary` logits need.
-    fn prepare(&mut self, vocabulary: usize) {
-        self.weights = vec![0.0; vocabulary];
+    /// Sizes the buffers that draws from `vocabulary` logits need.
+    fn prepare(&mut self, scratch: &mut Scratch, vocabulary: usize) {
+        scratch.weights.resize(vocabulary, 0.0);
         if self.adjusts() {
-            self.adjusted = vec![0.0; vocabulary];
+            scratch.adjusted.resize(vocabulary, 0.0);
         }
-        if self.penalizes() {
-            self.seen = vec![Seen::default(); vocabulary];
+        scratch.kept.clear();
+        if self.params.temperature > 0.0 && self.filters() {
+            scratch.kept.reserve_exact(vocabulary);
+        }
+        if self.drawn == 0 && self.penalizes() {
+            self.seen = vec![0; vocabulary];
             for id in std::mem::take(&mut self.prompt) {
                 if let Some(seen) = self.seen.get_mut(id as usize) {
-                    seen.in_prompt = true;
+                    *seen = IN_PROMPT;
                 }
             }
         }
-        if self.params.temperature > 0.0 && self.filters() {
-            self.kept = Vec::with_capacity(vocabulary);
-        }
     }
 
-    fn pick(&mut self, logits: &[f32], (at, top): (u32, f32)) -> u32 {
+    fn pick(&self, logits: &[f32], (at, top): (u32, f32), scratch: &mut Scratch) -> u32 {
+        let Scratch { adjusted, weights, kept } = scratch;
         if !self.adjusts() {
-            return if self.params.temperature == 0.0 { at } else { self.sample(logits, top) };
+            let greedy = self.params.temperature == 0.0;
+            return if greedy { at } else { self.sample(logits, top, (weights, kept)) };
         }
-        let mut adjusted = std::mem::take(&mut self.adjusted);
         adjusted.copy_from_slice(logits);
-        self.adjust(&mut adjusted);
-        let (at, top) = highest(self.isa, &adjusted);
-        let id = if self.params.temperature == 0.0 { at } else { self.sample(&adjusted, top) };
-        self.adjusted = adjusted;
-        id
+        self.adjust(adjusted);
+        let (at, top) = highest(self.isa, adjusted);
+        if self.params.temperature == 0.0 { at } else { self.sample(adjusted, top, (weights, kept)) }
     }
 
     fn adjusts(&self) -> bool {
@@ -171,25 +177,31 @@ impl Sampler {
                 *logit += bias;
             }
         }
-        for (logit, seen) in logits.iter_mut().zip(&self.seen) {
-            if seen.in_prompt || seen.count > 0 {
+        for (logit, &seen) in logits.iter_mut().zip(&self.seen) {
+            if seen > 0 {
                 let is_positive = *logit > 0.0;
                 *logit =
                     if is_positive { *logit / p.repetition_penalty } else { *logit * p.repetition_penalty };
             }
-            if seen.count > 0 {
-                *logit -= p.presence_penalty + p.frequency_penalty * seen.count as f32;
+            let count = seen & !IN_PROMPT;
+            if count > 0 {
+                *logit -= p.presence_penalty + p.frequency_penalty * count as f32;
             }
         }
     }
 
     /// Draws by the remaining tokens' weights.
-    fn sample(&mut self, logits: &[f32], highest: f32) -> u32 {
+    fn sample(
+        &self,
+        logits: &[f32],
+        highest: f32,
+        (all_weights, kept): (&mut [f32], &mut Vec<(u32, f32)>),
+    ) -> u32 {
         let p = &self.params;
-        let total = self.isa.exp_shifted(logits, (highest, 1.0 / p.temperature), &mut self.weights);
+        let total = self.isa.exp_shifted(logits, (highest, 1.0 / p.temperature), all_weights);
         let uniform = uniform(p.seed, self.drawn);
         if !self.filters() {
-            return pick_by_weight(self.weights.iter().copied().enumerate(), uniform * total);
+            return pick_by_weight((0u32..).zip(all_weights.iter().copied()), uniform * total);
         }
         // Weights are relative to the likeliest token's, which is 1. Tokens below a share (1 − top_p) / n
         // of all have less than 1 − top_p together, so the nucleus lies above it.
@@ -197,11 +209,9 @@ impl Sampler {
         if p.top_p < 1.0 {
             floor = floor.max(((1.0 - f64::from(p.top_p)) * total / logits.len() as f64) as f32 * 0.5);
         }
-        let kept = &mut self.kept;
-        kept.clear();
-        for (stretch, weights) in self.weights.chunks(STRETCH).enumerate() {
+        for (stretch, weights) in all_weights.chunks(STRETCH).enumerate() {
             if self.isa.highest(weights) >= floor {
-                let all = weights.iter().enumerate().map(|(i, &w)| (stretch * STRETCH + i, w));
+                let all = weights.iter().enumerate().map(|(i, &w)| ((stretch * STRETCH + i) as u32, w));
                 kept.extend(all.filter(|&(_, w)| w >= floor));
             }
         }
@@ -224,19 +234,19 @@ impl Sampler {
     }
 }
 
-fn mass(kept: &[(usize, f32)]) -> f64 {
+fn mass(kept: &[(u32, f32)]) -> f64 {
     kept.iter().map(|&(_, w)| f64::from(w)).sum()
 }
 
 /// The first token whose running weight passes `target`; the last with any weight if rounding left
 /// none.
-fn pick_by_weight(weights: impl Iterator<Item = (usize, f32)>, target: f64) -> u32 {
+fn pick_by_weight(weights: impl Iterator<Item = (u32, f32)>, target: f64) -> u32 {
     let mut sum = 0.0;
     let mut last = 0;
     for (id, weight) in weights {
         if weight > 0.0 {
             sum += f64::from(weight);
-            last = id as u32;
+            last = id;
             if sum > target {
                 break;
             }

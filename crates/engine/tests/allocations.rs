@@ -1,12 +1,12 @@
-//! Invariant 5: once warm, the decode loop allocates nothing. A test binary of its own, with one test:
-//! the counting allocator counts whatever runs.
+//! Invariant 5: once warm, the decode loop allocates nothing, and a decoder allocates what
+//! [`Sizes`] says. A test binary of its own, with one test: the counting allocator counts whatever runs.
 
 use std::alloc::System;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use engine::decoder::{Decoder, DecoderOptions, Logits, Work};
+use engine::decoder::{Decoder, DecoderOptions, Logits, Sizes, SizesFor, Work};
 use engine::model::{LoadOptions, Model};
 use engine::sampling::{Sampler, SamplingParams};
 use engine::scheduler::{Job, Output, Priority, Scheduler, SchedulerLimits, Sink, SubmitError};
@@ -110,7 +110,56 @@ fn schedule(decoder: Decoder) -> (usize, usize) {
     (count, texts.load(Ordering::Relaxed))
 }
 
+/// Bytes that a decoder allocates beside its pools when it is made and reads and writes as much as it
+/// can, and what [`Sizes`] says.
+fn held(name: &str, exact: bool, options: DecoderOptions) -> (u64, Sizes) {
+    let pool = Arc::new(Pool::new(2));
+    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny").join(name);
+    let load = LoadOptions { exact, ..LoadOptions::default() };
+    let model = Arc::new(Model::load(&path, load, &pool).unwrap());
+    let planned = Model::load(&path, LoadOptions { exact: true, ..LoadOptions::default() }, &pool).unwrap();
+    let asked = SizesFor { threads: 2, exact, context_tokens: usize::MAX };
+    let sizes = Sizes::of(&planned, &options, asked);
+    assert_eq!(sizes, Sizes::of(&model, &options, asked), "whatever the model was loaded for");
+    let region = Region::new(ALLOCATOR);
+    let mut decoder = Decoder::new(model, pool, Isa::detect(), options).unwrap();
+    let sequences: Vec<_> = (0..options.sequences).map(|_| decoder.begin().unwrap()).collect();
+    let longest = options.kv_tokens.min(planned.spec().context_tokens);
+    let tokens = options.batch_tokens.min(longest - 8) as u32;
+    let prompt: Vec<u32> = (0..tokens).map(|id| id % 300).collect();
+    decoder.forward(&[Work { sequence: sequences[0], tokens: &prompt, logits: Logits::Last }]).unwrap();
+    let one = |&sequence| Work { sequence, tokens: &[1], logits: Logits::Last };
+    for _ in 0..3 {
+        decoder.forward(&sequences.iter().map(one).collect::<Vec<_>>()).unwrap();
+    }
+    let change = region.change();
+    (change.bytes_allocated as u64 - change.bytes_deallocated as u64, sizes)
+}
+
+/// Lists of a pass and of the cache, and the structures themselves: what the arithmetic leaves out.
+const LISTS_BYTES: u64 = 16 << 10;
+
+fn decoders_hold_what_the_arithmetic_says() {
+    for name in ["tiny-qwen2.gguf", "tiny-gemma3.gguf", "tiny-llama3-gqa4.gguf", "tiny-phi4-longrope.gguf"] {
+        for (sequences, kv_tokens, batch_tokens) in [(1, 512, 64), (4, 4096, 512), (32, 2048, 100)] {
+            for exact in [false, true] {
+                let options = DecoderOptions { batch_tokens, ..DecoderOptions::new(sequences, kv_tokens) };
+                let (held, sizes) = held(name, exact, options);
+                let told = sizes.working_bytes;
+                let case = format!("{name}, {options:?}, exact {exact}: {held} bytes, told {told}");
+                assert!(held <= told + LISTS_BYTES, "{case}");
+                assert!(held >= told - told / 20, "{case}");
+            }
+        }
+    }
+}
+
 #[test]
+fn warm_decode_steps_allocate_nothing_and_decoders_hold_what_is_told() {
+    warm_decode_steps_allocate_nothing();
+    decoders_hold_what_the_arithmetic_says();
+}
+
 fn warm_decode_steps_allocate_nothing() {
     let greedy = SamplingParams::default();
     let top_p = SamplingParams { temperature: 0.8, top_p: 0.9, ..greedy.clone() };

@@ -10,6 +10,7 @@ mod board;
 mod connection;
 pub mod door;
 pub mod flow;
+pub mod memory;
 mod metrics;
 mod origin;
 mod routes;

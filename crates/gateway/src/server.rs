@@ -20,11 +20,14 @@ use tower::ServiceExt;
 
 use crate::connection::Connection;
 use crate::flow::Flow;
+use crate::memory::CONNECTION_BYTES;
 use crate::routes::{self, App};
 use crate::settings::{GatewaySettings, SettingsError};
 
 /// Pause after a failed accept: usually the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Most bytes of a request's head, and of what a connection buffers.
+const HEAD_BYTES_MAX: usize = CONNECTION_BYTES / 2;
 /// Time connections get to write out what they hold when everything else is over.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -190,6 +193,7 @@ async fn run_connection(stream: TcpStream, router: Router, connection: Connectio
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(header_timeout)
+            .max_buf_size(HEAD_BYTES_MAX)
             .serve_connection(TokioIo::new(stream), service)
     );
     let mut closing = false;

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::flow::FlowLimits;
+use crate::memory::{ANSWER_TOKEN_BYTES, BODY_COST, CONNECTION_BYTES};
 
 /// An API key that clients must send. It shows as `***` wherever it is printed or serialised.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
@@ -49,6 +50,8 @@ pub struct GatewaySettings {
     pub request_tokens_max: Option<u32>,
     /// Most bytes of a request's body.
     pub request_bytes_max: usize,
+    /// Most bytes that connections, requests and their answers hold together; further requests get 429.
+    pub http_bytes_max: usize,
     /// Most bytes of text of one answer.
     pub answer_bytes_max: usize,
     /// Most requests that are answered at the same time.
@@ -77,6 +80,7 @@ impl Default for GatewaySettings {
             cors: Vec::new(),
             request_tokens_max: None,
             request_bytes_max: 4 << 20,
+            http_bytes_max: 512 << 20,
             answer_bytes_max: 16 << 20,
             concurrent_max: 32,
             queue_max: 256,
@@ -122,6 +126,19 @@ impl GatewaySettings {
             || self.connections_max > tokio::sync::Semaphore::MAX_PERMITS
         {
             return wrong("concurrent_max", "or connections_max is beyond any machine; give a smaller one");
+        }
+        // One request with one token of an answer.
+        let one = self.request_bytes_max.saturating_mul(BODY_COST).saturating_add(ANSWER_TOKEN_BYTES);
+        let least = self.connections_max.saturating_mul(CONNECTION_BYTES).saturating_add(one);
+        if self.http_bytes_max < least {
+            return wrong(
+                "http_bytes_max",
+                &format!(
+                    "is {}, but connections_max × {CONNECTION_BYTES} and request_bytes_max × {BODY_COST} are \
+                     {least}; give that much, or less to those two",
+                    self.http_bytes_max
+                ),
+            );
         }
         let visible = |key: &ApiKey| !key.0.is_empty() && key.0.bytes().all(|byte| byte.is_ascii_graphic());
         if !self.api_keys.iter().all(visible) {
@@ -183,6 +200,8 @@ mod tests {
             settings.validate().unwrap_err().field
         };
         assert_eq!(field(|s| s.concurrent_max = 0), "concurrent_max");
+        assert_eq!(field(|s| s.http_bytes_max = 1 << 20), "http_bytes_max");
+        assert_eq!(field(|s| s.connections_max = 1 << 50), "http_bytes_max");
         assert_eq!(field(|s| s.request_tokens_max = Some(0)), "request_tokens_max");
         assert_eq!(field(|s| s.api_keys = vec![ApiKey::new("")]), "api_keys");
         assert_eq!(field(|s| s.api_keys = vec![ApiKey::new("a b")]), "api_keys");

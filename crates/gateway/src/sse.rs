@@ -5,10 +5,10 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use std::convert::Infallible;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::connection::{AbortGuard, Connection};
 use crate::flow::{Decided, FlowEvent, FlowStream};
+use crate::routes::Held;
 use crate::wire::{ApiError, Shape};
 
 /// A stream of which the first event, that it was decided, has come.
@@ -19,9 +19,8 @@ pub(crate) struct Answer {
     /// Cuts the connection of a client that stopped reading.
     #[expect(dead_code, reason = "held until the body is dropped")]
     pub(crate) abort: Option<AbortGuard>,
-    /// Keeps the server from ending before the last byte is written.
     #[expect(dead_code, reason = "held until the body is dropped")]
-    pub(crate) running: TaskTrackerToken,
+    pub(crate) held: Held,
 }
 
 /// Where the body stands.

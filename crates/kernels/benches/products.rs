@@ -133,7 +133,7 @@ fn attend(
     let width = KV_HEADS * heads * head_dim;
     let queries = ramp(width * tokens);
     let mut output = vec![0.0; width * tokens];
-    let mut scratch = AttentionScratch::new(head_dim, pool.threads());
+    let mut scratch = AttentionScratch::new(head_dim, pool.threads(), 0);
     let position = context - tokens;
     let seen: usize = (position..context).map(|at| at + 1).sum();
     // Queries times keys, and weights times values.

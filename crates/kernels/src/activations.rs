@@ -31,6 +31,16 @@ pub(crate) struct Activations {
 }
 
 impl Activations {
+    /// Lines of `columns` columns of `inner` values, or of fewer columns, at most.
+    pub fn lines_max(inner: usize, columns: usize) -> usize {
+        inner.div_ceil(GROUP) * columns.next_multiple_of(columns.clamp(1, BLOCK_COLUMNS))
+    }
+
+    /// Without columns, and with room for so many lines.
+    pub fn with_room(lines: usize) -> Self {
+        Activations { lines: Vec::with_capacity(lines), ..Activations::default() }
+    }
+
     /// Makes room for `columns` columns of `inner` values; allocates only when it grows.
     ///
     /// # Panics

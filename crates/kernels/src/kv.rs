@@ -32,6 +32,11 @@ impl KvShape {
         self.layers * self.kv_heads * 2 * self.half_bytes()
     }
 
+    /// Bytes of all blocks.
+    pub fn bytes(&self) -> usize {
+        self.block_bytes().saturating_mul(self.blocks)
+    }
+
     /// Bytes of one head's keys (or values) in a block.
     fn half_bytes(&self) -> usize {
         self.kv_type.bytes_of(BLOCK_POSITIONS * self.head_dim)
@@ -210,14 +215,33 @@ pub struct AttentionScratch {
 }
 
 impl AttentionScratch {
-    /// Working memory for heads of `head_dim` and a pool of `threads`.
-    pub fn new(head_dim: usize, threads: usize) -> Self {
+    /// Working memory for heads of `head_dim` and a pool of `threads`. For sequences of up to `positions`
+    /// it never grows; its pages are committed as they are used.
+    pub fn new(head_dim: usize, threads: usize, positions: usize) -> Self {
+        let (units, results) = Self::split_max(head_dim, threads, positions);
         AttentionScratch {
             head_dim,
             threads: (0..threads).map(|_| ThreadScratch::new(head_dim)).collect(),
-            results: Vec::new(),
-            pending: Vec::new(),
+            results: Vec::with_capacity(results),
+            pending: Vec::with_capacity(units),
         }
+    }
+
+    /// Bytes that [`AttentionScratch::new`] takes.
+    pub fn bytes(head_dim: usize, threads: usize, positions: usize) -> usize {
+        let (units, results) = Self::split_max(head_dim, threads, positions);
+        let thread = size_of::<ThreadScratch>() + ThreadScratch::values(head_dim) * size_of::<f32>();
+        threads * thread + results * size_of::<f32>() + units * size_of::<AtomicUsize>()
+    }
+
+    /// Most units of a job that is split along the sequence, and values of their results.
+    fn split_max(head_dim: usize, threads: usize, positions: usize) -> (usize, usize) {
+        if threads == 1 {
+            return (0, 0);
+        }
+        let units = TASKS_PER_THREAD * threads - 1;
+        let chunks = visible_chunks(0, positions, None).len();
+        (units, units * chunks * Partial::size(ROWS_MAX, head_dim))
     }
 
     /// Makes ready for `units` units of `spans` spans with `size` values of results each.
@@ -386,7 +410,7 @@ mod tests {
     ) -> Vec<f32> {
         let stride = memory.shape.kv_heads * shape.group * shape.head_dim;
         let mut output = vec![f32::NAN; queries.len()];
-        let mut scratch = AttentionScratch::new(shape.head_dim, threads);
+        let mut scratch = AttentionScratch::new(shape.head_dim, threads, 0);
         let pool = Pool::new(threads);
         // Twice with the same scratch: nothing of the first time may show in the second.
         for _ in 0..2 {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 use memmap2::{Advice, Mmap, MmapOptions, UncheckedAdvice};
@@ -72,9 +73,18 @@ impl Mapped {
 
     /// Gives the mapped pages back; they are read again from the file when touched.
     pub fn release_pages(&self) {
-        if let Bytes::File(map) = &self.bytes {
+        self.release_range(0..self.bytes().len());
+    }
+
+    /// Gives back the pages of some bytes, and those that they share with their neighbours.
+    pub fn release_range(&self, range: Range<usize>) {
+        if let Bytes::File(map) = &self.bytes
+            && range.start < range.end
+            && range.end <= map.len()
+        {
             // SAFETY: a shared read-only mapping of a file re-reads the same bytes after DontNeed.
-            let _ = unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) };
+            let _ =
+                unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
         }
     }
 }
@@ -84,5 +94,26 @@ impl From<Vec<u8>> for Mapped {
         let mut lines = Lines::zeroed(bytes.len().div_ceil(LINE_BYTES));
         as_bytes_mut(&mut lines)[..bytes.len()].copy_from_slice(&bytes);
         Mapped { bytes: Bytes::Owned { lines, length: bytes.len() } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn released_bytes_are_the_same_when_read_again() {
+        let path = std::env::temp_dir().join(format!("tandem-mapped-{}", std::process::id()));
+        let bytes: Vec<u8> = (0..100_000u32).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        let mapped = Mapped::open(&path).unwrap();
+        for range in [0..100_000, 5000..5001, 4096..70_000, 7..7, 99_999..100_001, 3..usize::MAX] {
+            mapped.release_range(range);
+            assert_eq!(mapped.bytes(), bytes);
+        }
+        mapped.release_pages();
+        assert_eq!(mapped.bytes(), bytes);
+        std::fs::remove_file(&path).unwrap();
+        Mapped::from(bytes).release_range(0..10);
     }
 }

@@ -6,6 +6,7 @@ use crate::activations::{Activations, GROUP};
 use crate::ahead::Ahead;
 use crate::formats::Format;
 use crate::isa::Isa;
+use crate::lines::LINE_BYTES;
 use crate::panels::tile::TileCall;
 use crate::panels::unpacked::{ColumnsCall, TILE_COLUMNS};
 use crate::panels::{PANEL_ROWS, Panels};
@@ -109,7 +110,42 @@ pub struct ColumnsShape {
     pub floats: bool,
 }
 
+impl ColumnsShape {
+    /// Values of floats and lines of integers that up to as many columns take.
+    fn room(&self, threads: usize) -> (usize, usize) {
+        let kept = if self.floats { self.count } else { threads };
+        let columns = match self.rounding {
+            Rounding::None => 0,
+            Rounding::Int8 => self.count,
+            Rounding::Int16 => 2 * self.count,
+        };
+        (self.inner * kept, Activations::lines_max(self.inner, columns))
+    }
+}
+
 impl Columns {
+    /// Without columns; for those of `shapes` and a pool of `threads` it never grows. Its pages are
+    /// committed as they are used.
+    pub fn with_room(shapes: &[ColumnsShape], threads: usize) -> Self {
+        let (floats, lines) = Self::room(shapes, threads);
+        Columns {
+            float: Vec::with_capacity(floats),
+            quantized: Activations::with_room(lines),
+            ..Columns::default()
+        }
+    }
+
+    /// Bytes that [`Columns::with_room`] takes.
+    pub fn bytes(shapes: &[ColumnsShape], threads: usize) -> usize {
+        let (floats, lines) = Self::room(shapes, threads);
+        floats * size_of::<f32>() + lines * LINE_BYTES
+    }
+
+    fn room(shapes: &[ColumnsShape], threads: usize) -> (usize, usize) {
+        let rooms = shapes.iter().map(|shape| shape.room(threads));
+        rooms.fold((0, 0), |most, room| (most.0.max(room.0), most.1.max(room.1)))
+    }
+
     /// Calls `body(column, row of state, column's values)` for every column, spread over the pool, and
     /// quantizes what it wrote. `state` is cut into as many equal rows as there are columns.
     /// Allocates only to grow.

@@ -200,12 +200,34 @@ impl Rig {
     /// # Errors
     /// If it can't be started or does not become ready.
     pub fn serve(&self, scratch: &Path, arguments: &[&str]) -> Result<Server, String> {
+        Self::start(self.tandem(), &self.config(scratch)?, arguments)
+    }
+
+    /// A server to which `scratch` is home too, with more settings: nothing is there but models named by
+    /// their files.
+    ///
+    /// # Errors
+    /// As [`Rig::serve`].
+    pub fn serve_at_home(
+        &self,
+        scratch: &Path,
+        settings: &str,
+        arguments: &[&str],
+    ) -> Result<Server, String> {
         let config = self.config(scratch)?;
-        let port = process::free_port()?;
+        let unwritable = |error| format!("cannot write {}: {error}", config.display());
+        let text = fs::read_to_string(&config).map_err(unwritable)? + settings;
+        fs::write(&config, text).map_err(unwritable)?;
         let mut command = self.tandem();
+        command.env("TANDEM_HOME", scratch);
+        Self::start(command, &config, arguments)
+    }
+
+    fn start(mut command: Process, config: &Path, arguments: &[&str]) -> Result<Server, String> {
+        let port = process::free_port()?;
         command.arg("serve").arg("--config").arg(config);
         command.args(["--listen", &format!("127.0.0.1:{port}")]).args(arguments);
-        let mut server = Server::start(&mut command, port, &scratch.join("serve.log"))?;
+        let mut server = Server::start(&mut command, port, &config.with_file_name("serve.log"))?;
         server.wait_until_ok("/ready", READY_LIMIT)?;
         Ok(server)
     }

@@ -11,6 +11,7 @@ use engine::packed::{PackedCache, PackedOutcome};
 use kernels::probe;
 use serde_json::{Value, json};
 
+use crate::budget::resident_bytes;
 use crate::context::{self, Context};
 use crate::error::CliError;
 use crate::kv_type::KvTypeArg;
@@ -255,7 +256,7 @@ fn report(args: &Args, context: &Context, (model, load): (&Arc<Model>, Load), me
         "isa": context.isa().label(),
         "load_seconds": load.later,
         "first_load_seconds": load.first,
-        "rss_bytes": resident_bytes(),
+        "rss_bytes": resident_bytes().unwrap_or(0),
         "prompt": {
             "tokens": args.prompt_tokens,
             "tokens_per_second": prompt_rate,
@@ -274,14 +275,6 @@ fn report(args: &Args, context: &Context, (model, load): (&Arc<Model>, Load), me
             "int8_gmac_s": peak / 1e9,
         },
     })
-}
-
-/// Resident memory of this process; 0 where the system does not tell.
-fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|rest| rest.split_whitespace().next()).and_then(|text| text.parse::<u64>().ok());
-    kib.map_or(0, |kib| kib * 1024)
 }
 
 fn print(report: &Value) -> Result<(), CliError> {

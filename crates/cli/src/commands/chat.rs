@@ -77,7 +77,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
 fn pair(model: &str, settings: &mut Settings, context: &Context) -> Result<Pair, CliError> {
     for role in [&mut settings.small, &mut settings.large] {
         if let RoleSettings::Local(local) = role {
-            local.sequences = 1;
+            local.wanted.sequences = Some(1);
         }
     }
     let (role, single) = match model {
@@ -85,8 +85,9 @@ fn pair(model: &str, settings: &mut Settings, context: &Context) -> Result<Pair,
         "small" => (Role::Small, settings.small.clone()),
         "large" => (Role::Large, settings.large.clone()),
         reference => {
-            let local = LocalSettings::new(reference, context).map_err(|error| error.at("--model"))?;
-            (Role::Small, RoleSettings::Local(LocalSettings { sequences: 1, ..local }))
+            let mut local = LocalSettings::new(reference, context).map_err(|error| error.at("--model"))?;
+            local.wanted.sequences = Some(1);
+            (Role::Small, RoleSettings::Local(local))
         }
     };
     settings.policy.kind = SINGLE_POLICY.to_owned();
@@ -96,6 +97,7 @@ fn pair(model: &str, settings: &mut Settings, context: &Context) -> Result<Pair,
 async fn talk(args: &Args, settings: &Settings, pair: &Pair, context: &Context) -> Result<(), CliError> {
     let (flow, mut loading) = assemble(settings, pair, context).await?;
     loading.style = context.progress_style(ProgressStyle::Silent);
+    loading.tells_plan = false;
     if context.stderr_is_terminal {
         eprintln!("loading …");
     }

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use contract::Role;
 use gateway::{Flow, FlowParts, Gateway, Metrics};
 use ledger::Ledger;
 use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 
+use crate::budget::{Budget, Plan};
 use crate::context::Context;
 use crate::error::CliError;
 use crate::output;
@@ -19,6 +21,8 @@ use crate::settings::{self, Settings, SettingsArgs};
 
 /// Threads that talk to clients; computing has its own.
 const IO_THREADS: usize = 2;
+/// Threads that load models, make prompts into tokens, and read and write files: each has memory of its own.
+const BLOCKING_THREADS_MAX: usize = 8;
 /// What a process that a second signal ends exits with, as a shell would say of Ctrl-C.
 const EXIT_INTERRUPTED: i32 = 130;
 
@@ -49,9 +53,12 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     for variable in settings::unknown_variables(context.environment()) {
         tracing::warn!("unknown environment variable {variable}");
     }
-    Pair::new(&settings.small, &settings.large)?.check_memory(settings.memory_bytes, context)?;
-    if args.check {
-        return print(&settings, context);
+    let pair = Pair::new(&settings.small, &settings.large)?;
+    if args.check || settings.memory_bytes.is_some() {
+        let plan = pair.plan(&Budget::new(&settings), context)?;
+        if args.check {
+            return print(&settings, plan.map(|plan| (plan, pair.local_roles())), context);
+        }
     }
     let runtime = io_runtime()?;
     runtime.block_on(name_upstream_models([&mut settings.small, &mut settings.large]))?;
@@ -62,10 +69,16 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     served
 }
 
-fn print(settings: &Settings, context: &Context) -> Result<(), CliError> {
+fn print(settings: &Settings, plan: Option<(Plan, Vec<Role>)>, context: &Context) -> Result<(), CliError> {
     if context.json {
         let sections = settings::effective(settings)?.into_iter();
-        return output::json(&sections.collect::<BTreeMap<&str, toml::Table>>());
+        let mut sections: BTreeMap<&str, toml::Table> = sections.collect();
+        sections.extend(plan.map(|(plan, _)| ("memory", plan.to_toml())));
+        return output::json(&sections);
+    }
+    // Not part of the settings, which can be written to a file as they are.
+    if let Some((plan, roles)) = plan {
+        eprint!("{}", plan.table(&roles));
     }
     let text = settings::effective_toml(settings)?;
     let file = settings.file.as_ref().map(|path| path.display().to_string());
@@ -79,6 +92,7 @@ fn print(settings: &Settings, context: &Context) -> Result<(), CliError> {
 pub fn io_runtime() -> Result<Runtime, CliError> {
     Builder::new_multi_thread()
         .worker_threads(IO_THREADS)
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
         .enable_all()
         .build()
         .map_err(|error| CliError::failed(format!("can't start the async runtime: {error}")))
@@ -146,7 +160,8 @@ pub async fn assemble(
         turns: Arc::default(),
         isa: context.isa(),
         queue_max: settings.gateway.queue_max,
-        memory_bytes: settings.memory_bytes,
+        budget: Budget::new(settings),
+        tells_plan: true,
         cache: settings.cache.packed(context),
         style: context.progress_style(Style::Lines),
         metrics,

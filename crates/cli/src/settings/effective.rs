@@ -2,6 +2,7 @@
 //! secrets masked.
 
 use contract::Price;
+use planner::split::Wanted;
 use serde::Serialize;
 use toml::{Table, Value};
 
@@ -51,11 +52,18 @@ fn role(role: &RoleSettings) -> Result<Table, CliError> {
             let mut keys = Table::new();
             keys.insert("model".to_owned(), Value::String(local.reference.to_string()));
             keys.insert("price".to_owned(), price(&local.price)?);
-            keys.insert("context_tokens".to_owned(), integer(local.context_tokens.into()));
-            keys.insert("sequences".to_owned(), integer(local.sequences.into()));
-            if let Some(tokens) = local.kv_tokens {
-                keys.insert("kv_tokens".to_owned(), integer(tokens.into()));
+            let Wanted { context_tokens, sequences, kv_tokens, batch_tokens, kv } = local.wanted;
+            let numbers = [
+                ("context_tokens", context_tokens),
+                ("sequences", sequences),
+                ("kv_tokens", kv_tokens),
+                ("batch_tokens", batch_tokens),
+            ];
+            for (key, value) in numbers {
+                // What is left open is chosen at start, by the memory there is.
+                keys.extend(value.map(|value| (key.to_owned(), integer(value.into()))));
             }
+            keys.insert("kv_type".to_owned(), Value::String(kv.as_str().to_owned()));
             if let Some(seconds) = local.idle_unload_seconds {
                 keys.insert("idle_unload_seconds".to_owned(), integer(seconds.into()));
             }

@@ -57,6 +57,7 @@ const SERVER: &[Key] = &[
     key("threads", Kind::Integer),
     key("request_tokens_max", Kind::Integer),
     key("request_bytes_max", Kind::Integer),
+    key("http_bytes_max", Kind::Integer),
     key("answer_bytes_max", Kind::Integer),
     key("concurrent_max", Kind::Integer),
     key("queue_max", Kind::Integer),
@@ -76,6 +77,8 @@ const ROLE: &[Key] = &[
     // A local model.
     key("sequences", Kind::Integer),
     key("kv_tokens", Kind::Integer),
+    key("batch_tokens", Kind::Integer),
+    key("kv_type", Kind::Text),
     key("idle_unload_seconds", Kind::Integer),
     // An upstream.
     key("url", Kind::Text),
@@ -92,7 +95,7 @@ const ROLE: &[Key] = &[
 ];
 
 /// Keys of a role that make sense for a local model only.
-pub const LOCAL_ONLY: &[&str] = &["sequences", "kv_tokens", "idle_unload_seconds"];
+pub const LOCAL_ONLY: &[&str] = &["sequences", "kv_tokens", "batch_tokens", "kv_type", "idle_unload_seconds"];
 /// Keys of a role that make sense for an upstream only.
 pub const UPSTREAM_ONLY: &[&str] = &[
     "url",

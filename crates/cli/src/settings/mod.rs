@@ -6,6 +6,7 @@ mod effective;
 mod keys;
 mod layers;
 mod roles;
+mod server;
 
 use std::path::{Path, PathBuf};
 
@@ -24,6 +25,7 @@ pub use effective::{effective, effective_toml};
 pub use keys::parse_bytes;
 pub use layers::{Flags, unknown_variables};
 pub use roles::{LocalSettings, RoleSettings};
+pub use server::Open;
 
 /// Name of the ledger in the home folder.
 const LEDGER_FILE: &str = "ledger.db";
@@ -49,7 +51,7 @@ pub struct SettingsArgs {
     /// Tokens of prompt and answer together, for both local models
     #[arg(long, value_name = "TOKENS")]
     pub context: Option<String>,
-    /// Budget for weights and KV caches, such as 3GiB
+    /// Budget for everything in memory, such as 3GiB
     #[arg(long, value_name = "BYTES")]
     pub memory: Option<String>,
 }
@@ -92,8 +94,10 @@ pub struct Settings {
     pub file: Option<PathBuf>,
     /// The server.
     pub gateway: GatewaySettings,
-    /// Most bytes of weights and KV caches; `None`: no limit.
+    /// Most bytes that the process may have in memory; `None`: no limit.
     pub memory_bytes: Option<u64>,
+    /// Which limits of the server follow it.
+    pub open: Open,
     /// Threads that compute.
     pub threads: usize,
     /// Who fills the role small.
@@ -120,15 +124,19 @@ pub fn load(mut flags: Flags, context: &Context) -> Result<Settings, CliError> {
     let mut server = std::mem::take(raw.section("server"));
     let memory_bytes = server.remove("memory").map(|value| bytes("server.memory", value)).transpose()?;
     let threads = server.remove("threads").map(threads).transpose()?.unwrap_or_else(|| context.threads());
-    let gateway: GatewaySettings = typed("server", server)?;
+    let open = Open::of(&server, raw.section("ledger"));
+    let mut gateway: GatewaySettings = typed("server", server)?;
+    let mut ledger = ledger_plan(std::mem::take(raw.section("ledger")), context)?;
+    if let Some(memory_bytes) = memory_bytes {
+        open.fit(memory_bytes, (&mut gateway, &mut ledger.settings));
+    }
     gateway.validate().map_err(CliError::usage)?;
     let policy: PolicySettings = typed("policy", std::mem::take(raw.section("policy")))?;
     policy::build(&policy).map_err(CliError::usage)?;
-    let ledger = ledger_plan(std::mem::take(raw.section("ledger")), context)?;
     let cache = CacheSettings::read(std::mem::take(raw.section("cache")))?;
     let mut role = |name| RoleSettings::read(name, std::mem::take(raw.section(name)), context);
     let (small, large) = (role("small")?, role("large")?);
-    Ok(Settings { file: raw.file, gateway, memory_bytes, threads, small, large, policy, ledger, cache })
+    Ok(Settings { file: raw.file, gateway, memory_bytes, open, threads, small, large, policy, ledger, cache })
 }
 
 /// Where the ledger is, by configuration file and environment.

@@ -1,10 +1,13 @@
 //! Who fills a role: a local model or an upstream. Stage two of `[small]` and `[large]`.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use backends::openai::MaxTokensField;
 use backends::{OpenaiBackend, OpenaiSettings, Secret};
 use contract::Price;
+use engine::decoder::BATCH_TOKENS_MAX;
+use planner::split::{KvKind, Wanted};
 use serde::Deserialize;
 use store::Reference;
 use toml::Table;
@@ -19,12 +22,10 @@ const SMALL_DEFAULT: &str = "qwen2.5-coder-0.5b";
 const LARGE_DEFAULT: &str = "qwen2.5-coder-1.5b";
 /// What an upstream's model is called until the upstream has been asked.
 const UNNAMED_MODEL: &str = "default";
-/// Longest sequence of a local model unless set, tokens.
-const CONTEXT_TOKENS_DEFAULT: u32 = 8192;
-/// Requests that a local model answers at once unless set.
-const SEQUENCES_DEFAULT: u32 = 4;
-/// Most of them.
+/// Most requests that a local model answers at once.
 const SEQUENCES_MAX: u32 = 256;
+/// Tokens of a pass.
+const BATCH_TOKENS: RangeInclusive<u32> = 16..=BATCH_TOKENS_MAX as u32;
 /// Longest sequence and largest KV cache of a local model, tokens.
 const TOKENS_MAX: u32 = 1 << 24;
 
@@ -49,12 +50,8 @@ pub struct LocalSettings {
     pub name: String,
     /// What its tokens cost.
     pub price: Price,
-    /// Longest sequence wanted; the model may have less.
-    pub context_tokens: u32,
-    /// Requests answered at once.
-    pub sequences: u32,
-    /// Positions of the KV cache that they share; `None`: enough for all of them.
-    pub kv_tokens: Option<u32>,
+    /// How it is to run; what is left open is chosen by the memory there is.
+    pub wanted: Wanted,
     /// Seconds without a request after which the model leaves memory; `None`: never.
     pub idle_unload_seconds: Option<u32>,
 }
@@ -79,6 +76,8 @@ struct RawRole {
     context_tokens: Option<u32>,
     sequences: Option<u32>,
     kv_tokens: Option<u32>,
+    batch_tokens: Option<u32>,
+    kv_type: Option<String>,
     idle_unload_seconds: Option<u32>,
     url: Option<String>,
     api_key_env: Option<String>,
@@ -117,7 +116,7 @@ impl RoleSettings {
 }
 
 impl LocalSettings {
-    /// A model with the default context and sequences, free of charge.
+    /// A model with everything left open, free of charge.
     ///
     /// # Errors
     /// If `text` names no model.
@@ -132,9 +131,13 @@ impl LocalSettings {
             name: name_of(&reference),
             reference,
             price: Price::default(),
-            context_tokens: CONTEXT_TOKENS_DEFAULT,
-            sequences: SEQUENCES_DEFAULT,
-            kv_tokens: None,
+            wanted: Wanted {
+                context_tokens: None,
+                sequences: None,
+                kv_tokens: None,
+                batch_tokens: None,
+                kv: KvKind::F16,
+            },
             idle_unload_seconds: None,
         })
     }
@@ -146,27 +149,36 @@ impl RawRole {
         let text = self.model.as_deref().unwrap_or(default);
         let model =
             LocalSettings::new(text, context).map_err(|error| error.at(&format!("{section}.model")))?;
-        let in_range = |key: &str, value: u32, max: u32| {
-            if (1..=max).contains(&value) {
-                return Ok(value);
+        let in_range = |key: &str, value: Option<u32>, range: RangeInclusive<u32>| match value {
+            Some(value) if !range.contains(&value) => {
+                Err(CliError::usage(format!("{section}.{key} is {value}; it must be in {range:?}")))
             }
-            Err(CliError::usage(format!("{section}.{key} is {value}; it must be in 1..={max}")))
+            value => Ok(value),
         };
-        let kv_tokens = self.kv_tokens.map(|tokens| in_range("kv_tokens", tokens, TOKENS_MAX)).transpose()?;
-        let idle_unload_seconds = self.idle_unload_seconds;
-        let idle_unload_seconds = idle_unload_seconds
-            .map(|seconds| in_range("idle_unload_seconds", seconds, IDLE_SECONDS_MAX))
-            .transpose()?;
+        let kv = self.kv_type.as_deref().unwrap_or(KvKind::F16.as_str());
+        let wanted = Wanted {
+            context_tokens: in_range("context_tokens", self.context_tokens, 1..=TOKENS_MAX)?,
+            sequences: in_range("sequences", self.sequences, 1..=SEQUENCES_MAX)?,
+            kv_tokens: in_range("kv_tokens", self.kv_tokens, 1..=TOKENS_MAX)?,
+            batch_tokens: in_range("batch_tokens", self.batch_tokens, BATCH_TOKENS)?,
+            kv: KvKind::ALL.into_iter().find(|kind| kind.as_str() == kv).ok_or_else(|| {
+                let known = KvKind::ALL.map(KvKind::as_str).join(", ");
+                CliError::usage(format!("{section}.kv_type is {kv:?}; it must be one of {known}"))
+            })?,
+        };
+        // A sequence's token needs a place in every pass.
+        if let (Some(sequences), Some(batch)) = (wanted.sequences, wanted.batch_tokens)
+            && sequences > batch
+        {
+            return Err(CliError::usage(format!(
+                "{section}.batch_tokens is {batch}, fewer than the {sequences} sequences that write at once"
+            )));
+        }
+        let idle = in_range("idle_unload_seconds", self.idle_unload_seconds, 1..=IDLE_SECONDS_MAX)?;
         Ok(LocalSettings {
             price: self.price.unwrap_or_default(),
-            context_tokens: in_range(
-                "context_tokens",
-                self.context_tokens.unwrap_or(model.context_tokens),
-                TOKENS_MAX,
-            )?,
-            sequences: in_range("sequences", self.sequences.unwrap_or(model.sequences), SEQUENCES_MAX)?,
-            kv_tokens,
-            idle_unload_seconds,
+            wanted,
+            idle_unload_seconds: idle,
             ..model
         })
     }

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 
+use planner::split::{KvKind, Wanted};
 use store::Reference;
 
 use super::roles::UpstreamSettings;
@@ -65,7 +66,14 @@ fn without_settings_the_default_pair_is_served_here() {
     let (small, large) = (local(&settings.small), local(&settings.large));
     assert_eq!(small.reference, Reference::Catalogue("qwen2.5-coder-0.5b".into()));
     assert_eq!(large.reference, Reference::Catalogue("qwen2.5-coder-1.5b".into()));
-    assert_eq!((small.context_tokens, small.sequences), (8192, 4));
+    let open = Wanted {
+        context_tokens: None,
+        sequences: None,
+        kv_tokens: None,
+        batch_tokens: None,
+        kv: KvKind::F16,
+    };
+    assert_eq!((small.wanted, large.wanted), (open, open));
     assert_eq!(settings.gateway.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(settings.policy.kind, "cascade");
     assert!(settings.ledger.path.ends_with("ledger.db"));
@@ -125,7 +133,7 @@ fn flags_beat_environment_beats_file_beats_defaults() {
     let flag = SettingsArgs { memory: Some("1GiB".into()), context: Some("512".into()), ..none() };
     let settings = load(&[("TANDEM_MEMORY", "2KiB")], flag, None);
     assert_eq!(settings.memory_bytes, Some(1 << 30));
-    assert_eq!(local(&settings.large).context_tokens, 512);
+    assert_eq!(local(&settings.large).wanted.context_tokens, Some(512));
 }
 
 #[test]
@@ -152,6 +160,10 @@ fn settings_that_make_no_sense_are_refused_by_name() {
         ("[large]\nurl = \"http://h\"\nmodel = \"m\"\nsequences = 2", 2, "no meaning with a url"),
         ("[large]\nurl = \"localhost\"\nmodel = \"m\"", 2, "can't be used"),
         ("[small]\nsequences = 0", 2, "small.sequences"),
+        ("[small]\nbatch_tokens = 8", 2, "small.batch_tokens is 8; it must be in 16..=512"),
+        ("[small]\nbatch_tokens = 32\nsequences = 33", 2, "fewer than the 33 sequences"),
+        ("[large]\nkv_type = \"q5\"", 2, "one of f16, q8, q4"),
+        ("[server]\nhttp_bytes_max = 1", 2, "http_bytes_max"),
         ("[small]\nprice = { output_usd_per_mtok = -1 }", 2, "output_usd_per_mtok"),
         ("[small]\nprice = { usd = 1 }", 2, "usd"),
         ("[policy]\nkind = \"casacde\"", 2, "casacde"),

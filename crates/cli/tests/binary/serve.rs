@@ -96,7 +96,7 @@ fn what_can_not_be_served_ends_with_the_right_code() {
     fails(&["--small", "no/such.gguf"], 3, "small.model");
     fails(&["--large", "http://127.0.0.1:9/v1"], 3, "can't ask http://127.0.0.1:9/v1 for its model");
     fails(&["--config", "no/such.toml"], 3, "no/such.toml");
-    fails(&[pair.as_slice(), &["--memory", "1MiB"]].concat(), 2, "the memory budget is 1.0 MiB");
+    fails(&[pair.as_slice(), &["--memory", "1MiB"]].concat(), 2, "the memory budget is 1 MiB");
     fails(&[pair.as_slice(), &["--policy", "casacde"]].concat(), 2, "casacde");
     // Found out in the background, when the address is bound already.
     let broken = home.file("broken.gguf", "GGUF, it says");
@@ -128,6 +128,17 @@ fn check_prints_the_effective_settings_without_secrets() {
     assert!(!format!("{ended:?}").contains("sk-secret"));
     let shown = home.run(&["serve", "--check", "--json"]).json();
     assert_eq!(shown["server"]["listen"], "127.0.0.1:1");
+    assert!(shown["memory"].is_null(), "the default large model is not here: {shown}");
+    let pair = ["serve", "--check", "--large", &tiny(LARGE), "--memory", "300MiB"];
+    let ended = home.run(&pair);
+    for part in ["weights_small", "kv_large", "working_small", "http", "ledger", "process", "budget"] {
+        assert!(ended.stderr.contains(part), "{part}: {}", ended.stderr);
+    }
+    let shown = home.run(&[pair.as_slice(), &["--json"]].concat()).json();
+    let memory = shown["memory"].as_object().unwrap();
+    assert_eq!(memory["budget"], 300 << 20);
+    let parts = memory.iter().filter(|(part, _)| *part != "budget");
+    assert!(parts.map(|(_, bytes)| bytes.as_u64().unwrap()).sum::<u64>() <= 300 << 20, "{shown}");
     home.file("tandem.toml", "[server]\nlisen = \"x\"");
     home.run(&["serve", "--check"]).assert_fails(2, "did you mean `listen`?");
 }

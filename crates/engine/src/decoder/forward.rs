@@ -11,8 +11,9 @@ use kernels::product::{Columns, ColumnsShape, Rounding, Weights, announce, each_
 
 use super::kv::{KvBlocks, KvCache, KvError};
 use super::rope::RopeTable;
+use super::sizes::{Room, column_shapes, positions_max};
 use super::weights::{HeadNorm, Layer, Linear};
-use super::{BATCH_TOKENS_DEFAULT, BATCH_TOKENS_MAX};
+use super::{BATCH_TOKENS_DEFAULT, BATCH_TOKENS_MAX, EMBEDDING_ROWS_HELD};
 use crate::model::Model;
 use crate::recycle::emptied;
 use crate::spec::{Activation, DecoderSpec};
@@ -91,8 +92,10 @@ pub struct Decoder {
     model: Arc<Model>,
     pool: Arc<Pool>,
     isa: Isa,
-    batch_tokens: usize,
     kv: KvCache,
+    batch_tokens: usize,
+    /// Embedding rows read since their pages were given back.
+    embedded: usize,
     ropes: Vec<RopeTable>,
     columns: Columns,
     scratch: AttentionScratch,
@@ -141,17 +144,22 @@ impl Decoder {
         kv_type.check(spec.head_dim)?;
         let batch_tokens = options.batch_tokens.clamp(1, BATCH_TOKENS_MAX);
         let options = DecoderOptions { kv_type, batch_tokens, ..options };
+        let shapes = column_shapes(&model, &options, model.is_exact());
+        // All at once, so that nothing is copied when it grows; pages are committed as they are used.
+        let room = Room::of(spec, &options, model.vocabulary());
+        let threads = pool.threads();
         Ok(Decoder {
-            batch_tokens: options.batch_tokens,
             kv: KvCache::new(spec, &options),
-            ropes: spec.ropes.iter().map(|_| RopeTable::default()).collect(),
-            columns: Columns::default(),
-            scratch: AttentionScratch::new(spec.head_dim, pool.threads()),
-            residual: Vec::new(),
-            projected: Vec::new(),
-            wide: Vec::new(),
-            attended: Vec::new(),
-            logits: Vec::new(),
+            batch_tokens,
+            embedded: 0,
+            ropes: room.ropes.iter().map(|&values| RopeTable::with_room(values)).collect(),
+            columns: Columns::with_room(&shapes, threads),
+            scratch: AttentionScratch::new(spec.head_dim, threads, positions_max(spec, &options)),
+            residual: Vec::with_capacity(room.residual),
+            projected: Vec::with_capacity(room.projected),
+            wide: Vec::with_capacity(room.wide),
+            attended: Vec::with_capacity(room.attended),
+            logits: Vec::with_capacity(room.logits),
             rows: Vec::new(),
             wanted: Vec::new(),
             sequences: Vec::new(),
@@ -248,6 +256,11 @@ impl Decoder {
             let to = &mut self.residual[row * spec.hidden..][..spec.hidden];
             model.embed(token, to);
             to.iter_mut().for_each(|x| *x *= spec.embedding_scale);
+            self.embedded += 1;
+            if self.embedded == EMBEDDING_ROWS_HELD {
+                model.release_embeddings();
+                self.embedded = 0;
+            }
         }
         for (table, rope) in self.ropes.iter_mut().zip(&spec.ropes) {
             table.fill(rope, batch.rows.iter().flat_map(|r| r.position..r.position + r.tokens));

@@ -3,10 +3,12 @@
 mod forward;
 mod kv;
 mod rope;
+mod sizes;
 mod weights;
 
 pub use forward::{Decoder, DecoderOptions, ForwardError, Logits, SequenceId, Work};
 pub use kv::{KvBlocks, KvError};
+pub use sizes::{Sizes, SizesFor};
 pub(crate) use weights::Weights;
 pub use weights::WeightsError;
 
@@ -16,3 +18,6 @@ pub const BATCH_TOKENS_MAX: usize = 512;
 /// Tokens of a forward pass unless set otherwise. Longer ones are no faster (docs/performance.md), need more
 /// working memory, and let a new request wait longer.
 pub const BATCH_TOKENS_DEFAULT: usize = 128;
+
+/// Embedding rows that are read from the model file before the pages under them are given back.
+pub const EMBEDDING_ROWS_HELD: usize = 64;

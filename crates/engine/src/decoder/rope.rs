@@ -10,6 +10,11 @@ pub(super) struct RopeTable {
 }
 
 impl RopeTable {
+    /// With room for so many values; it grows if there are more.
+    pub fn with_room(values: usize) -> Self {
+        RopeTable { pairs: 0, values: Vec::with_capacity(values) }
+    }
+
     /// Computes the table for the positions of a batch's tokens.
     pub fn fill(&mut self, rope: &Rope, positions: impl Iterator<Item = usize>) {
         self.pairs = rope.frequencies.len();

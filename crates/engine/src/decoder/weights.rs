@@ -184,6 +184,45 @@ impl Weights {
         self.sum(Linear::cells)
     }
 
+    /// Bytes of matrices that are rows of the file in a format that `counts`.
+    pub fn rows_bytes(&self, counts: impl Fn(&'static dyn Format) -> bool) -> usize {
+        let bytes = |linear: &Linear| match linear {
+            Linear::Rows { format, at, .. } if counts(*format) => at.len(),
+            Linear::Rows { .. } | Linear::Packed(_) => 0,
+        };
+        self.sum(bytes) + bytes(&self.head)
+    }
+
+    /// Whether the head is rows of the file for good, and those are the embeddings.
+    pub fn shares_embeddings(&self, gguf: &Gguf) -> bool {
+        let embeddings = gguf.tensor("token_embd.weight").map(Tensor::byte_range);
+        match &self.head {
+            Linear::Rows { format, at, .. } => !Panels::supports(*format) && embeddings.as_ref() == Some(at),
+            Linear::Packed(_) => false,
+        }
+    }
+
+    /// Bytes of norms and biases.
+    pub fn vector_bytes(&self) -> usize {
+        let layer = |layer: &Layer| -> usize {
+            let plain = [
+                &layer.attention_norm,
+                &layer.qkv_bias,
+                &layer.output_bias,
+                &layer.post_attention_norm,
+                &layer.feed_forward_norm,
+                &layer.post_feed_forward_norm,
+            ];
+            let plain = plain.into_iter().flatten().map(Vec::len);
+            let heads = [&layer.query_norm, &layer.key_norm].into_iter().flatten().map(|norm| match norm {
+                HeadNorm::PerHead(norm) | HeadNorm::Whole(norm) => norm.len(),
+            });
+            plain.chain(heads).sum()
+        };
+        let values = self.layers.iter().map(layer).sum::<usize>() + self.final_norm.len();
+        values * size_of::<f32>() + self.layers.len() * size_of::<Layer>()
+    }
+
     fn sum(&self, of: impl Fn(&Linear) -> usize) -> usize {
         let layer = |l: &Layer| {
             let fused: usize = l.qkv.iter().chain(&l.gate_up).map(&of).sum();

@@ -13,6 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use kernels::mapped::Mapped;
 use kernels::panels::LAYOUT_VERSION;
 use kernels::pool::Pool;
 
@@ -52,7 +53,7 @@ impl<'a> Folder<'a> {
 
     /// The contents' digest, by a record if there is one that holds, else by reading all of it; and
     /// notes the use.
-    pub(super) fn digest(&self, stamp: Option<&Stamp>, contents: &[u8], pool: &Pool) -> Digest {
+    pub(super) fn digest(&self, stamp: Option<&Stamp>, contents: &Mapped, pool: &Pool) -> Digest {
         let Some(stamp) = stamp else { return Digest::of(contents, pool) };
         let path = self.path(&stamp.name(), RECORD);
         let known = read_record(&path).and_then(|(record, written)| stamp.known(&record, written));
@@ -312,10 +313,11 @@ mod tests {
         folder.make_room(0, &cache.folder).unwrap();
         assert!(first.exists() && !second.exists());
         // And it saves hashing: these are not the file's contents.
-        let digest = |contents: &[u8]| folder.digest(Some(&stamp), contents, &Pool::new(1));
+        let mapped = |contents: &[u8]| Mapped::from(contents.to_vec());
+        let digest = |contents| folder.digest(Some(&stamp), &mapped(contents), &Pool::new(1));
         assert_eq!(digest(b"whatever"), digests[0]);
         fs::write(&record, b"damaged").unwrap();
-        assert_eq!(digest(b"contents"), Digest::of(b"contents", &Pool::new(1)));
+        assert_eq!(digest(b"contents"), Digest::of(&mapped(b"contents"), &Pool::new(1)));
     }
 
     #[test]

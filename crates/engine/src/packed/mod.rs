@@ -14,6 +14,7 @@ mod source;
 mod write;
 
 use std::fs::{self, File};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use kernels::mapped::Mapped;
@@ -90,12 +91,23 @@ pub(crate) enum PanelsError {
 }
 
 /// Packs into memory.
-pub(crate) struct InMemory<'a>(pub &'a Pool);
+pub(crate) struct InMemory<'a> {
+    pub gguf: &'a Gguf,
+    pub pool: &'a Pool,
+}
 
 impl PanelSource for InMemory<'_> {
     fn panels(&self, tensor: &Tensor, data: &[u8]) -> Result<Panels, PanelsError> {
-        Ok(Panels::pack(tensor.format(), data, (tensor.rows(), tensor.columns()), self.0)?)
+        let shape = (tensor.rows(), tensor.columns());
+        let read = |bytes| release(self.gguf, tensor, bytes);
+        Ok(Panels::pack_releasing(tensor.format(), data, shape, (self.pool, &read))?)
     }
+}
+
+/// Gives back the file's pages that some bytes of a tensor lie in.
+fn release(gguf: &Gguf, tensor: &Tensor, bytes: Range<usize>) {
+    let start = tensor.byte_range().start;
+    gguf.mapped().release_range(start + bytes.start..start + bytes.end);
 }
 
 type Load<'a> = dyn Fn(&dyn PanelSource) -> Result<Weights, WeightsError> + 'a;
@@ -108,13 +120,12 @@ pub(crate) fn load(request: &Request, load: &Load) -> Result<Loaded, WeightsErro
     let Request { cache, path, file, gguf, pool } = *request;
     let bytes = packed_bytes(gguf);
     if bytes == 0 {
-        return Ok((load(&InMemory(pool))?, PackedOutcome::Unused, None));
+        return Ok((load(&InMemory { gguf, pool })?, PackedOutcome::Unused, None));
     }
     let folder = Folder::new(cache);
     let stamp = file.metadata().ok().and_then(|metadata| Stamp::of(path, &metadata));
-    let digest = folder.digest(stamp.as_ref(), gguf.mapped().bytes(), pool);
+    let digest = folder.digest(stamp.as_ref(), gguf.mapped(), pool);
     let packed = folder.packed_path(&digest);
-    gguf.mapped().release_pages();
     let damage = match hit(&packed, &digest, (pool, load)) {
         Ok(Some((weights, file))) => {
             // Nothing is needed; but the limit may have been lowered.
@@ -140,7 +151,7 @@ pub(crate) fn load(request: &Request, load: &Load) -> Result<Loaded, WeightsErro
             Ok((weights, PackedOutcome::Written { damage }, Some(file)))
         }
         Err(WeightsError::Packed(error)) => {
-            Ok((load(&InMemory(pool))?, PackedOutcome::NotKept { error, damage }, None))
+            Ok((load(&InMemory { gguf, pool })?, PackedOutcome::NotKept { error, damage }, None))
         }
         Err(error) => Err(error),
     }
@@ -160,7 +171,7 @@ fn hit(
 
 /// Bytes of the file that a model's matrices are packed into, at most: not all of them need be used. 0 if
 /// there is nothing to pack.
-fn packed_bytes(gguf: &Gguf) -> u64 {
+pub(crate) fn packed_bytes(gguf: &Gguf) -> u64 {
     let has_head = gguf.tensor("output.weight").is_some();
     let used = gguf.tensors().filter(|tensor| !(has_head && tensor.name() == "token_embd.weight"));
     let matrix = |tensor: &Tensor| {

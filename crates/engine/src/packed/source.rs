@@ -5,6 +5,7 @@ use std::fs::Metadata;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use kernels::mapped::Mapped;
 use kernels::pool::Pool;
 use sha2::{Digest as _, Sha256};
 
@@ -20,12 +21,15 @@ const RECORD_MAGIC: [u8; 8] = *b"TNDMSRC1";
 pub struct Digest(pub [u8; 32]);
 
 impl Digest {
-    /// Hashes a file's contents.
-    pub(super) fn of(bytes: &[u8], pool: &Pool) -> Digest {
+    /// Hashes a file's contents, and gives its pages back behind what was read.
+    pub(super) fn of(contents: &Mapped, pool: &Pool) -> Digest {
+        let bytes = contents.bytes();
         let parts: Vec<&[u8]> = bytes.chunks(PART_BYTES).collect();
         let digests: Vec<std::sync::OnceLock<[u8; 32]>> = parts.iter().map(|_| Default::default()).collect();
         pool.run(parts.len(), &|task, _| {
             digests[task].get_or_init(|| Sha256::digest(parts[task]).into());
+            let start = task * PART_BYTES;
+            contents.release_range(start..start + parts[task].len());
         });
         let mut all = Sha256::new();
         all.update((bytes.len() as u64).to_le_bytes());
@@ -108,12 +112,13 @@ mod tests {
     #[test]
     fn a_digest_follows_from_all_bytes_and_not_from_threads() {
         let mut bytes = vec![3u8; 2 * PART_BYTES + 5];
-        let digest = Digest::of(&bytes, &Pool::new(1));
-        assert_eq!(Digest::of(&bytes, &Pool::new(3)), digest);
-        assert_ne!(Digest::of(&bytes[1..], &Pool::new(1)), digest);
+        let of = |bytes: &[u8], threads| Digest::of(&Mapped::from(bytes.to_vec()), &Pool::new(threads));
+        let digest = of(&bytes, 1);
+        assert_eq!(of(&bytes, 3), digest);
+        assert_ne!(of(&bytes[1..], 1), digest);
         for at in [0, PART_BYTES, 2 * PART_BYTES + 4] {
             bytes[at] ^= 1;
-            assert_ne!(Digest::of(&bytes, &Pool::new(2)), digest, "{at}");
+            assert_ne!(of(&bytes, 2), digest, "{at}");
             bytes[at] ^= 1;
         }
         assert_eq!(digest.hex().len(), 64);

@@ -15,11 +15,11 @@ use super::error::{PackedError, io_error};
 use super::folder::Temporary;
 use super::format::{HEADER_BYTES, Matrix, encode_table, header};
 use super::source::Digest;
-use super::{PanelSource, PanelsError};
+use super::{PanelSource, PanelsError, release};
 use crate::gguf::{Gguf, Tensor};
 
-/// Packs matrices one by one into a temporary file and gives them back as parts of it, mapped: no more
-/// than one is ever in memory of this process's own.
+/// Packs matrices stripe by stripe into a temporary file and gives them back as parts of it, mapped: no
+/// more than a stripe is ever in memory besides.
 pub(super) struct Writer<'a> {
     temporary: Temporary,
     gguf: &'a Gguf,
@@ -31,7 +31,7 @@ impl<'a> Writer<'a> {
     /// Begins a file.
     pub(super) fn new(temporary: Temporary, gguf: &'a Gguf, pool: &'a Pool) -> Result<Self, PackedError> {
         let writer = Writer { temporary, gguf, pool, matrices: RefCell::default() };
-        writer.append(&[0; HEADER_BYTES])?;
+        writer.write_at(0, &[0; HEADER_BYTES])?;
         Ok(writer)
     }
 
@@ -39,16 +39,18 @@ impl<'a> Writer<'a> {
     pub(super) fn finish(self, source: &Digest, path: &Path) -> Result<File, PackedError> {
         let table = encode_table(&self.matrices.borrow());
         self.append(&table)?;
-        let mut file: &File = &self.temporary.file;
-        let header = header(source, &table, self.end());
-        let written = file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&header));
-        written.map_err(io_error("write", &self.temporary.path))?;
+        self.write_at(0, &header(source, &table, self.end()))?;
         self.temporary.publish(path)
     }
 
     fn append(&self, bytes: &[u8]) -> Result<(), PackedError> {
+        self.write_at(self.end(), bytes)
+    }
+
+    fn write_at(&self, start: u64, bytes: &[u8]) -> Result<(), PackedError> {
         let mut file: &File = &self.temporary.file;
-        file.write_all(bytes).map_err(io_error("write", &self.temporary.path))
+        let written = file.seek(SeekFrom::Start(start)).and_then(|_| file.write_all(bytes));
+        written.map_err(io_error("write", &self.temporary.path))
     }
 
     /// Where the next matrix goes.
@@ -60,13 +62,16 @@ impl<'a> Writer<'a> {
 impl PanelSource for Writer<'_> {
     fn panels(&self, tensor: &Tensor, data: &[u8]) -> Result<Panels, PanelsError> {
         let (format, shape) = (tensor.format(), (tensor.rows(), tensor.columns()));
-        let packed = Panels::pack(format, data, shape, self.pool)?;
-        self.gguf.mapped().release_pages();
         let start = self.end();
-        for part in packed.parts() {
-            self.append(part)?;
+        for stripe in Panels::stripes(format, shape)? {
+            let rows = (stripe.rows.len(), shape.1);
+            let packed = Panels::pack(format, &data[stripe.bytes.clone()], rows, self.pool)?;
+            release(self.gguf, tensor, stripe.bytes);
+            for (part, at) in packed.parts().into_iter().zip(stripe.starts) {
+                self.write_at(start + at as u64, part)?;
+            }
         }
-        let bytes = packed.bytes();
+        let bytes = Panels::packed_bytes(format, shape)?;
         let map = Mapped::part_of_file(&self.temporary.file, start, bytes);
         let map = map.map_err(io_error("map", &self.temporary.path))?;
         self.matrices.borrow_mut().push(Matrix {

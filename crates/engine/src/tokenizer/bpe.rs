@@ -64,7 +64,18 @@ pub(super) struct Bpe {
     whole_words: Option<Index>,
 }
 
+/// Bytes of a merge in its table, where that is full: key, value and a byte of control.
+const MERGE_BYTES: usize = size_of::<((u32, u32), (u32, u32))>() + 1;
+
 impl Bpe {
+    /// Bytes allocated: a table of capacity `c` has at most 8/7 · `c` places, and their number is a power
+    /// of two.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let places = (self.merges.capacity() * 8).div_ceil(7).next_power_of_two();
+        let words = self.whole_words.as_ref().map_or(0, Index::heap_bytes);
+        self.bytes.capacity() * size_of::<u32>() + places * MERGE_BYTES + words
+    }
+
     pub(super) fn read(gguf: &Gguf, texts: &Texts, pieces: &Packed) -> Result<Bpe, TokenizerError> {
         let pre = pre_tokenizer(gguf)?;
         let merges = gguf.required_strings("tokenizer.ggml.merges")?;

@@ -25,6 +25,9 @@ pub use stream::StreamDecoder;
 use vocabulary::{Defaults, Kind, Roles, Texts, byte_of, read_kinds};
 pub use vocabulary::{TOKEN_BYTES_MAX, TOKENS_MAX};
 
+/// Bytes that [`Tokenizer::encode`] works with for each byte of a text, at most: where all of it is one
+/// word, a symbol and its candidates for merging.
+pub const TOKENIZING_BYTES_PER_BYTE: usize = 64;
 /// Bytes of text merged as one; longer texts without a special token are cut here.
 const FRAGMENT_BYTES_MAX: usize = 1 << 28;
 
@@ -123,6 +126,15 @@ impl Tokenizer {
             }
             (rest, first) = (after, false);
         }
+    }
+
+    /// Bytes that it has allocated, give or take the vocabulary's few lists.
+    pub fn heap_bytes(&self) -> usize {
+        let algorithm = match &self.algorithm {
+            Algorithm::Bpe(bpe) => bpe.heap_bytes(),
+            Algorithm::Spm(spm) => spm.heap_bytes(),
+        };
+        algorithm + self.pieces.heap_bytes() + self.kinds.capacity() + self.special.heap_bytes()
     }
 
     /// Number of tokens; ids are less.

@@ -27,6 +27,11 @@ impl Packed {
         self.ends.len()
     }
 
+    /// Bytes allocated.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.bytes.capacity() + self.ends.capacity() * size_of::<usize>()
+    }
+
     /// The string of that number; empty if there is none.
     pub(super) fn get(&self, index: u32) -> &[u8] {
         let index = index as usize;
@@ -45,6 +50,11 @@ pub(super) struct Index {
 impl Index {
     pub(super) fn with_capacity(strings: usize) -> Self {
         Index { table: HashTable::with_capacity(strings), hasher: RandomState::default() }
+    }
+
+    /// Bytes allocated.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.table.allocation_size()
     }
 
     /// Adds the string of that number, unless an equal one is there: then gives that one's number.

@@ -30,6 +30,13 @@ pub(super) struct SpecialTokens {
 }
 
 impl SpecialTokens {
+    /// Bytes allocated.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let texts: usize = self.tokens.iter().map(|token| token.text.capacity()).sum();
+        let search = self.search.as_ref().map_or(0, AhoCorasick::memory_usage);
+        self.tokens.capacity() * size_of::<Special>() + texts + search
+    }
+
     /// From text, id and whether it is always recognised. Empty texts are left out.
     pub(super) fn new(tokens: impl Iterator<Item = (String, u32, bool)>) -> SpecialTokens {
         let mut tokens: Vec<_> = tokens

@@ -23,6 +23,11 @@ pub(super) struct Spm {
 }
 
 impl Spm {
+    /// Bytes allocated.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.texts.heap_bytes() + (self.ranks.capacity() + self.bytes.capacity()) * size_of::<u32>()
+    }
+
     pub(super) fn read(gguf: &Gguf, texts: Texts, unknown: Option<u32>) -> Result<Spm, TokenizerError> {
         let ranks = read_ranks(gguf, texts.len())?;
         let add_space_prefix = gguf.bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);

@@ -60,6 +60,11 @@ impl Texts {
         self.strings.len()
     }
 
+    /// Bytes allocated.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.strings.heap_bytes() + self.index.heap_bytes()
+    }
+
     pub(super) fn get(&self, id: u32) -> &[u8] {
         self.strings.get(id)
     }

@@ -5,6 +5,7 @@ use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use contract::{Request, Role};
 use serde_json::{Map, Value};
 use tokio::time::{Duration, Instant};
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -14,6 +15,7 @@ use crate::auth::Tenant;
 use crate::connection::Connection;
 use crate::door::{self, Accepted, Door};
 use crate::flow::{Arrival, Failure, FlowEvent, FlowStream};
+use crate::memory::{ANSWER_TOKENS_DEFAULT, Charge, answer_bytes};
 use crate::sse;
 use crate::wire::{self, ApiError, Chat, Collected, Completion, Head, Shape};
 
@@ -35,6 +37,15 @@ const COMPLETIONS: Endpoint = Endpoint {
     accept: door::accept_completion,
     shape: |head| Box::new(Completion::new(head)),
 };
+
+/// What a request holds until its last byte has left.
+#[derive(Debug)]
+pub(crate) struct Held {
+    /// Keeps the server from ending before.
+    _running: TaskTrackerToken,
+    /// Its share of the memory for requests.
+    _charge: Charge,
+}
 
 /// Around a request: everything that is not its body.
 pub(super) struct Around {
@@ -92,7 +103,8 @@ async fn try_answer(
         return Err(ApiError::draining());
     }
     let running = app.running.token();
-    let bytes = body::read(&around.headers, body, &app.settings).await?;
+    let mut charge = app.memory.charge();
+    let bytes = body::read(&around.headers, body, (&app.settings, &mut charge)).await?;
 
     let read = Instant::now();
     let door = Door {
@@ -106,6 +118,8 @@ async fn try_answer(
     app.warn_ignored(&accepted.ignored);
 
     let Accepted { request, include_usage, .. } = accepted;
+    charge.take(answer_bytes(longest_answer(app, &request), request.top_logprobs.unwrap_or(0).into()))?;
+    let held = Held { _running: running, _charge: charge };
     let shape = (endpoint.shape)(Head {
         id: request.id.clone(),
         created: unix_s(),
@@ -122,10 +136,19 @@ async fn try_answer(
         let limit = Duration::from_millis(limit_ms.saturating_add(app.settings.stall_timeout_ms));
         let abort = around.connection.as_ref().zip(arrived.checked_add(limit));
         let abort = abort.map(|(connection, at)| connection.abort_at(at));
-        Ok(streamed(sse::Answer { flow, shape, connection: around.connection, abort, running }).await)
+        Ok(streamed(sse::Answer { flow, shape, connection: around.connection, abort, held }).await)
     } else {
-        Ok(whole(flow, shape, running).await)
+        Ok(whole(flow, shape, held).await)
     }
+}
+
+/// Tokens that the answer may have.
+fn longest_answer(app: &App, request: &Request) -> u64 {
+    let context = |role| app.flow.backend(role).info().context_tokens;
+    let longest = context(Role::Small).max(context(Role::Large)).map(u64::from);
+    let asked = request.max_tokens.map(u64::from);
+    let longest = longest.unwrap_or(ANSWER_TOKENS_DEFAULT);
+    asked.map_or(longest, |asked| asked.min(longest))
 }
 
 /// The client's deadline, from its header.
@@ -175,7 +198,7 @@ async fn streamed(mut answer: sse::Answer) -> Response {
     }
 }
 
-async fn whole(mut flow: FlowStream, mut shape: Box<dyn Shape>, running: TaskTrackerToken) -> Response {
+async fn whole(mut flow: FlowStream, mut shape: Box<dyn Shape>, held: Held) -> Response {
     let mut collected = Collected::default();
     while let Some(event) = flow.next().await {
         match event {
@@ -187,7 +210,7 @@ async fn whole(mut flow: FlowStream, mut shape: Box<dyn Shape>, running: TaskTra
                 let json = HeaderValue::from_static("application/json");
                 let mut response = ([(header::CONTENT_TYPE, json)], body).into_response();
                 wire::insert_outcome(response.headers_mut(), &outcome);
-                drop(running);
+                drop(held);
                 return response;
             }
         }

@@ -5,6 +5,7 @@ use axum::http::{HeaderMap, header};
 use futures_util::StreamExt;
 use tokio::time::{Duration, timeout};
 
+use crate::memory::{BODY_COST, Charge};
 use crate::settings::GatewaySettings;
 use crate::wire::ApiError;
 
@@ -14,11 +15,11 @@ const DISCARD_BYTES_MAX: usize = 2 << 30;
 /// Longest time spent on that.
 const DISCARD_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Reads the whole body.
+/// Reads the whole body, charged as it comes.
 pub(super) async fn read(
     headers: &HeaderMap,
     body: Body,
-    settings: &GatewaySettings,
+    (settings, charge): (&GatewaySettings, &mut Charge),
 ) -> Result<Vec<u8>, ApiError> {
     if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|value| *value != "identity") {
         let encoding = String::from_utf8_lossy(encoding.as_bytes()).into_owned();
@@ -35,13 +36,13 @@ pub(super) async fn read(
         return Err(too_large(bytes_max));
     }
     let limit = Duration::from_millis(settings.body_timeout_ms);
-    timeout(limit, collect(body, bytes_max)).await.unwrap_or_else(|_| {
+    timeout(limit, collect(body, (bytes_max, charge))).await.unwrap_or_else(|_| {
         let message = format!("the body did not arrive within {} ms", settings.body_timeout_ms);
         Err(ApiError::new(408, "body_timeout", message))
     })
 }
 
-async fn collect(body: Body, bytes_max: usize) -> Result<Vec<u8>, ApiError> {
+async fn collect(body: Body, (bytes_max, charge): (usize, &mut Charge)) -> Result<Vec<u8>, ApiError> {
     let mut stream = body.into_data_stream();
     let mut bytes = Vec::new();
     while let Some(piece) = stream.next().await {
@@ -50,6 +51,11 @@ async fn collect(body: Body, bytes_max: usize) -> Result<Vec<u8>, ApiError> {
         if bytes.len() + piece.len() > bytes_max {
             discard(Body::from_stream(stream)).await;
             return Err(too_large(bytes_max));
+        }
+        if let Err(refused) = charge.take(piece.len() * BODY_COST) {
+            drop(bytes);
+            discard(Body::from_stream(stream)).await;
+            return Err(refused);
         }
         bytes.extend_from_slice(&piece);
     }

@@ -7,6 +7,8 @@ mod models;
 mod record;
 mod status;
 
+pub(crate) use answer::Held;
+
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +28,7 @@ use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 use crate::auth::{self, Keys};
 use crate::door::Models;
 use crate::flow::Flow;
+use crate::memory::RequestMemory;
 use crate::origin;
 use crate::settings::GatewaySettings;
 use crate::wire::ApiError;
@@ -45,6 +48,7 @@ pub(crate) struct AppInner {
     pub(crate) flow: Flow,
     pub(crate) keys: Keys,
     pub(crate) settings: GatewaySettings,
+    pub(crate) memory: RequestMemory,
     pub(crate) models: Models,
     /// Requests being answered; shutdown waits for them.
     pub(crate) running: TaskTracker,
@@ -73,8 +77,10 @@ impl App {
             large: flow.backend(Role::Large).info().model,
         };
         let keys = Keys::new(&settings.api_keys);
+        let memory = RequestMemory::new(&settings);
         let inner = AppInner {
             flow,
+            memory,
             keys,
             settings,
             models,

@@ -106,7 +106,8 @@ async fn take_feedback(
     request: axum::extract::Request,
 ) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
-    let bytes = body::read(&parts.headers, body, &app.settings).await?;
+    let mut charge = app.memory.charge();
+    let bytes = body::read(&parts.headers, body, (&app.settings, &mut charge)).await?;
     let map = door::parse_body(&bytes)?;
     let fields = Fields::new(&map, "");
     if let Some(unknown) = fields.names().find(|name| !["id", "score", "comment"].contains(name)) {

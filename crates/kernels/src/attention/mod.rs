@@ -129,6 +129,11 @@ impl ThreadScratch {
             all: vec![0.0; partial],
         }
     }
+
+    /// Values of all buffers.
+    pub fn values(head_dim: usize) -> usize {
+        head_dim + ROWS_MAX * (head_dim + BLOCK_POSITIONS) + 2 * Partial::size(ROWS_MAX, head_dim)
+    }
 }
 
 /// First position that the token at `position` sees.

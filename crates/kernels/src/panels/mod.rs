@@ -20,7 +20,7 @@ use crate::lines::{LINE_BYTES, SharedLines, as_bytes};
 use crate::mapped::Mapped;
 
 pub(crate) use encoding::Layout;
-pub use pack::PackError;
+pub use pack::{PackError, Stripe};
 
 /// Rows of a panel.
 pub const PANEL_ROWS: usize = 16;
@@ -216,6 +216,34 @@ mod tests {
         // Another sum: raise the version, so that files packed before are packed anew.
         let expected = (1, 6_140_544_661_020_114_573);
         assert_eq!((LAYOUT_VERSION, checksum(&sums, &Pool::new(1))), expected);
+    }
+
+    #[test]
+    fn stripes_packed_by_themselves_are_the_whole() {
+        for (format, _) in packable() {
+            // Long rows, so that a matrix of a few panels has several stripes.
+            let (rows, columns) = (2 * PANEL_ROWS + 5, 1 << 16);
+            let bytes = rows * columns / format.block_values() * format.block_bytes();
+            let data: Vec<u8> =
+                (0..bytes as u64).map(|i| (i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 53) as u8).collect();
+            let released = std::sync::Mutex::new(Vec::new());
+            let read = |range| released.lock().unwrap().push(range);
+            let pool = Pool::new(2);
+            let whole = Panels::pack_releasing(format, &data, (rows, columns), (&pool, &read)).unwrap();
+            let whole = whole.parts().concat();
+            let stripes: Vec<Stripe> = Panels::stripes(format, (rows, columns)).unwrap().collect();
+            assert!(stripes.len() > 1, "{}", format.name());
+            let ranges: Vec<_> = stripes.iter().map(|stripe| stripe.bytes.clone()).collect();
+            assert_eq!(ranges, released.into_inner().unwrap());
+            assert_eq!((ranges[0].start, ranges[ranges.len() - 1].end), (0, data.len()));
+            for stripe in stripes {
+                let own = &data[stripe.bytes.clone()];
+                let packed = Panels::pack(format, own, (stripe.rows.len(), columns), &pool).unwrap();
+                for (part, start) in packed.parts().into_iter().zip(stripe.starts) {
+                    assert_eq!(part, &whole[start..start + part.len()], "{} {stripe:?}", format.name());
+                }
+            }
+        }
     }
 
     #[test]

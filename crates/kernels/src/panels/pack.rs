@@ -1,5 +1,7 @@
 //! Packing: from a GGUF tensor's blocks to [`Panels`].
 
+use std::ops::Range;
+
 use crate::formats::{BLOCK_VALUES_MAX, Format, Quants};
 use crate::lines::{LINE_BYTES, Lines, SharedLines, as_bytes_mut};
 use crate::pool::{Pool, SharedSlice};
@@ -50,6 +52,20 @@ pub enum PackError {
     },
 }
 
+/// Bytes of the packed form that are made at a time where memory is short.
+const STRIPE_BYTES: usize = 1 << 20;
+
+/// Some panels of a matrix: what can be packed by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stripe {
+    /// Its rows.
+    pub rows: Range<usize>,
+    /// Its bytes of the tensor.
+    pub bytes: Range<usize>,
+    /// Where its integers and its scales begin in the packed form of the whole.
+    pub starts: [usize; 2],
+}
+
 impl Panels {
     /// Packs `rows` rows of `columns` values of `format`, spread over the pool's threads.
     ///
@@ -58,46 +74,102 @@ impl Panels {
     pub fn pack(
         format: &'static dyn Format,
         data: &[u8],
-        (rows, columns): (usize, usize),
+        shape: (usize, usize),
         pool: &Pool,
     ) -> Result<Panels, PackError> {
+        Self::pack_releasing(format, data, shape, (pool, &|_| {}))
+    }
+
+    /// As [`Panels::pack`]; calls `read` with each range of `data` that will not be read again.
+    ///
+    /// # Errors
+    /// As [`Panels::pack`].
+    pub fn pack_releasing(
+        format: &'static dyn Format,
+        data: &[u8],
+        (rows, columns): (usize, usize),
+        (pool, read): (&Pool, &dyn Fn(Range<usize>)),
+    ) -> Result<Panels, PackError> {
         let shape = Shape::of(format, rows, columns)?;
-        let block = format.block_values();
-        let needed = rows.saturating_mul(columns / block).saturating_mul(format.block_bytes());
+        let row_bytes = columns / format.block_values() * format.block_bytes();
+        let needed = rows.saturating_mul(row_bytes);
         if needed != data.len() {
             return Err(PackError::Bytes { rows, columns, needed, given: data.len() });
         }
-        let Shape { layout, integers_stride, scales_stride, .. } = shape;
+        let Shape { integers_stride, scales_stride, .. } = shape;
         let mut integers = Lines::zeroed(integers_stride * shape.count());
         let mut scales = Lines::zeroed(scales_stride * shape.count());
         let (integer_parts, scale_parts) = (SharedSlice::new(&mut integers), SharedSlice::new(&mut scales));
-        let row_bytes = columns / block * format.block_bytes();
-        pool.run(shape.count(), &|panel, _| {
-            // SAFETY: each task takes its own panel's lines.
-            let (integers, scales) = unsafe {
-                (
-                    as_bytes_mut(integer_parts.part(panel * integers_stride, integers_stride)),
-                    as_bytes_mut(scale_parts.part(panel * scales_stride, scales_stride)),
-                )
-            };
-            let first = panel * PANEL_ROWS;
-            let mut quants = Quants::default();
-            // Rows that do not exist stay zeros.
-            let mut codes: Codes = [[0; BLOCK_VALUES_MAX]; PANEL_ROWS];
-            for index in 0..columns / block {
-                let from = index * layout.scale_block_bytes();
-                for (lane, codes) in codes.iter_mut().enumerate().take(rows - first) {
-                    let at = (first + lane) * row_bytes + index * format.block_bytes();
-                    format.quants(&data[at..at + format.block_bytes()], &mut quants);
-                    codes.copy_from_slice(&quants.q);
-                    put_scales(&layout, &quants, lane, &mut scales[from..]);
-                }
-                let from = index * block / 32 * layout.group_bytes();
-                let groups = integers[from..].chunks_exact_mut(layout.group_bytes()).take(block / 32);
-                groups.enumerate().for_each(|(group, to)| put_group(&layout, &codes, group, to));
-            }
-        });
+        for stripe in shape.stripes(row_bytes) {
+            let first = stripe.rows.start / PANEL_ROWS;
+            pool.run(stripe.rows.len().div_ceil(PANEL_ROWS), &|panel, _| {
+                let panel = first + panel;
+                // SAFETY: each task takes its own panel's lines.
+                let (integers, scales) = unsafe {
+                    (
+                        as_bytes_mut(integer_parts.part(panel * integers_stride, integers_stride)),
+                        as_bytes_mut(scale_parts.part(panel * scales_stride, scales_stride)),
+                    )
+                };
+                let from = panel * PANEL_ROWS * row_bytes;
+                let data = &data[from..data.len().min(from + PANEL_ROWS * row_bytes)];
+                pack_panel(format, &shape.layout, (data, row_bytes), (integers, scales));
+            });
+            read(stripe.bytes);
+        }
         Ok(shape.with(SharedLines::Owned(integers), SharedLines::Owned(scales)))
+    }
+
+    /// The stripes of a matrix in turn. Packed each by itself, they are its packed form.
+    ///
+    /// # Errors
+    /// As [`Panels::pack`].
+    pub fn stripes(
+        format: &'static dyn Format,
+        (rows, columns): (usize, usize),
+    ) -> Result<impl Iterator<Item = Stripe>, PackError> {
+        let shape = Shape::of(format, rows, columns)?;
+        Ok(shape.stripes(columns / format.block_values() * format.block_bytes()))
+    }
+}
+
+impl Shape {
+    fn stripes(self, row_bytes: usize) -> impl Iterator<Item = Stripe> {
+        let panel_bytes = (self.integers_stride + self.scales_stride) * LINE_BYTES;
+        let panels = (STRIPE_BYTES / panel_bytes).max(1);
+        (0..self.count()).step_by(panels).map(move |panel| {
+            let rows = panel * PANEL_ROWS..self.rows.min((panel + panels) * PANEL_ROWS);
+            let scales = self.integers_stride * self.count() + self.scales_stride * panel;
+            Stripe {
+                bytes: rows.start * row_bytes..rows.end * row_bytes,
+                rows,
+                starts: [self.integers_stride * panel, scales].map(|lines| lines * LINE_BYTES),
+            }
+        })
+    }
+}
+
+/// Packs one panel's rows, up to 16 of `row_bytes` bytes. Rows that do not exist stay zeros.
+fn pack_panel(
+    format: &'static dyn Format,
+    layout: &Layout,
+    (data, row_bytes): (&[u8], usize),
+    (integers, scales): (&mut [u8], &mut [u8]),
+) {
+    let block = format.block_values();
+    let mut quants = Quants::default();
+    let mut codes: Codes = [[0; BLOCK_VALUES_MAX]; PANEL_ROWS];
+    for index in 0..row_bytes / format.block_bytes() {
+        let from = index * layout.scale_block_bytes();
+        for (lane, (codes, row)) in codes.iter_mut().zip(data.chunks_exact(row_bytes)).enumerate() {
+            let at = index * format.block_bytes();
+            format.quants(&row[at..at + format.block_bytes()], &mut quants);
+            codes.copy_from_slice(&quants.q);
+            put_scales(layout, &quants, lane, &mut scales[from..]);
+        }
+        let from = index * block / 32 * layout.group_bytes();
+        let groups = integers[from..].chunks_exact_mut(layout.group_bytes()).take(block / 32);
+        groups.enumerate().for_each(|(group, to)| put_group(layout, &codes, group, to));
     }
 }
 

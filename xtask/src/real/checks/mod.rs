@@ -10,6 +10,7 @@ mod greedy;
 mod leaving;
 mod logits_exact;
 mod logits_fast;
+mod memory;
 mod perplexity;
 mod templates;
 mod tokenize;
@@ -28,6 +29,7 @@ pub(super) const CHECKS: &[Check] = &[
     clients::CHECK,
     bad_input::CHECK,
     leaving::CHECK,
+    memory::CHECK,
     crash::CHECK,
     crowd::CHECK,
     upstream::CHECK,

@@ -21,6 +21,11 @@ impl Lru {
         Lru { links, is_in, oldest: NONE, newest: NONE, length: 0 }
     }
 
+    /// Bytes that [`Lru::new`] takes.
+    pub fn bytes(capacity: usize) -> usize {
+        capacity * (size_of::<(u32, u32)>() + size_of::<bool>())
+    }
+
     /// Items in the list.
     pub fn len(&self) -> usize {
         self.length

@@ -169,6 +169,18 @@ impl KvCache {
         }
     }
 
+    /// Bytes that [`KvCache::new`] takes besides the pools.
+    pub fn lists_bytes(spec: &DecoderSpec, options: &DecoderOptions) -> usize {
+        let (sizes, _) = group_sizes(spec, options);
+        let blocks = || sizes.iter().map(|size| size.shape.blocks);
+        let longest = spec.context_tokens.min(options.kv_tokens).div_ceil(BLOCK_POSITIONS) + 1;
+        let sequence = (sizes.len() + 1) * longest + BLOCK_POSITIONS;
+        let numbers = options.sequences * sequence + blocks().sum::<usize>();
+        let own = size_of::<Sequence>() + sizes.len() * size_of::<Vec<u32>>();
+        let prefixes = Prefixes::bytes(sizes.len(), blocks().max().unwrap_or(0));
+        numbers * size_of::<u32>() + options.sequences * own + prefixes
+    }
+
     /// Takes a free sequence, empty.
     pub fn take(&mut self) -> Result<usize, KvError> {
         let free = self.sequences.iter().position(|s| !s.in_use);

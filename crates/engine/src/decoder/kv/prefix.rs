@@ -60,6 +60,14 @@ impl Prefixes {
         }
     }
 
+    /// Bytes that [`Prefixes::new`] takes.
+    pub fn bytes(groups: usize, nodes: usize) -> usize {
+        // A table is at most 7/8 full, a power of two long, with a byte of control for each place.
+        let places = (2 * nodes * 8).div_ceil(7).next_power_of_two();
+        let node = size_of::<Node>() + size_of::<u32>() + 2 * groups * size_of::<u32>();
+        places * (size_of::<(u64, u32)>() + 1) + nodes * node + (1 + groups) * Lru::bytes(nodes)
+    }
+
     /// The node of `tokens` after `parent`, among those of one scope.
     pub fn find(&self, parent: u32, scope: u64, tokens: &[u32]) -> Option<u32> {
         let node = *self.by_key.get(&self.key(parent, scope, tokens))?;
