@@ -6,6 +6,7 @@ mod clients;
 mod crash;
 mod demo;
 mod greedy;
+mod kv_types;
 mod leaving;
 mod logits_exact;
 mod logits_fast;
@@ -24,6 +25,7 @@ pub(super) const CHECKS: &[Check] = &[
     logits_fast::CHECK,
     greedy::CHECK,
     perplexity::CHECK,
+    kv_types::CHECK,
     clients::CHECK,
     bad_input::CHECK,
     leaving::CHECK,
