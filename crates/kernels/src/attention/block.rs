@@ -378,12 +378,12 @@ unsafe fn weigh_tile<S: Simd, E: Elements, const R: usize>(tile: &WeighTile) {
             d += STRIPS * LANES;
         }
         while d < tile.head_dim {
-            weigh_dimensions::<S, E, R, 1>(tile, d, false);
-            d += LANES;
-            if d < tile.head_dim {
+            if E::PAIRED && !d.is_multiple_of(SCALE_GROUP) {
                 weigh_dimensions::<S, E, R, 1>(tile, d, true);
-                d += LANES;
+            } else {
+                weigh_dimensions::<S, E, R, 1>(tile, d, false);
             }
+            d += LANES;
         }
     }
 }
