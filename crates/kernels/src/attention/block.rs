@@ -6,10 +6,8 @@
 // Register tiles are indexed by constants; iterators would hide the tiling.
 #![allow(clippy::needless_range_loop)]
 
-use std::mem::MaybeUninit;
-
-use super::elements::{Elements, scales_offset};
-use super::{BLOCK_POSITIONS, Partial, ROWS_MAX, SCALE_GROUP, Task, first_visible};
+use super::elements::Elements;
+use super::{BLOCK_POSITIONS, Partial, ROWS_MAX, Task, first_visible};
 use crate::lines::LINE_BYTES;
 use crate::simd::{LANES, Simd, exp};
 use crate::vector::soft_cap_lanes;
@@ -73,22 +71,26 @@ macro_rules! with_rows {
     };
 }
 
-/// Takes one block of positions into `chunk`.
+/// Takes one block of positions into `chunk`. `scores` and `unpacked` are working memory: `[row][64]`, and a
+/// half of a block in floats.
 ///
 /// # Safety
 /// The instruction set is there; the block exists; `queries`, `scores` and `chunk` hold the task's rows.
 #[inline(always)]
 pub(super) unsafe fn attend_block<S: Simd, E: Elements>(
     call: &BlockCall,
-    scores: &mut [f32],
+    (scores, unpacked): (&mut [f32], &mut [f32]),
     chunk: &mut Partial,
 ) {
     let (count, head_dim) = (call.task.count(), call.task.shape.head_dim);
     assert!(count <= ROWS_MAX && scores.len() >= count * BLOCK_POSITIONS);
     assert!(call.queries.len() >= count * head_dim && chunk.weighted.len() == count * head_dim);
+    assert!(unpacked.len() >= BLOCK_POSITIONS * head_dim);
     let (keys, values) = call.addresses(call.block);
-    // The first tile asks for the values while it reads the keys, and for the next keys with the values.
+    // Who reads the keys first asks for the values meanwhile, who reads those first for the next keys.
     let mut ahead = Ahead { from: values, step: 1 };
+    // SAFETY: as the caller vouches.
+    let keys = unsafe { E::keys::<S>(call, keys, unpacked, &mut ahead) };
     for (row, rows) in row_tiles::<S>(count) {
         // SAFETY: rows below `count` exist in all buffers.
         unsafe {
@@ -100,16 +102,18 @@ pub(super) unsafe fn attend_block<S: Simd, E: Elements>(
     }
     let mut decay = [1f32; ROWS_MAX];
     // SAFETY: the buffers hold the task's rows.
-    let (from, to) = unsafe { soften::<S>(call, scores, chunk, &mut decay) };
+    let positions = unsafe { soften::<S>(call, scores, chunk, &mut decay) };
     let next = call.next.map(|next| call.addresses(next).0);
     ahead = Ahead { from: next.unwrap_or(values), step: usize::from(next.is_some()) };
+    // SAFETY: as above.
+    let values = unsafe { E::values::<S>(call, values, unpacked, &mut ahead) };
     for (row, rows) in row_tiles::<S>(count) {
         // SAFETY: as above.
         unsafe {
             let tile = WeighTile {
                 values,
                 head_dim,
-                positions: (from, to),
+                positions,
                 weights: scores.as_ptr().add(row * BLOCK_POSITIONS),
                 decay: decay.as_ptr().add(row),
                 weighted: chunk.weighted.as_mut_ptr().add(row * head_dim),
@@ -123,25 +127,23 @@ pub(super) unsafe fn attend_block<S: Simd, E: Elements>(
 
 /// Memory to ask for while something else is read: as much as is read.
 #[derive(Clone, Copy)]
-struct Ahead {
+pub(super) struct Ahead {
     from: *const u8,
     /// 1, or 0 to ask for nothing new.
-    step: usize,
+    pub step: usize,
 }
 
 impl Ahead {
-    /// Asks for the lines that correspond to those which begin in the `bytes` from `at` bytes into what is
-    /// read.
+    /// Asks for what corresponds to the `bytes` that begin `at` bytes into what is read.
     ///
     /// # Safety
     /// The instruction set is there.
     #[inline(always)]
-    unsafe fn ask<S: Simd>(self, at: usize, bytes: usize) {
-        let mut line = at.next_multiple_of(LINE_BYTES);
-        while line < at + bytes {
+    pub unsafe fn ask<S: Simd>(self, at: usize, bytes: usize) {
+        let from = self.from.wrapping_add(at * self.step);
+        for line in 0..bytes.div_ceil(LINE_BYTES) {
             // SAFETY: as the caller vouches; any address may be asked for.
-            unsafe { S::prefetch(self.from.wrapping_add(line * self.step)) };
-            line += LINE_BYTES;
+            unsafe { S::prefetch(from.wrapping_add(line * LINE_BYTES)) };
         }
     }
 }
@@ -178,74 +180,28 @@ unsafe fn score_strips<S: Simd, E: Elements, const R: usize, const V: usize>(
     scores: *mut f32,
     ahead: Ahead,
 ) {
-    let group = if E::SCALED { SCALE_GROUP } else { LANES };
-    // SAFETY: as the caller vouches; dimensions are whole groups.
+    // SAFETY: as the caller vouches.
     unsafe {
-        let scales = keys.add(scales_offset::<E>(head_dim)).cast::<u16>();
         for strip in (0..STRIPS).step_by(V) {
-            let tile = ScoreTile::<V> { keys, head_dim, strip, ahead };
             let mut sums = [[S::splat(0.0); V]; R];
-            for first in (0..head_dim).step_by(group) {
-                let mut scale = [S::splat(1.0); V];
-                if E::SCALED {
-                    let of_group = scales.add(first / SCALE_GROUP * BLOCK_POSITIONS + strip * LANES);
-                    for v in 0..V {
-                        scale[v] = S::load_f16(of_group.add(v * LANES));
-                    }
+            for d in 0..head_dim {
+                let bytes = V * E::VECTOR_BYTES;
+                ahead.ask::<S>((strip / V * head_dim + d) * bytes, bytes);
+                let mut key = [S::splat(0.0); V];
+                for v in 0..V {
+                    key[v] = E::load::<S>(keys.add(((strip + v) * head_dim + d) * E::VECTOR_BYTES));
                 }
-                for d in (first..first + group).step_by(2) {
-                    score_dimension::<S, E, R, V>(&tile, (d, false), (queries, &scale), &mut sums);
-                    score_dimension::<S, E, R, V>(&tile, (d + 1, true), (queries, &scale), &mut sums);
+                for r in 0..R {
+                    let query = S::splat(*queries.add(d * R + r));
+                    for v in 0..V {
+                        sums[r][v] = S::fma(key[v], query, sums[r][v]);
+                    }
                 }
             }
             for r in 0..R {
                 for v in 0..V {
                     S::store(scores.add(r * BLOCK_POSITIONS + (strip + v) * LANES), sums[r][v]);
                 }
-            }
-        }
-        if E::SCALED {
-            let bytes = head_dim / SCALE_GROUP * BLOCK_POSITIONS * size_of::<u16>();
-            ahead.ask::<S>(scales_offset::<E>(head_dim), bytes);
-        }
-    }
-}
-
-/// What [`score_dimension`] reads: `V` strips from `strip` on.
-struct ScoreTile<const V: usize> {
-    keys: *const u8,
-    head_dim: usize,
-    strip: usize,
-    ahead: Ahead,
-}
-
-/// sums += query · key of dimension `d`, whose parity is `odd`.
-///
-/// # Safety
-/// As [`score_tile`].
-#[inline(always)]
-unsafe fn score_dimension<S: Simd, E: Elements, const R: usize, const V: usize>(
-    &ScoreTile { keys, head_dim, strip, ahead }: &ScoreTile<V>,
-    (d, odd): (usize, bool),
-    (queries, scale): (*const f32, &[S::F; V]),
-    sums: &mut [[S::F; V]; R],
-) {
-    // SAFETY: as the caller vouches.
-    unsafe {
-        let bytes = V * E::VECTOR_BYTES;
-        ahead.ask::<S>((strip / V * head_dim + d) * bytes, bytes);
-        let mut key = [S::splat(0.0); V];
-        for v in 0..V {
-            let strip = keys.add((strip + v) * head_dim * E::VECTOR_BYTES);
-            key[v] = E::keys::<S>(strip, d, odd);
-            if E::SCALED {
-                key[v] = S::mul(key[v], scale[v]);
-            }
-        }
-        for r in 0..R {
-            let query = S::splat(*queries.add(d * R + r));
-            for v in 0..V {
-                sums[r][v] = S::fma(key[v], query, sums[r][v]);
             }
         }
     }
@@ -374,49 +330,25 @@ unsafe fn weigh_tile<S: Simd, E: Elements, const R: usize>(tile: &WeighTile) {
     // SAFETY: dimensions below `head_dim`.
     unsafe {
         while S::ROW_VECTORS == STRIPS && d + STRIPS * LANES <= tile.head_dim {
-            weigh_dimensions::<S, E, R, STRIPS>(tile, d, false);
+            weigh_dimensions::<S, E, R, STRIPS>(tile, d);
             d += STRIPS * LANES;
         }
         while d < tile.head_dim {
-            if E::PAIRED && !d.is_multiple_of(SCALE_GROUP) {
-                weigh_dimensions::<S, E, R, 1>(tile, d, true);
-            } else {
-                weigh_dimensions::<S, E, R, 1>(tile, d, false);
-            }
+            weigh_dimensions::<S, E, R, 1>(tile, d);
             d += LANES;
         }
     }
 }
 
-/// Vectors of 16 dimensions that share their scales.
-const GROUP_VECTORS: usize = SCALE_GROUP / LANES;
-/// Most scale groups of the vectors that [`weigh_dimensions`] does at once.
-const GROUPS_MAX: usize = STRIPS / GROUP_VECTORS;
-
-/// [`weigh_tile`] for `V` vectors of dimensions from `d` on, the first of which is the second half of its
-/// 32 if `high`.
+/// [`weigh_tile`] for `V` vectors of dimensions from `d` on.
 ///
 /// # Safety
 /// As [`weigh_tile`].
 #[inline(always)]
-unsafe fn weigh_dimensions<S: Simd, E: Elements, const R: usize, const V: usize>(
-    tile: &WeighTile,
-    d: usize,
-    high: bool,
-) {
+unsafe fn weigh_dimensions<S: Simd, E: Elements, const R: usize, const V: usize>(tile: &WeighTile, d: usize) {
     let WeighTile { head_dim, positions, .. } = *tile;
-    let row_bytes = head_dim / LANES * E::VECTOR_BYTES;
-    let mut scaled = MaybeUninit::<[[[f32; BLOCK_POSITIONS]; R]; GROUPS_MAX]>::uninit();
-    // SAFETY: as the caller vouches; `scaled` is written before it is read.
+    // SAFETY: as the caller vouches.
     unsafe {
-        let mut weights = [tile.weights; GROUPS_MAX];
-        if E::SCALED {
-            for group in 0..V.div_ceil(GROUP_VECTORS) {
-                let scaled = scaled.as_mut_ptr().cast::<f32>().add(group * R * BLOCK_POSITIONS);
-                scale_weights::<S, E, R>(tile, d / SCALE_GROUP + group, scaled);
-                weights[group] = scaled;
-            }
-        }
         let at = |r: usize, v: usize| tile.weighted.add(r * head_dim + d + v * LANES);
         let mut sums = [[S::splat(0.0); V]; R];
         for r in 0..R {
@@ -430,12 +362,11 @@ unsafe fn weigh_dimensions<S: Simd, E: Elements, const R: usize, const V: usize>
             tile.ahead.ask::<S>(before + p * bytes, bytes);
             let mut value = [S::splat(0.0); V];
             for v in 0..V {
-                let high = high ^ (v % GROUP_VECTORS == 1);
-                value[v] = E::values::<S>(tile.values.add(p * row_bytes), d + v * LANES, high);
+                value[v] = E::load::<S>(tile.values.add(((p * head_dim + d) / LANES + v) * E::VECTOR_BYTES));
             }
             for r in 0..R {
+                let weight = S::splat(*tile.weights.add(r * BLOCK_POSITIONS + p));
                 for v in 0..V {
-                    let weight = S::splat(*weights[v / GROUP_VECTORS].add(r * BLOCK_POSITIONS + p));
                     sums[r][v] = S::fma(value[v], weight, sums[r][v]);
                 }
             }
@@ -443,25 +374,6 @@ unsafe fn weigh_dimensions<S: Simd, E: Elements, const R: usize, const V: usize>
         for r in 0..R {
             for v in 0..V {
                 S::store(at(r, v), sums[r][v]);
-            }
-        }
-    }
-}
-
-/// to[R][64] = weights · the positions' scales of group `group`: so the values themselves need no scaling.
-///
-/// # Safety
-/// As [`weigh_tile`]; there is room.
-#[inline(always)]
-unsafe fn scale_weights<S: Simd, E: Elements, const R: usize>(tile: &WeighTile, group: usize, to: *mut f32) {
-    // SAFETY: as the caller vouches.
-    unsafe {
-        let scales = tile.values.add(scales_offset::<E>(tile.head_dim)).cast::<u16>();
-        for strip in (0..BLOCK_POSITIONS).step_by(LANES) {
-            let scale = S::load_f16(scales.add(group * BLOCK_POSITIONS + strip));
-            for r in 0..R {
-                let at = r * BLOCK_POSITIONS + strip;
-                S::store(to.add(at), S::mul(S::load(tile.weights.add(at)), scale));
             }
         }
     }

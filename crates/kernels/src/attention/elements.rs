@@ -1,4 +1,4 @@
-//! Elements of a block, as attention reads them: one type of [`Elements`] for each `KvType`.
+//! Elements of a block, as attention reads them.
 //!
 //! A head's half of a block (its keys, or its values) is the 64 × head_dim elements, then for the
 //! quantized types the scales, f16, `[head_dim / 32][64 positions]`.
@@ -7,9 +7,13 @@
 //!   position, the even one in its low half.
 //! - Values lie `[64 positions][head_dim]`; of 4-bit ones a byte holds dimensions i and i + 16 of a group
 //!   of 32, the first in its low half.
+//!
+//! Floats are read where they lie ([`Elements`]). Quantized halves are first unpacked to 32-bit floats, once for
+//! all rows of the task ([`Quantized`]).
 
-use super::BLOCK_POSITIONS;
+use super::block::{Ahead, BlockCall};
 use super::kv_type::SCALE_GROUP;
+use super::{BLOCK_POSITIONS, KvType};
 use crate::simd::{LANES, Simd};
 
 /// What a 4-bit code stands for, in units of its scale: steps that widen outwards, as a head's values lie
@@ -17,14 +21,101 @@ use crate::simd::{LANES, Simd};
 pub(super) static LEVELS: [i8; 16] =
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
-/// One way to store elements.
+/// Floats that attention computes with.
 pub(super) trait Elements: 'static {
     /// Bytes of 16 elements.
     const VECTOR_BYTES: usize;
-    /// Whether what is loaded is in units of the scales.
-    const SCALED: bool;
-    /// Whether two elements share a byte.
-    const PAIRED: bool;
+
+    /// 16 elements.
+    ///
+    /// # Safety
+    /// The instruction set and the elements are there.
+    unsafe fn load<S: Simd>(from: *const u8) -> S::F;
+
+    /// Where the block's keys lie as such floats: in the cache, or unpacked into `to`.
+    ///
+    /// # Safety
+    /// The instruction set and the block are there; `to` holds a half of it.
+    #[inline(always)]
+    unsafe fn keys<S: Simd>(_: &BlockCall, keys: *const u8, _to: &mut [f32], _: &mut Ahead) -> *const u8 {
+        keys
+    }
+
+    /// The same of its values.
+    ///
+    /// # Safety
+    /// As [`Elements::keys`].
+    #[inline(always)]
+    unsafe fn values<S: Simd>(_: &BlockCall, values: *const u8, _to: &mut [f32], _: &mut Ahead) -> *const u8 {
+        values
+    }
+}
+
+/// 16-bit floats.
+pub(super) struct Half;
+/// 32-bit floats, or quantized elements unpacked to them.
+pub(super) struct Single;
+
+impl Elements for Half {
+    const VECTOR_BYTES: usize = LANES * 2;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const u8) -> S::F {
+        // SAFETY: as the caller vouches.
+        unsafe { S::load_f16(from.cast()) }
+    }
+}
+
+impl Elements for Single {
+    const VECTOR_BYTES: usize = LANES * 4;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const u8) -> S::F {
+        // SAFETY: as the caller vouches.
+        unsafe { S::load(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn keys<S: Simd>(
+        call: &BlockCall,
+        keys: *const u8,
+        to: &mut [f32],
+        ahead: &mut Ahead,
+    ) -> *const u8 {
+        let head_dim = call.task.shape.head_dim;
+        // SAFETY: as the caller vouches.
+        unsafe {
+            match call.task.cache.kv_type {
+                KvType::Q8 => unpack_keys::<S, Bytes>((keys, head_dim), to, ahead),
+                KvType::Q4 => unpack_keys::<S, Nibbles>((keys, head_dim), to, ahead),
+                KvType::F32 | KvType::F16 => keys,
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn values<S: Simd>(
+        call: &BlockCall,
+        values: *const u8,
+        to: &mut [f32],
+        ahead: &mut Ahead,
+    ) -> *const u8 {
+        let head_dim = call.task.shape.head_dim;
+        // SAFETY: as the caller vouches.
+        unsafe {
+            match call.task.cache.kv_type {
+                KvType::Q8 => unpack_values::<S, Bytes>((values, head_dim), to, ahead),
+                KvType::Q4 => unpack_values::<S, Nibbles>((values, head_dim), to, ahead),
+                KvType::F32 | KvType::F16 => values,
+            }
+        }
+    }
+}
+
+/// One way to store elements in few bits, in units of a scale.
+pub(super) trait Quantized {
+    /// Bytes of 16 elements.
+    const VECTOR_BYTES: usize;
 
     /// Dimension `d`, whose parity is `odd`, of a strip's 16 positions.
     ///
@@ -39,46 +130,29 @@ pub(super) trait Elements: 'static {
     unsafe fn values<S: Simd>(row: *const u8, d: usize, high: bool) -> S::F;
 }
 
-/// 32-bit floats.
-pub(super) struct Single;
-/// 16-bit floats.
-pub(super) struct Half;
 /// 8-bit integers.
 pub(super) struct Bytes;
 /// 4-bit codes of [`LEVELS`].
 pub(super) struct Nibbles;
 
-/// Elements that lie one after the other: vector v begins `v · VECTOR_BYTES` bytes on.
-macro_rules! plain {
-    ($elements:ident, $bytes:literal, $scaled:literal, $load:ident) => {
-        impl Elements for $elements {
-            const VECTOR_BYTES: usize = LANES * $bytes;
-            const SCALED: bool = $scaled;
-            const PAIRED: bool = false;
+impl Quantized for Bytes {
+    const VECTOR_BYTES: usize = LANES;
 
-            #[inline(always)]
-            unsafe fn keys<S: Simd>(strip: *const u8, d: usize, _: bool) -> S::F {
-                // SAFETY: as the caller vouches.
-                unsafe { S::$load(strip.add(d * Self::VECTOR_BYTES).cast()) }
-            }
+    #[inline(always)]
+    unsafe fn keys<S: Simd>(strip: *const u8, d: usize, _: bool) -> S::F {
+        // SAFETY: as the caller vouches.
+        unsafe { S::load_i8(strip.add(d * LANES).cast()) }
+    }
 
-            #[inline(always)]
-            unsafe fn values<S: Simd>(row: *const u8, d: usize, _: bool) -> S::F {
-                // SAFETY: as the caller vouches.
-                unsafe { S::$load(row.add(d * $bytes).cast()) }
-            }
-        }
-    };
+    #[inline(always)]
+    unsafe fn values<S: Simd>(row: *const u8, d: usize, _: bool) -> S::F {
+        // SAFETY: as the caller vouches.
+        unsafe { S::load_i8(row.add(d).cast()) }
+    }
 }
 
-plain!(Single, 4, false, load);
-plain!(Half, 2, false, load_f16);
-plain!(Bytes, 1, true, load_i8);
-
-impl Elements for Nibbles {
+impl Quantized for Nibbles {
     const VECTOR_BYTES: usize = LANES / 2;
-    const SCALED: bool = true;
-    const PAIRED: bool = true;
 
     #[inline(always)]
     unsafe fn keys<S: Simd>(strip: *const u8, d: usize, odd: bool) -> S::F {
@@ -106,8 +180,76 @@ unsafe fn load_half<S: Simd>(from: *const u8, high: bool) -> S::F {
 }
 
 /// Bytes from the beginning of a half of a block to its scales.
-pub(super) fn scales_offset<E: Elements>(head_dim: usize) -> usize {
-    BLOCK_POSITIONS * head_dim / LANES * E::VECTOR_BYTES
+pub(super) fn scales_offset<Q: Quantized>(head_dim: usize) -> usize {
+    BLOCK_POSITIONS * head_dim / LANES * Q::VECTOR_BYTES
+}
+
+/// to = the keys in floats, in the same order; asks `ahead` for as much as it reads.
+///
+/// # Safety
+/// The instruction set, the keys and the room are there; dimensions are whole groups.
+#[inline(always)]
+unsafe fn unpack_keys<S: Simd, Q: Quantized>(
+    (keys, head_dim): (*const u8, usize),
+    to: &mut [f32],
+    ahead: &mut Ahead,
+) -> *const u8 {
+    let out = to.as_mut_ptr();
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let scales = keys.add(scales_offset::<Q>(head_dim)).cast::<u16>();
+        for strip in 0..BLOCK_POSITIONS / LANES {
+            let from = keys.add(strip * head_dim * Q::VECTOR_BYTES);
+            for first in (0..head_dim).step_by(SCALE_GROUP) {
+                let at = (strip * head_dim + first) * Q::VECTOR_BYTES;
+                ahead.ask::<S>(at, SCALE_GROUP * Q::VECTOR_BYTES);
+                let scale = S::load_f16(scales.add(first / SCALE_GROUP * BLOCK_POSITIONS + strip * LANES));
+                for d in (first..first + SCALE_GROUP).step_by(2) {
+                    let out = out.add((strip * head_dim + d) * LANES);
+                    S::store(out, S::mul(Q::keys::<S>(from, d, false), scale));
+                    S::store(out.add(LANES), S::mul(Q::keys::<S>(from, d + 1, true), scale));
+                }
+            }
+        }
+    }
+    ahead.step = 0;
+    out.cast_const().cast()
+}
+
+/// The same of values.
+///
+/// # Safety
+/// As [`unpack_keys`].
+#[inline(always)]
+unsafe fn unpack_values<S: Simd, Q: Quantized>(
+    (values, head_dim): (*const u8, usize),
+    to: &mut [f32],
+    ahead: &mut Ahead,
+) -> *const u8 {
+    let out = to.as_mut_ptr();
+    let row_bytes = head_dim / LANES * Q::VECTOR_BYTES;
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let scales = values.add(scales_offset::<Q>(head_dim)).cast::<u16>();
+        for group in 0..head_dim / SCALE_GROUP {
+            let mut of_group = [0f32; BLOCK_POSITIONS];
+            for strip in (0..BLOCK_POSITIONS).step_by(LANES) {
+                let scale = S::load_f16(scales.add(group * BLOCK_POSITIONS + strip));
+                S::store(of_group.as_mut_ptr().add(strip), scale);
+            }
+            let d = group * SCALE_GROUP;
+            for (p, &scale) in of_group.iter().enumerate() {
+                let scale = S::splat(scale);
+                let (from, out) = (values.add(p * row_bytes), out.add(p * head_dim + d));
+                S::store(out, S::mul(Q::values::<S>(from, d, false), scale));
+                S::store(out.add(LANES), S::mul(Q::values::<S>(from, d + LANES, true), scale));
+            }
+            let bytes = BLOCK_POSITIONS * SCALE_GROUP / LANES * Q::VECTOR_BYTES;
+            ahead.ask::<S>(group * bytes, bytes);
+        }
+    }
+    ahead.step = 0;
+    out.cast_const().cast()
 }
 
 #[cfg(test)]
