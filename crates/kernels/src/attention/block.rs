@@ -8,7 +8,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::elements::{Elements, scales_offset};
+use super::elements::{Elements, Single, Unpacked, scales_offset};
 use super::{BLOCK_POSITIONS, Partial, ROWS_MAX, SCALE_GROUP, Task, first_visible};
 use crate::lines::LINE_BYTES;
 use crate::simd::{LANES, Simd, exp};
@@ -67,24 +67,79 @@ macro_rules! with_rows {
     };
 }
 
-/// Takes one block of positions into `chunk`.
+/// Takes one block of positions into `chunk`. `scores` and `unpacked` are working memory: `[row][64]`, and one
+/// of `[64][head_dim]`.
 ///
 /// # Safety
 /// The instruction set is there; the block exists; `queries`, `scores` and `chunk` hold the task's rows.
 #[inline(always)]
 pub(super) unsafe fn attend_block<S: Simd, E: Elements>(
     call: &BlockCall,
-    scores: &mut [f32],
+    (scores, unpacked): (&mut [f32], &mut [f32]),
     chunk: &mut Partial,
 ) {
     let (count, head_dim) = (call.task.count(), call.task.shape.head_dim);
     assert!(count <= ROWS_MAX && scores.len() >= count * BLOCK_POSITIONS);
     assert!(call.queries.len() >= count * head_dim && chunk.weighted.len() == count * head_dim);
+    assert!(unpacked.len() >= BLOCK_POSITIONS * head_dim);
+    // Several tiles share what is costly to convert. (The same operations on the same floats: the same bits.)
+    let unpacks = E::SCALED && count > TILE_ROWS;
     let (keys, values) = call.addresses(call.block);
-    // The first tile asks for the values while it reads the keys, and for the next keys with the values.
-    let mut ahead = Ahead { from: values, step: 1 };
-    for (row, rows) in row_tiles(count) {
-        // SAFETY: rows below `count` exist in all buffers.
+    // The first to read the keys asks for the values meanwhile, the first to read those for the next keys.
+    let ahead = Ahead { from: values, step: 1 };
+    // SAFETY: as the caller vouches; `unpacked` has room for a half of a block.
+    unsafe {
+        if unpacks {
+            unpack_keys::<S, E>((keys, head_dim), unpacked.as_mut_ptr(), ahead);
+            score_rows::<S, Single>(call, unpacked.as_ptr().cast(), scores, Ahead { step: 0, ..ahead });
+        } else {
+            score_rows::<S, E>(call, keys, scores, ahead);
+        }
+    }
+    let mut decay = [1f32; ROWS_MAX];
+    // SAFETY: the buffers hold the task's rows.
+    let positions = unsafe { soften::<S>(call, scores, chunk, &mut decay) };
+    let next = call.next.map(|next| call.addresses(next).0);
+    let mut first = WeighTile {
+        values,
+        scales: values.wrapping_add(scales_offset::<E>(head_dim)).cast(),
+        head_dim,
+        positions,
+        weights: scores.as_ptr(),
+        decay: decay.as_ptr(),
+        weighted: chunk.weighted.as_mut_ptr(),
+        ahead: Ahead { from: next.unwrap_or(values), step: usize::from(next.is_some()) },
+    };
+    // SAFETY: as above.
+    unsafe {
+        if unpacks {
+            unpack_values::<S, E>(&first, unpacked.as_mut_ptr());
+            first = WeighTile {
+                values: unpacked.as_ptr().cast(),
+                ahead: Ahead { step: 0, ..first.ahead },
+                ..first
+            };
+            weigh_rows::<S, Unpacked>(count, first);
+        } else {
+            weigh_rows::<S, E>(count, first);
+        }
+    }
+}
+
+/// scores = queries · keys for all rows, tile after tile.
+///
+/// # Safety
+/// As [`attend_block`].
+#[inline(always)]
+unsafe fn score_rows<S: Simd, E: Elements>(
+    call: &BlockCall,
+    keys: *const u8,
+    scores: &mut [f32],
+    mut ahead: Ahead,
+) {
+    let head_dim = call.task.shape.head_dim;
+    for (row, rows) in row_tiles(call.task.count()) {
+        // SAFETY: rows below the count exist in all buffers.
         unsafe {
             let queries = call.queries.as_ptr().add(row * head_dim);
             let to = scores.as_mut_ptr().add(row * BLOCK_POSITIONS);
@@ -92,27 +147,87 @@ pub(super) unsafe fn attend_block<S: Simd, E: Elements>(
         }
         ahead.step = 0;
     }
-    let mut decay = [1f32; ROWS_MAX];
-    // SAFETY: the buffers hold the task's rows.
-    let (from, to) = unsafe { soften::<S>(call, scores, chunk, &mut decay) };
-    let next = call.next.map(|next| call.addresses(next).0);
-    ahead = Ahead { from: next.unwrap_or(values), step: usize::from(next.is_some()) };
+}
+
+/// weighted = weighted · decay + weights · values for `count` rows, tile after tile; `first` begins at the first
+/// row.
+///
+/// # Safety
+/// As [`attend_block`].
+#[inline(always)]
+unsafe fn weigh_rows<S: Simd, E: Elements>(count: usize, first: WeighTile) {
+    let mut ahead = first.ahead;
     for (row, rows) in row_tiles(count) {
-        // SAFETY: as above.
+        // SAFETY: rows below the count exist in all buffers.
         unsafe {
             let tile = WeighTile {
-                values,
-                head_dim,
-                positions: (from, to),
-                weights: scores.as_ptr().add(row * BLOCK_POSITIONS),
-                decay: decay.as_ptr().add(row),
-                weighted: chunk.weighted.as_mut_ptr().add(row * head_dim),
+                weights: first.weights.add(row * BLOCK_POSITIONS),
+                decay: first.decay.add(row),
+                weighted: first.weighted.add(row * first.head_dim),
                 ahead,
+                ..first
             };
             with_rows!(rows, weigh_tile::<S, E>(&tile));
         }
         ahead.step = 0;
     }
+}
+
+/// to = the keys, scaled, as [`Single`] holds them.
+///
+/// # Safety
+/// The instruction set, the keys and the room are there; dimensions are whole groups.
+#[inline(always)]
+unsafe fn unpack_keys<S: Simd, E: Elements>(
+    (keys, head_dim): (*const u8, usize),
+    to: *mut f32,
+    ahead: Ahead,
+) {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let scales = keys.add(scales_offset::<E>(head_dim)).cast::<u16>();
+        for strip in 0..STRIPS {
+            let from = keys.add(strip * head_dim * E::VECTOR_BYTES);
+            for first in (0..head_dim).step_by(SCALE_GROUP) {
+                let scale = S::load_f16(scales.add(first / SCALE_GROUP * BLOCK_POSITIONS + strip * LANES));
+                ahead.ask::<S>((strip * head_dim + first) * E::VECTOR_BYTES, SCALE_GROUP * E::VECTOR_BYTES);
+                for d in (first..first + SCALE_GROUP).step_by(2) {
+                    let to = to.add((strip * head_dim + d) * LANES);
+                    S::store(to, S::mul(E::keys::<S>(from, d, false), scale));
+                    S::store(to.add(LANES), S::mul(E::keys::<S>(from, d + 1, true), scale));
+                }
+            }
+        }
+        ahead.ask::<S>(scales_offset::<E>(head_dim), scales_bytes(head_dim));
+    }
+}
+
+/// to = the values of the positions seen, as [`Unpacked`] holds them.
+///
+/// # Safety
+/// As [`unpack_keys`].
+#[inline(always)]
+unsafe fn unpack_values<S: Simd, E: Elements>(
+    &WeighTile { values, head_dim, positions, ahead, .. }: &WeighTile,
+    to: *mut f32,
+) {
+    let row_bytes = head_dim / LANES * E::VECTOR_BYTES;
+    // SAFETY: as the caller vouches.
+    unsafe {
+        for p in positions.0..positions.1 {
+            ahead.ask::<S>(p * row_bytes, row_bytes);
+            let (from, to) = (values.add(p * row_bytes), to.add(p * head_dim));
+            for d in (0..head_dim).step_by(SCALE_GROUP) {
+                S::store(to.add(d), E::values::<S>(from, d, false));
+                S::store(to.add(d + LANES), E::values::<S>(from, d + LANES, true));
+            }
+        }
+    }
+}
+
+/// Bytes of the scales of one half of a block.
+fn scales_bytes(head_dim: usize) -> usize {
+    head_dim / SCALE_GROUP * BLOCK_POSITIONS * size_of::<u16>()
 }
 
 /// Memory to ask for while something else is read: as much as is read.
@@ -199,8 +314,7 @@ unsafe fn score_strips<S: Simd, E: Elements, const R: usize, const V: usize>(
             }
         }
         if E::SCALED {
-            let bytes = head_dim / SCALE_GROUP * BLOCK_POSITIONS * size_of::<u16>();
-            ahead.ask::<S>(scales_offset::<E>(head_dim), bytes);
+            ahead.ask::<S>(scales_offset::<E>(head_dim), scales_bytes(head_dim));
         }
     }
 }
@@ -346,6 +460,8 @@ unsafe fn weigh_row<S: Simd>(scores: &mut [f32], highest: f32) -> f32 {
 #[derive(Clone, Copy)]
 struct WeighTile {
     values: *const u8,
+    /// Of quantized values: `[head_dim / 32][64]`.
+    scales: *const u16,
     head_dim: usize,
     /// Positions of the block that any row sees: from, to.
     positions: (usize, usize),
@@ -407,7 +523,7 @@ unsafe fn weigh_dimensions<S: Simd, E: Elements, const R: usize, const V: usize>
         if E::SCALED {
             for group in 0..V.div_ceil(GROUP_VECTORS) {
                 let scaled = scaled.as_mut_ptr().cast::<f32>().add(group * R * BLOCK_POSITIONS);
-                scale_weights::<S, E, R>(tile, d / SCALE_GROUP + group, scaled);
+                scale_weights::<S, R>(tile, d / SCALE_GROUP + group, scaled);
                 weights[group] = scaled;
             }
         }
@@ -447,12 +563,11 @@ unsafe fn weigh_dimensions<S: Simd, E: Elements, const R: usize, const V: usize>
 /// # Safety
 /// As [`weigh_tile`]; there is room.
 #[inline(always)]
-unsafe fn scale_weights<S: Simd, E: Elements, const R: usize>(tile: &WeighTile, group: usize, to: *mut f32) {
+unsafe fn scale_weights<S: Simd, const R: usize>(tile: &WeighTile, group: usize, to: *mut f32) {
     // SAFETY: as the caller vouches.
     unsafe {
-        let scales = tile.values.add(scales_offset::<E>(tile.head_dim)).cast::<u16>();
         for strip in (0..BLOCK_POSITIONS).step_by(LANES) {
-            let scale = S::load_f16(scales.add(group * BLOCK_POSITIONS + strip));
+            let scale = S::load_f16(tile.scales.add(group * BLOCK_POSITIONS + strip));
             for r in 0..R {
                 let at = r * BLOCK_POSITIONS + strip;
                 S::store(to.add(at), S::mul(S::load(tile.weights.add(at)), scale));

@@ -48,6 +48,9 @@ pub(super) struct Bytes;
 /// 4-bit codes of [`LEVELS`].
 pub(super) struct Nibbles;
 
+/// Values that were quantized, converted to 32-bit floats but not scaled; their scales lie elsewhere.
+pub(super) struct Unpacked;
+
 /// Elements that lie one after the other: vector v begins `v · VECTOR_BYTES` bytes on.
 macro_rules! plain {
     ($elements:ident, $bytes:literal, $scaled:literal, $load:ident) => {
@@ -74,6 +77,7 @@ macro_rules! plain {
 plain!(Single, 4, false, load);
 plain!(Half, 2, false, load_f16);
 plain!(Bytes, 1, true, load_i8);
+plain!(Unpacked, 4, true, load);
 
 impl Elements for Nibbles {
     const VECTOR_BYTES: usize = LANES / 2;

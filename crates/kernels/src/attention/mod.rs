@@ -110,11 +110,12 @@ impl<'a> Partial<'a> {
 /// Buffers of one thread.
 #[derive(Debug)]
 pub(crate) struct ThreadScratch {
-    query: Vec<f32>,   // [head_dim], one that is being rotated
-    queries: Vec<f32>, // [row tile][head_dim][row], scaled
-    scores: Vec<f32>,  // [row][64]
-    chunk: Vec<f32>,   // a partial
-    all: Vec<f32>,     // a partial
+    query: Vec<f32>,    // [head_dim], one that is being rotated
+    queries: Vec<f32>,  // [row tile][head_dim][row], scaled
+    scores: Vec<f32>,   // [row][64]
+    unpacked: Vec<f32>, // [64][head_dim], keys or values of a quantized block
+    chunk: Vec<f32>,    // a partial
+    all: Vec<f32>,      // a partial
 }
 
 impl ThreadScratch {
@@ -125,6 +126,7 @@ impl ThreadScratch {
             query: vec![0.0; head_dim],
             queries: vec![0.0; ROWS_MAX * head_dim],
             scores: vec![0.0; ROWS_MAX * BLOCK_POSITIONS],
+            unpacked: vec![0.0; BLOCK_POSITIONS * head_dim],
             chunk: vec![0.0; partial],
             all: vec![0.0; partial],
         }
@@ -189,7 +191,7 @@ pub(crate) unsafe fn attend<S: Simd>(
 ) {
     let (count, head_dim) = (task.count(), task.shape.head_dim);
     let size = Partial::size(count, head_dim);
-    let ThreadScratch { query, queries, scores, chunk, all } = scratch;
+    let ThreadScratch { query, queries, scores, unpacked, chunk, all } = scratch;
     let merging = results.is_none();
     let results = results.unwrap_or(&mut chunk[..]);
     let mut all = Partial::within(all, count, head_dim);
@@ -201,7 +203,7 @@ pub(crate) unsafe fn attend<S: Simd>(
         let mut chunk = Partial::within(&mut results[at..at + size], count, head_dim);
         // SAFETY: as above; partials and scratch hold the task's rows.
         unsafe {
-            attend_chunk::<S>(task, index, &mut chunk, (queries, scores));
+            attend_chunk::<S>(task, index, &mut chunk, (queries, scores, unpacked));
             if merging {
                 merge::<S>(&mut all, &chunk, count, head_dim);
             }
@@ -282,7 +284,7 @@ unsafe fn attend_chunk<S: Simd>(
     task: &Task,
     index: usize,
     chunk: &mut Partial,
-    (queries, scores): (&[f32], &mut [f32]),
+    (queries, scores, unpacked): (&[f32], &mut [f32], &mut [f32]),
 ) {
     chunk.reset();
     let blocks = task.blocks(index);
@@ -292,10 +294,10 @@ unsafe fn attend_chunk<S: Simd>(
         // SAFETY: as the caller vouches.
         unsafe {
             match task.cache.kv_type {
-                KvType::F32 => attend_block::<S, Single>(&call, scores, chunk),
-                KvType::F16 => attend_block::<S, Half>(&call, scores, chunk),
-                KvType::Q8 => attend_block::<S, Bytes>(&call, scores, chunk),
-                KvType::Q4 => attend_block::<S, Nibbles>(&call, scores, chunk),
+                KvType::F32 => attend_block::<S, Single>(&call, (scores, unpacked), chunk),
+                KvType::F16 => attend_block::<S, Half>(&call, (scores, unpacked), chunk),
+                KvType::Q8 => attend_block::<S, Bytes>(&call, (scores, unpacked), chunk),
+                KvType::Q4 => attend_block::<S, Nibbles>(&call, (scores, unpacked), chunk),
             }
         }
     }
