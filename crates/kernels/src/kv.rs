@@ -468,6 +468,19 @@ mod tests {
     }
 
     #[test]
+    fn a_cache_weighs_its_elements_and_their_scales() {
+        for (kv_type, numerator) in [(KvType::F16, 64), (KvType::Q8, 34), (KvType::Q4, 18)] {
+            let shape = KvShape { layers: 3, kv_heads: 2, head_dim: 96, blocks: 5, kv_type };
+            let elements = 3 * 2 * 2 * 96 * BLOCK_POSITIONS;
+            assert_eq!(shape.block_bytes(), elements / 32 * numerator);
+            // Whole lines, so that every head's keys and values begin with one.
+            assert!(shape.half_bytes().is_multiple_of(LINE_BYTES));
+            let held = KvMemory::new(shape).memory.len() * LINE_BYTES;
+            assert_eq!(held, 5 * shape.block_bytes());
+        }
+    }
+
+    #[test]
     fn spans_cover_every_chunk_once() {
         for count in 0..40 {
             for spans in 1..=count.max(1) {

@@ -10,10 +10,10 @@ pub enum KvType {
     F32,
     /// 16-bit floats.
     F16,
-    /// 8-bit integers and an f16 scale per 32 dimensions of a position.
+    /// 8-bit integers and an f16 scale per 32 dimensions of a position, after the head's rotation (see
+    /// `rotation`).
     Q8,
-    /// 4-bit codes of unequal steps and an f16 scale per 32 dimensions of a position; heads are rotated
-    /// first (see `rotation`).
+    /// 4-bit codes of unequal steps and an f16 scale per 32 dimensions of a position, after the same.
     Q4,
 }
 
@@ -82,7 +82,7 @@ impl KvType {
 
     /// Whether heads are rotated before they are stored, and queries and outputs with them.
     pub(crate) fn is_rotated(self) -> bool {
-        self == KvType::Q4
+        matches!(self, KvType::Q8 | KvType::Q4)
     }
 
     fn entry(self) -> &'static Entry {

@@ -1,4 +1,4 @@
-//! The rotation that 4-bit heads get: a Walsh–Hadamard transform, which spreads a dimension of large
+//! The rotation that quantized heads get: a Walsh–Hadamard transform, which spreads a dimension of large
 //! values over many, so that none of them alone decides the scale of its 32.
 //!
 //! It is orthonormal and its own inverse. Queries and keys are both rotated, which leaves their products as
