@@ -95,9 +95,9 @@ async def soak(server, options, tally, curve):
 
 
 def busy(server):
-    """Requests that run or wait, as the server itself tells."""
+    """Requests that run or wait and blocks of the cache that they hold, as the server itself tells."""
     lines = server.get("/metrics")[1].decode().splitlines()
-    names = ("tandem_requests_running ", "tandem_queue_depth ")
+    names = ("tandem_requests_running ", "tandem_queue_depth ", 'tandem_kv_blocks{state="used"} ')
     return sum(float(line.split()[1]) for line in lines if line.startswith(names))
 
 
@@ -118,7 +118,7 @@ def judge(options, tally, result):
     if result["growth"] > GROWTH_MAX:
         wrong.append(f"memory grew by {result['growth']:.1%} over the last two thirds, more than {GROWTH_MAX:.0%}")
     if not result["idle"]:
-        wrong.append("requests were left although all clients had gone")
+        wrong.append("requests or their blocks were left although all clients had gone")
     return wrong
 
 

@@ -7,9 +7,6 @@ import dataclasses
 import json
 import time
 
-#: What chat and completions are called.
-CHAT = "/v1/chat/completions"
-
 
 class Exchange(asyncio.Protocol):
     """One request over a connection of its own, which the server closes behind its answer."""
@@ -40,11 +37,11 @@ class Exchange(asyncio.Protocol):
             self.done.set_result(error)
 
 
-def encode(body, path=CHAT, headers=()):
-    """A request's bytes."""
+def encode(body):
+    """The bytes of a chat's request."""
     content = json.dumps(body).encode()
-    lines = [f"POST {path} HTTP/1.1", "host: localhost", "content-type: application/json", "connection: close",
-             f"content-length: {len(content)}", *[f"{name}: {value}" for name, value in headers]]
+    lines = ["POST /v1/chat/completions HTTP/1.1", "host: localhost", "content-type: application/json",
+             "connection: close", f"content-length: {len(content)}"]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + content
 
 

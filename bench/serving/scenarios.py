@@ -105,10 +105,10 @@ async def crowd(server, settings, seed):
         for number in range(settings.clients)
     ]
     await warm_up(server)
-    used, begun = server.cpu_s(), time.perf_counter()
+    used, own, begun = server.cpu_s(), time.process_time(), time.perf_counter()
     exchanges = await asyncio.gather(*[one_client(server, queue) for queue in queues])
     seconds = time.perf_counter() - begun
-    after = server.cpu_s()
+    after, own = server.cpu_s(), time.process_time() - own
     answers = [client.read(exchange) for exchanges_of_one in exchanges for exchange in exchanges_of_one]
     firsts = [answer.first_token_s for answer in answers if answer.times]
     gaps = [gap for answer in answers for gap in answer.gaps_s]
@@ -123,6 +123,7 @@ async def crowd(server, settings, seed):
         "answer_tokens": median(answer.tokens for answer in answers),
         "seconds": seconds,
         "cpu_s": None if after is None else after - used,
+        "clients_cpu_s": own,
         "memory_peak_mb": megabytes(server),
     }
 
@@ -150,6 +151,7 @@ CROWD_ROWS = (
     Row("answer_tokens", "tokens of an answer", "{:.0f}", compared=False),
     Row("seconds", "seconds in all"),
     Row("cpu_s", "processor time, s"),
+    Row("clients_cpu_s", "of the clients, s", "{:.2f}", compared=False),
     Row("memory_peak_mb", "resident memory, highest, MB", "{:.0f}"),
 )
 
@@ -251,8 +253,12 @@ async def stall(server, settings, seed):
     quiet = alone.gaps_s
     worst, step = rank(gaps, 0.99), median(quiet)
     return {
-        "alone_median_ms": ms(step), "alone_p99_ms": ms(rank(quiet, 0.99)), "alone_max_ms": ms(max(quiet, default=None)),
-        "beside_median_ms": ms(median(gaps)), "beside_p99_ms": ms(worst), "beside_max_ms": ms(max(gaps, default=None)),
+        "alone_median_ms": ms(step),
+        "alone_p99_ms": ms(rank(quiet, 0.99)),
+        "alone_max_ms": ms(max(quiet, default=None)),
+        "beside_median_ms": ms(median(gaps)),
+        "beside_p99_ms": ms(worst),
+        "beside_max_ms": ms(max(gaps, default=None)),
         "p99_in_steps": worst / step if worst and step else None,
         "beside_tokens_per_s": tokens / (ended - begun),
         "long_first_token_ms": ms(median(answer.ended - answer.asked for answer in arrived)),

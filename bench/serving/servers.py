@@ -68,10 +68,10 @@ class Server:
             return None
         return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
 
-    def request(self, messages, tokens, **more):
+    def request(self, messages, tokens):
         """Bytes of a greedy streaming request of a chat."""
         body = {"model": self.model, "messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True,
-                "stream_options": {"include_usage": True}, **self.endless, **more}
+                "stream_options": {"include_usage": True}, **self.endless}
         return client.encode(body)
 
     def get(self, path):
@@ -191,4 +191,4 @@ def told(program, word):
     """The line of `--version` with this word."""
     said = subprocess.run([program, "--version"], capture_output=True, text=True)
     lines = (said.stderr + said.stdout).splitlines()
-    return next((line.strip() for line in lines if word in line), program)
+    return next((line.strip() for line in lines if word in line), pathlib.Path(program).name)

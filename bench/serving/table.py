@@ -61,6 +61,7 @@ def command(script):
 def record(options, settings, measured):
     scenario = SCENARIOS[options.scenario]
     metrics = [row.metric for row in scenario.rows]
+    compared = [row.metric for row in scenario.rows if row.compared]
     medians = {name: {metric: median(columns.get(metric, [])) for metric in metrics}
                for name, columns in measured.values.items()}
     line = {
@@ -75,7 +76,7 @@ def record(options, settings, measured):
         "rounds": options.rounds,
         "facts": measured.facts,
         "medians": medians,
-        "ratios": {name: {row.metric: median(ratios(measured, name, row.metric)) for row in scenario.rows if row.compared}
+        "ratios": {name: {metric: median(ratios(measured, name, metric)) for metric in compared}
                    for name in measured.values if name != "tandem"},
         "values": measured.values,
         "failures": measured.failures,

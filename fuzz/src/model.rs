@@ -107,7 +107,7 @@ fn run(data: &[u8]) {
     let vocabulary = model.vocabulary();
     let isa = Isa::detect();
     let room = DecoderOptions::new(1, CONTEXT_TOKENS as usize);
-    let mut decoder = Decoder::new(Arc::new(model), POOL.clone(), isa, room);
+    let Ok(mut decoder) = Decoder::new(Arc::new(model), POOL.clone(), isa, room) else { return };
     let Ok(sequence) = decoder.begin() else { return };
     let work = Work { sequence, tokens: &[0, 1, 2], logits: Logits::Last };
     // A vocabulary of two and a context of one are errors.

@@ -7,7 +7,7 @@ use kernels::attention::KvType;
 /// How a command's key-value cache is stored.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct KvTypeArg {
-    /// Key-value cache: f16, or 8 or 4 bits a value in about half or a quarter of the memory
+    /// Key-value cache: f16 (f32 with --exact), or 8 or 4 bits a value in a half or a quarter of f16's memory
     #[arg(long, value_name = "TYPE", default_value = KvType::F16.name(), value_parser = parser())]
     kv_type: KvType,
 }

@@ -13,8 +13,8 @@ use crate::simd::scalar::Scalar;
 use crate::vector::FloatRow;
 use crate::{attention, vector};
 
-/// Tiles of one encoding, by columns: 1, 2, 4, 8.
-pub(crate) type Tiles = [unsafe fn(&TileCall); 4];
+/// Tiles of one encoding, by columns: 1, 2, 4, 8. Those of more than `columns_max` are missing.
+pub(crate) type Tiles = [Option<unsafe fn(&TileCall)>; 4];
 
 /// Many columns of one encoding.
 pub(crate) type ManyColumns = unsafe fn(&ColumnsCall);
@@ -29,7 +29,7 @@ type FinishAttention = unsafe fn(&Task, Option<&mut [f32]>, *mut f32, &mut Threa
 /// All kernels for one instruction set. Calling one needs a CPU that has the set: only
 /// [`Isa::detect`] and [`Isa::named`] hand tables out, and only of sets that are there.
 pub(crate) struct Kernels {
-    pub tiles: &'static [Tiles],
+    tiles: &'static [Tiles],
     pub columns_max: usize,
     /// Instead of tiles where there are many columns, if the set has it; by encoding.
     pub many_columns: Option<&'static [ManyColumns]>,
@@ -50,13 +50,21 @@ pub(crate) struct Kernels {
     pub store_kv: unsafe fn(&KvSlot, &[f32], &[f32]),
 }
 
+impl Kernels {
+    /// The tile of an encoding for 2^`width` columns, at most `columns_max`.
+    pub fn tile(&self, encoding: usize, width: u32) -> unsafe fn(&TileCall) {
+        self.tiles[encoding][width as usize].expect("tiles of up to columns_max columns are there")
+    }
+}
+
 macro_rules! tiles {
     (($entry:ident) $([$($constant:tt)*])*) => { &[$( tiles!(@row $entry $($constant)*) ),*] };
     (@row $entry:ident $b:tt $h:tt $s:tt $m:tt $c:tt $z:tt) => {[
-        $entry::<Encoding<$b, $h, $s, $m, $c, $z>, 1>,
-        $entry::<Encoding<$b, $h, $s, $m, $c, $z>, 2>,
-        $entry::<Encoding<$b, $h, $s, $m, $c, $z>, 4>,
-        $entry::<Encoding<$b, $h, $s, $m, $c, $z>, 8>,
+        Some($entry::<Encoding<$b, $h, $s, $m, $c, $z>, 1>),
+        Some($entry::<Encoding<$b, $h, $s, $m, $c, $z>, 2>),
+        // What a set has no registers for is not compiled.
+        if COLUMNS_MAX < 4 { None } else { Some($entry::<Encoding<$b, $h, $s, $m, $c, $z>, 4>) },
+        if COLUMNS_MAX < 8 { None } else { Some($entry::<Encoding<$b, $h, $s, $m, $c, $z>, 8>) },
     ]};
 }
 
@@ -68,11 +76,14 @@ macro_rules! many_columns {
 
 // SAFETY: each function enables the features that its `Simd` needs and hands its arguments on: its
 // contract is that of the generic function it calls.
-/// Instantiates every kernel for one instruction set, its features enabled.
+/// Instantiates every kernel for one instruction set, its features enabled. What computes with floats is taken
+/// from `$floats`: the same set, or one that differs in integer instructions only.
 macro_rules! instantiate {
-    ($module:ident, $simd:ty $(, $feature:literal)*) => {
+    ($module:ident, $simd:ty, floats of $floats:ident $(, $feature:literal)*) => {
         mod $module {
             #![allow(clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]
+            // A set that takes another's has no use for its own.
+            #![allow(dead_code)]
             use super::*;
             use crate::simd::Simd;
             $(#[target_feature(enable = $feature)])*
@@ -92,35 +103,35 @@ macro_rules! instantiate {
                 unsafe { to.quantize_pair::<$simd>(column, from) }
             }
             $(#[target_feature(enable = $feature)])*
-            unsafe fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
+            pub(super) unsafe fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
                 unsafe { vector::rms_norm::<$simd>(x, weight, epsilon, out) }
             }
             $(#[target_feature(enable = $feature)])*
-            unsafe fn rms_norm_in_place(x: &mut [f32], weight: &[f32], epsilon: f32) {
+            pub(super) unsafe fn rms_norm_in_place(x: &mut [f32], weight: &[f32], epsilon: f32) {
                 unsafe { vector::rms_norm_in_place::<$simd>(x, weight, epsilon) }
             }
             $(#[target_feature(enable = $feature)])*
-            unsafe fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+            pub(super) unsafe fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
                 unsafe { vector::silu_mul::<$simd>(gate, up, out) }
             }
             $(#[target_feature(enable = $feature)])*
-            unsafe fn gelu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+            pub(super) unsafe fn gelu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
                 unsafe { vector::gelu_mul::<$simd>(gate, up, out) }
             }
             $(#[target_feature(enable = $feature)])*
-            unsafe fn add_scaled(x: &mut [f32], factor: f32, y: &[f32]) {
+            pub(super) unsafe fn add_scaled(x: &mut [f32], factor: f32, y: &[f32]) {
                 unsafe { vector::add_scaled::<$simd>(x, factor, y) }
             }
             $(#[target_feature(enable = $feature)])*
-            unsafe fn soft_cap(x: &mut [f32], cap: f32) {
+            pub(super) unsafe fn soft_cap(x: &mut [f32], cap: f32) {
                 unsafe { vector::soft_cap::<$simd>(x, cap) }
             }
             $(#[target_feature(enable = $feature)])*
-            unsafe fn highest(x: &[f32]) -> f32 {
+            pub(super) unsafe fn highest(x: &[f32]) -> f32 {
                 unsafe { vector::highest::<$simd>(x) }
             }
             $(#[target_feature(enable = $feature)])*
-            unsafe fn exp_shifted(x: &[f32], scale: (f32, f32), out: &mut [f32]) -> f64 {
+            pub(super) unsafe fn exp_shifted(x: &[f32], scale: (f32, f32), out: &mut [f32]) -> f64 {
                 unsafe { vector::exp_shifted::<$simd>(x, scale, out) }
             }
             $(#[target_feature(enable = $feature)])*
@@ -128,11 +139,11 @@ macro_rules! instantiate {
                 unsafe { vector::dot_loop::<$simd>(rounds) }
             }
             $(#[target_feature(enable = $feature)])*
-            unsafe fn float_row(row: &[f32], call: &FloatRow) {
+            pub(super) unsafe fn float_row(row: &[f32], call: &FloatRow) {
                 unsafe { vector::float_row::<$simd>(row, call) }
             }
             $(#[target_feature(enable = $feature)])*
-            unsafe fn attend(
+            pub(super) unsafe fn attend(
                 task: &Task,
                 chunks: Range<usize>,
                 results: Option<&mut [f32]>,
@@ -141,7 +152,7 @@ macro_rules! instantiate {
                 unsafe { attention::attend::<$simd>(task, chunks, results, scratch) }
             }
             $(#[target_feature(enable = $feature)])*
-            unsafe fn finish_attention(
+            pub(super) unsafe fn finish_attention(
                 task: &Task,
                 results: Option<&mut [f32]>,
                 output: *mut f32,
@@ -150,12 +161,13 @@ macro_rules! instantiate {
                 unsafe { attention::finish::<$simd>(task, results, output, scratch) }
             }
             $(#[target_feature(enable = $feature)])*
-            unsafe fn store_kv(to: &KvSlot, key: &[f32], value: &[f32]) {
+            pub(super) unsafe fn store_kv(to: &KvSlot, key: &[f32], value: &[f32]) {
                 unsafe { attention::store_kv::<$simd>(to, key, value) }
             }
+            const COLUMNS_MAX: usize = <$simd as Simd>::COLUMNS_MAX;
             pub(super) static KERNELS: Kernels = Kernels {
                 tiles: with_encodings!(tiles(panel_tile)),
-                columns_max: <$simd as Simd>::COLUMNS_MAX,
+                columns_max: COLUMNS_MAX,
                 many_columns: if <$simd as Simd>::UNPACKS {
                     Some(with_encodings!(many_columns(panel_columns)))
                 } else {
@@ -163,33 +175,34 @@ macro_rules! instantiate {
                 },
                 quantize,
                 quantize_pair,
-                rms_norm,
-                rms_norm_in_place,
-                silu_mul,
-                gelu_mul,
-                add_scaled,
-                soft_cap,
-                highest,
-                exp_shifted,
+                rms_norm: super::$floats::rms_norm,
+                rms_norm_in_place: super::$floats::rms_norm_in_place,
+                silu_mul: super::$floats::silu_mul,
+                gelu_mul: super::$floats::gelu_mul,
+                add_scaled: super::$floats::add_scaled,
+                soft_cap: super::$floats::soft_cap,
+                highest: super::$floats::highest,
+                exp_shifted: super::$floats::exp_shifted,
                 dot_loop,
-                float_row,
-                attend,
-                finish_attention,
-                store_kv,
+                float_row: super::$floats::float_row,
+                attend: super::$floats::attend,
+                finish_attention: super::$floats::finish_attention,
+                store_kv: super::$floats::store_kv,
             };
         }
     };
 }
 
-instantiate!(scalar, Scalar);
+instantiate!(scalar, Scalar, floats of scalar);
 #[cfg(target_arch = "x86_64")]
-instantiate!(avx2, crate::simd::avx2::Avx2<false>, "avx2", "fma", "f16c");
+instantiate!(avx2, crate::simd::avx2::Avx2<false>, floats of avx2, "avx2", "fma", "f16c");
 #[cfg(target_arch = "x86_64")]
-instantiate!(avxvnni, crate::simd::avx2::Avx2<true>, "avxvnni", "avx2", "fma", "f16c");
+instantiate!(avxvnni, crate::simd::avx2::Avx2<true>, floats of avx2, "avxvnni", "avx2", "fma", "f16c");
 #[cfg(target_arch = "x86_64")]
 instantiate!(
     avx512,
     crate::simd::avx512::Avx512,
+    floats of avx512,
     "avx512f",
     "avx512bw",
     "avx512vl",
@@ -201,11 +214,11 @@ instantiate!(
 );
 
 #[cfg(target_arch = "aarch64")]
-instantiate!(neon, Neon<BASELINE>, "neon");
+instantiate!(neon, Neon<BASELINE>, floats of neon, "neon");
 #[cfg(target_arch = "aarch64")]
-instantiate!(neon_dotprod, Neon<DOTPROD>, "neon", "dotprod");
+instantiate!(neon_dotprod, Neon<DOTPROD>, floats of neon, "neon", "dotprod");
 #[cfg(target_arch = "aarch64")]
-instantiate!(neon_i8mm, Neon<I8MM>, "neon", "dotprod", "i8mm");
+instantiate!(neon_i8mm, Neon<I8MM>, floats of neon, "neon", "dotprod", "i8mm");
 
 /// An instruction set that this CPU has: a capability, got from detection.
 #[derive(Clone, Copy)]

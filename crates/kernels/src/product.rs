@@ -328,7 +328,7 @@ impl Part<'_> {
     }
 
     fn multiply_integers(&self, isa: Isa, panels: &Panels, (panel, rows): (usize, usize)) {
-        let tiles = &isa.kernels().tiles[panels.layout().index()];
+        let tile = |width: u32| isa.kernels().tile(panels.layout().index(), width);
         let (integers, scales) = panels.panel(panel);
         let end = self.first_column + self.count;
         let mut column = self.first_column;
@@ -357,14 +357,14 @@ impl Part<'_> {
             let width = (end - column).min(widest).ilog2().min(3);
             // SAFETY: the CPU has the set; `multiply` proved the bounds of all columns, and no two
             // tasks share a panel and a column.
-            unsafe { tiles[width as usize](&call(column)) };
+            unsafe { tile(width)(&call(column)) };
             column += 1 << width;
         }
     }
 
     /// As [`Part::multiply_integers`], for columns that are quantized as two.
     fn multiply_pairs(&self, isa: Isa, panels: &Panels, (panel, rows): (usize, usize)) {
-        let tiles = &isa.kernels().tiles[panels.layout().index()];
+        let tile = |width: u32| isa.kernels().tile(panels.layout().index(), width);
         let (integers, scales) = panels.panel(panel);
         let end = 2 * (self.first_column + self.count);
         let mut column = 2 * self.first_column;
@@ -384,7 +384,7 @@ impl Part<'_> {
                 rows,
             };
             // SAFETY: the CPU has the set; the input has the columns, `sums` room for eight.
-            unsafe { tiles[width as usize](&call) };
+            unsafe { tile(width)(&call) };
             for pair in sums[..PANEL_ROWS << width].chunks_exact(2 * PANEL_ROWS) {
                 let (value, rest) = pair.split_at(PANEL_ROWS);
                 for row in 0..rows {

@@ -55,7 +55,7 @@ pub struct Args {
     /// Text that ends the answer; may be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
-    /// Unquantized activations and f32 key-value cache: slow and exact
+    /// Unquantized activations and, unless --kv-type says otherwise, f32 key-value cache: slow and exact
     #[arg(long)]
     exact: bool,
     #[command(flatten)]

@@ -29,7 +29,7 @@ pub struct Args {
     /// How many of the likeliest tokens to tell
     #[arg(long, value_name = "N", default_value_t = 10)]
     top: usize,
-    /// Unquantized activations and f32 key-value cache: slow and exact
+    /// Unquantized activations and, unless --kv-type says otherwise, f32 key-value cache: slow and exact
     #[arg(long)]
     exact: bool,
     /// Longest sequence [default: the longest of the given ones; it chooses LongRoPE's factors]

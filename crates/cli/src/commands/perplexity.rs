@@ -28,7 +28,7 @@ pub struct Args {
     /// Most chunks [default: all that the text fills]
     #[arg(long, value_name = "N")]
     chunks: Option<usize>,
-    /// Unquantized activations and f32 key-value cache: slow and exact
+    /// Unquantized activations and, unless --kv-type says otherwise, f32 key-value cache: slow and exact
     #[arg(long)]
     exact: bool,
     #[command(flatten)]

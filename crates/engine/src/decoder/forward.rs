@@ -25,7 +25,7 @@ pub struct DecoderOptions {
     pub sequences: usize,
     /// Positions of the key-value cache, shared by all sequences.
     pub kv_tokens: usize,
-    /// How keys and values are stored; an exact model's are f32 whatever this says.
+    /// How keys and values are stored; where this says f16, an exact model's are f32.
     pub kv_type: KvType,
     /// Most tokens of a pass, at most [`BATCH_TOKENS_MAX`]: working memory is proportional to it.
     pub batch_tokens: usize,
@@ -140,7 +140,10 @@ impl Decoder {
         options: DecoderOptions,
     ) -> Result<Self, KvTypeError> {
         let spec = model.spec();
-        let kv_type = if model.is_exact() { KvType::F32 } else { options.kv_type };
+        let kv_type = match options.kv_type {
+            KvType::F16 if model.is_exact() => KvType::F32,
+            kv_type => kv_type,
+        };
         kv_type.check(spec.head_dim)?;
         let batch_tokens = options.batch_tokens.clamp(1, BATCH_TOKENS_MAX);
         let options = DecoderOptions { kv_type, batch_tokens, ..options };

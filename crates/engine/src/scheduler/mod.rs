@@ -266,7 +266,7 @@ impl Scheduler {
         self.seat.tell(own.flatten());
         if own.is_some() || others.is_some() {
             let shortest = own.flatten().into_iter().chain(others).min_by(f64::total_cmp);
-            room = room.min(self.pace.chunk_tokens(shortest));
+            room = room.min(self.pace.chunk_tokens(shortest, self.plan.len()));
         }
         self.readers.sort_unstable();
         for &(_, index) in &self.readers {

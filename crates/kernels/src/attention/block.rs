@@ -21,11 +21,12 @@ const TILE_ROWS: usize = 6;
 
 /// First row and rows of each register tile of `count` rows: as few tiles as possible, of nearly
 /// equal size.
-pub(super) fn row_tiles(count: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(super) fn row_tiles<S: Simd>(count: usize) -> impl Iterator<Item = (usize, usize)> {
+    let rows_max = if S::HAS_REGISTERS { TILE_ROWS } else { 1 };
     let mut row = 0;
     std::iter::from_fn(move || {
         let left = count - row;
-        let rows = left.div_ceil(left.div_ceil(TILE_ROWS).max(1));
+        let rows = left.div_ceil(left.div_ceil(rows_max).max(1));
         let tile = (row, rows);
         row += rows;
         (rows > 0).then_some(tile)
@@ -56,13 +57,18 @@ impl BlockCall<'_> {
 /// Calls a function for tiles of 1 to 6 rows.
 macro_rules! with_rows {
     ($rows:expr, $function:ident::<$simd:ty, $elements:ty>($($argument:expr),*)) => {
-        match $rows {
-            1 => $function::<$simd, $elements, 1>($($argument),*),
-            2 => $function::<$simd, $elements, 2>($($argument),*),
-            3 => $function::<$simd, $elements, 3>($($argument),*),
-            4 => $function::<$simd, $elements, 4>($($argument),*),
-            5 => $function::<$simd, $elements, 5>($($argument),*),
-            _ => $function::<$simd, $elements, TILE_ROWS>($($argument),*),
+        // What is not called is not compiled: it would be most of the crate.
+        if <$simd>::HAS_REGISTERS {
+            match $rows {
+                1 => $function::<$simd, $elements, 1>($($argument),*),
+                2 => $function::<$simd, $elements, 2>($($argument),*),
+                3 => $function::<$simd, $elements, 3>($($argument),*),
+                4 => $function::<$simd, $elements, 4>($($argument),*),
+                5 => $function::<$simd, $elements, 5>($($argument),*),
+                _ => $function::<$simd, $elements, TILE_ROWS>($($argument),*),
+            }
+        } else {
+            $function::<$simd, $elements, 1>($($argument),*)
         }
     };
 }
@@ -83,7 +89,7 @@ pub(super) unsafe fn attend_block<S: Simd, E: Elements>(
     let (keys, values) = call.addresses(call.block);
     // The first tile asks for the values while it reads the keys, and for the next keys with the values.
     let mut ahead = Ahead { from: values, step: 1 };
-    for (row, rows) in row_tiles(count) {
+    for (row, rows) in row_tiles::<S>(count) {
         // SAFETY: rows below `count` exist in all buffers.
         unsafe {
             let queries = call.queries.as_ptr().add(row * head_dim);
@@ -97,7 +103,7 @@ pub(super) unsafe fn attend_block<S: Simd, E: Elements>(
     let (from, to) = unsafe { soften::<S>(call, scores, chunk, &mut decay) };
     let next = call.next.map(|next| call.addresses(next).0);
     ahead = Ahead { from: next.unwrap_or(values), step: usize::from(next.is_some()) };
-    for (row, rows) in row_tiles(count) {
+    for (row, rows) in row_tiles::<S>(count) {
         // SAFETY: as above.
         unsafe {
             let tile = WeighTile {
@@ -372,12 +378,12 @@ unsafe fn weigh_tile<S: Simd, E: Elements, const R: usize>(tile: &WeighTile) {
             d += STRIPS * LANES;
         }
         while d < tile.head_dim {
-            weigh_dimensions::<S, E, R, 1>(tile, d, false);
-            d += LANES;
-            if d < tile.head_dim {
+            if E::PAIRED && !d.is_multiple_of(SCALE_GROUP) {
                 weigh_dimensions::<S, E, R, 1>(tile, d, true);
-                d += LANES;
+            } else {
+                weigh_dimensions::<S, E, R, 1>(tile, d, false);
             }
+            d += LANES;
         }
     }
 }

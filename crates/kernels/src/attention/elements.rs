@@ -23,6 +23,8 @@ pub(super) trait Elements: 'static {
     const VECTOR_BYTES: usize;
     /// Whether what is loaded is in units of the scales.
     const SCALED: bool;
+    /// Whether two elements share a byte.
+    const PAIRED: bool;
 
     /// Dimension `d`, whose parity is `odd`, of a strip's 16 positions.
     ///
@@ -52,6 +54,7 @@ macro_rules! plain {
         impl Elements for $elements {
             const VECTOR_BYTES: usize = LANES * $bytes;
             const SCALED: bool = $scaled;
+            const PAIRED: bool = false;
 
             #[inline(always)]
             unsafe fn keys<S: Simd>(strip: *const u8, d: usize, _: bool) -> S::F {
@@ -75,6 +78,7 @@ plain!(Bytes, 1, true, load_i8);
 impl Elements for Nibbles {
     const VECTOR_BYTES: usize = LANES / 2;
     const SCALED: bool = true;
+    const PAIRED: bool = true;
 
     #[inline(always)]
     unsafe fn keys<S: Simd>(strip: *const u8, d: usize, odd: bool) -> S::F {

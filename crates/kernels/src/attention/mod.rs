@@ -200,7 +200,7 @@ pub(crate) unsafe fn attend<S: Simd>(
     let mut all = Partial::within(all, count, head_dim);
     all.reset();
     // SAFETY: as the caller vouches.
-    unsafe { scale_queries(task, query, queries) };
+    unsafe { scale_queries::<S>(task, query, queries) };
     for (at, index) in chunks.enumerate() {
         let at = if merging { 0 } else { at * size };
         let mut chunk = Partial::within(&mut results[at..at + size], count, head_dim);
@@ -257,10 +257,10 @@ pub(crate) unsafe fn finish<S: Simd>(
 /// # Safety
 /// The queries are valid.
 #[inline(always)]
-unsafe fn scale_queries(task: &Task, query: &mut [f32], to: &mut [f32]) {
+unsafe fn scale_queries<S: Simd>(task: &Task, query: &mut [f32], to: &mut [f32]) {
     let (count, head_dim) = (task.count(), task.shape.head_dim);
     assert!(count <= ROWS_MAX && head_dim.is_multiple_of(LANES) && to.len() >= count * head_dim);
-    for (row, rows) in block::row_tiles(count) {
+    for (row, rows) in block::row_tiles::<S>(count) {
         for r in 0..rows {
             let offset = task.row_offset(task.rows.query_stride, row + r);
             // SAFETY: a row of queries that the caller vouches for.

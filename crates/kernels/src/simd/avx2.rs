@@ -77,6 +77,7 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
     const UNPACKS: bool = true;
     // Of signed weights a product of magnitudes with signed activations fits 16 bits; of 0..=255 not.
     const CENTERED: bool = !VNNI;
+    const HAS_REGISTERS: bool = true;
     const ROW_VECTORS: usize = 1;
 
     #[inline(always)]

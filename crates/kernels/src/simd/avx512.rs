@@ -20,6 +20,7 @@ unsafe impl Simd for Avx512 {
     const COLUMNS_MAX: usize = 8;
     const UNPACKS: bool = false;
     const CENTERED: bool = false;
+    const HAS_REGISTERS: bool = true;
     const ROW_VECTORS: usize = 4;
 
     #[inline(always)]

@@ -33,6 +33,8 @@ pub unsafe trait Simd: Copy + 'static {
     const UNPACKS: bool;
     /// Whether [`Simd::dot16`] takes 8-bit weights as w − 128, for sets whose instructions want signed ones.
     const CENTERED: bool;
+    /// Whether its vectors are registers, so that tiles of several attention rows save loads.
+    const HAS_REGISTERS: bool;
     /// Vectors of each of six rows whose sums an attention tile keeps in registers: 4 or 1.
     const ROW_VECTORS: usize;
 

@@ -56,6 +56,7 @@ unsafe impl<const DOTS: u32> Simd for Neon<DOTS> {
     type B = B;
     // Thirty-two registers: 2 columns × (4 sums of i32 + 4 of f32), four vectors of weights on their way.
     const COLUMNS_MAX: usize = 2;
+    const HAS_REGISTERS: bool = true;
     const ROW_VECTORS: usize = 1;
     const UNPACKS: bool = true;
     // Only i8mm multiplies unsigned bytes.

@@ -27,9 +27,10 @@ unsafe impl Simd for Scalar {
     type F = [f32; LANES];
     type I = [i32; LANES];
     type B = [u8; 64];
-    const COLUMNS_MAX: usize = 8;
+    const COLUMNS_MAX: usize = 2;
     const UNPACKS: bool = false;
     const CENTERED: bool = false;
+    const HAS_REGISTERS: bool = false;
     const ROW_VECTORS: usize = 1;
 
     #[inline(always)]

@@ -7,6 +7,7 @@ mod crash;
 mod crowd;
 mod demo;
 mod greedy;
+mod kv_types;
 mod leaving;
 mod logits_exact;
 mod logits_fast;
@@ -26,6 +27,7 @@ pub(super) const CHECKS: &[Check] = &[
     logits_fast::CHECK,
     greedy::CHECK,
     perplexity::CHECK,
+    kv_types::CHECK,
     clients::CHECK,
     bad_input::CHECK,
     leaving::CHECK,
