@@ -255,11 +255,9 @@ fn unfit(budget_bytes: u64, fixed_of: &FixedOf, roles: &[Role]) -> Unfit {
         let choice = |role: &Role| {
             let open = role.wanted.context_tokens.is_none().then_some(CONTEXT_TOKENS_MIN);
             let choice = role.at(last, open);
-            let choice = match context.filter(|context| *context < choice.context_tokens) {
-                // A cache of so many tokens was for longer sequences.
-                Some(context) => Choice { context_tokens: context, kv_tokens: context, ..choice },
-                None => choice,
-            };
+            let context = context.map_or(choice.context_tokens, |most| choice.context_tokens.min(most));
+            let choice = Choice { context_tokens: context, ..choice };
+            let choice = Choice { kv_tokens: role.wanted.kv_tokens.unwrap_or(context), ..choice };
             Choice { kv: kv.map_or(choice.kv, |kv| choice.kv.max(kv)), ..choice }
         };
         roles.iter().map(choice).collect()
@@ -267,7 +265,10 @@ fn unfit(budget_bytes: u64, fixed_of: &FixedOf, roles: &[Role]) -> Unfit {
     let fits = |choices: &[Choice]| total(fixed, roles, choices) <= budget_bytes;
     let as_set = least(None, None);
     let from = as_set.iter().map(|choice| choice.context_tokens).max().unwrap_or_default();
-    let to = longest_that(from, |context| fits(&least(Some(context), None))).filter(|to| *to < from);
+    // Where the cache's size is set, a shorter context hardly makes it smaller.
+    let follows = roles.iter().all(|role| role.wanted.kv_tokens.is_none());
+    let to = longest_that(from, |context| fits(&least(Some(context), None)));
+    let to = to.filter(|to| follows && *to < from);
     let kv = KvKind::ALL.into_iter().find(|&kv| fits(&least(None, Some(kv))));
     let models = total(&[], roles, &as_set);
     let enough = |steps: u64| {
@@ -428,7 +429,8 @@ mod tests {
                         prop_assert!(split_for(budget, model, with(to + STEP_TOKENS)).is_err());
                     }
                     if let Some(kv) = error.kv {
-                        prop_assert!(split_for(budget, model, Wanted { kv, ..wanted }).is_ok());
+                        let smaller = Wanted { kv, ..wanted };
+                        prop_assert!(split_for(budget, model, smaller).is_ok());
                     }
                 }
             }
