@@ -39,7 +39,7 @@ mod tests {
     /// Entry of the unnormalized matrix: −1 to the number of common bits.
     fn naive(x: &[f32]) -> Vec<f64> {
         let n = 1usize << x.len().trailing_zeros();
-        let entry = |row: usize, column: usize| if (row & column).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+        let entry = |row: usize, column: usize| 1.0 - 2.0 * f64::from((row & column).count_ones() & 1);
         x.chunks(n)
             .flat_map(|block| {
                 (0..n).map(move |row| {
