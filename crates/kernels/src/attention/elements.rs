@@ -59,6 +59,7 @@ pub(super) struct Single;
 impl Elements for Half {
     const VECTOR_BYTES: usize = LANES * 2;
 
+    // SAFETY: the contract is the trait's.
     #[inline(always)]
     unsafe fn load<S: Simd>(from: *const u8) -> S::F {
         // SAFETY: as the caller vouches.
@@ -69,12 +70,14 @@ impl Elements for Half {
 impl Elements for Single {
     const VECTOR_BYTES: usize = LANES * 4;
 
+    // SAFETY: the contract is the trait's.
     #[inline(always)]
     unsafe fn load<S: Simd>(from: *const u8) -> S::F {
         // SAFETY: as the caller vouches.
         unsafe { S::load(from.cast()) }
     }
 
+    // SAFETY: the contract is the trait's.
     #[inline(always)]
     unsafe fn keys<S: Simd>(
         call: &BlockCall,
@@ -93,6 +96,7 @@ impl Elements for Single {
         }
     }
 
+    // SAFETY: the contract is the trait's.
     #[inline(always)]
     unsafe fn values<S: Simd>(
         call: &BlockCall,
@@ -138,12 +142,14 @@ pub(super) struct Nibbles;
 impl Quantized for Bytes {
     const VECTOR_BYTES: usize = LANES;
 
+    // SAFETY: the contract is the trait's.
     #[inline(always)]
     unsafe fn keys<S: Simd>(strip: *const u8, d: usize, _: bool) -> S::F {
         // SAFETY: as the caller vouches.
         unsafe { S::load_i8(strip.add(d * LANES).cast()) }
     }
 
+    // SAFETY: the contract is the trait's.
     #[inline(always)]
     unsafe fn values<S: Simd>(row: *const u8, d: usize, _: bool) -> S::F {
         // SAFETY: as the caller vouches.
@@ -154,12 +160,14 @@ impl Quantized for Bytes {
 impl Quantized for Nibbles {
     const VECTOR_BYTES: usize = LANES / 2;
 
+    // SAFETY: the contract is the trait's.
     #[inline(always)]
     unsafe fn keys<S: Simd>(strip: *const u8, d: usize, odd: bool) -> S::F {
         // SAFETY: as the caller vouches; a pair of dimensions is 16 bytes.
         unsafe { load_half::<S>(strip.add(d / 2 * LANES), odd) }
     }
 
+    // SAFETY: the contract is the trait's.
     #[inline(always)]
     unsafe fn values<S: Simd>(row: *const u8, d: usize, high: bool) -> S::F {
         // SAFETY: as the caller vouches; 32 dimensions are 16 bytes.
