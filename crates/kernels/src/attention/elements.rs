@@ -59,8 +59,7 @@ pub(super) struct Single;
 impl Elements for Half {
     const VECTOR_BYTES: usize = LANES * 2;
 
-    /// # Safety
-    /// As the trait's.
+    // SAFETY: the contract is the trait's.
     #[inline(always)]
     unsafe fn load<S: Simd>(from: *const u8) -> S::F {
         // SAFETY: as the caller vouches.
@@ -71,16 +70,14 @@ impl Elements for Half {
 impl Elements for Single {
     const VECTOR_BYTES: usize = LANES * 4;
 
-    /// # Safety
-    /// As the trait's.
+    // SAFETY: the contract is the trait's.
     #[inline(always)]
     unsafe fn load<S: Simd>(from: *const u8) -> S::F {
         // SAFETY: as the caller vouches.
         unsafe { S::load(from.cast()) }
     }
 
-    /// # Safety
-    /// As the trait's.
+    // SAFETY: the contract is the trait's.
     #[inline(always)]
     unsafe fn keys<S: Simd>(
         call: &BlockCall,
@@ -99,8 +96,7 @@ impl Elements for Single {
         }
     }
 
-    /// # Safety
-    /// As the trait's.
+    // SAFETY: the contract is the trait's.
     #[inline(always)]
     unsafe fn values<S: Simd>(
         call: &BlockCall,
@@ -146,16 +142,14 @@ pub(super) struct Nibbles;
 impl Quantized for Bytes {
     const VECTOR_BYTES: usize = LANES;
 
-    /// # Safety
-    /// As the trait's.
+    // SAFETY: the contract is the trait's.
     #[inline(always)]
     unsafe fn keys<S: Simd>(strip: *const u8, d: usize, _: bool) -> S::F {
         // SAFETY: as the caller vouches.
         unsafe { S::load_i8(strip.add(d * LANES).cast()) }
     }
 
-    /// # Safety
-    /// As the trait's.
+    // SAFETY: the contract is the trait's.
     #[inline(always)]
     unsafe fn values<S: Simd>(row: *const u8, d: usize, _: bool) -> S::F {
         // SAFETY: as the caller vouches.
@@ -166,16 +160,14 @@ impl Quantized for Bytes {
 impl Quantized for Nibbles {
     const VECTOR_BYTES: usize = LANES / 2;
 
-    /// # Safety
-    /// As the trait's.
+    // SAFETY: the contract is the trait's.
     #[inline(always)]
     unsafe fn keys<S: Simd>(strip: *const u8, d: usize, odd: bool) -> S::F {
         // SAFETY: as the caller vouches; a pair of dimensions is 16 bytes.
         unsafe { load_half::<S>(strip.add(d / 2 * LANES), odd) }
     }
 
-    /// # Safety
-    /// As the trait's.
+    // SAFETY: the contract is the trait's.
     #[inline(always)]
     unsafe fn values<S: Simd>(row: *const u8, d: usize, high: bool) -> S::F {
         // SAFETY: as the caller vouches; 32 dimensions are 16 bytes.
