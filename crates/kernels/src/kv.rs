@@ -90,7 +90,7 @@ impl KvMemory {
         assert!(shape.head_dim.is_multiple_of(16), "head_dim must be a multiple of 16");
         shape.kv_type.check(shape.head_dim).unwrap_or_else(|error| panic!("{error}"));
         let lines = (shape.block_bytes() * shape.blocks).div_ceil(LINE_BYTES);
-        let rotated = if shape.kv_type.is_rotated() { vec![0.0; 2 * shape.head_dim] } else { Vec::new() };
+        let rotated = if shape.kv_type.is_quantized() { vec![0.0; 2 * shape.head_dim] } else { Vec::new() };
         KvMemory { shape, memory: Lines::zeroed(lines), rotated }
     }
 
@@ -129,7 +129,7 @@ impl KvMemory {
             };
             let part = head * head_dim..(head + 1) * head_dim;
             let (mut key, mut value) = (&keys[part.clone()], &values[part]);
-            if kv_type.is_rotated() {
+            if kv_type.is_quantized() {
                 let rotated = self.rotated.split_at_mut(head_dim);
                 for (to, from) in [(rotated.0, &mut key), (rotated.1, &mut value)] {
                     to.copy_from_slice(from);

@@ -10,7 +10,8 @@
 use std::fmt;
 
 /// What is tried in turn: sequences at once, and tokens of a pass.
-pub const LEVELS: [(u32, u32); 7] = [(32, 128), (16, 128), (8, 128), (8, 64), (4, 64), (2, 64), (1, 64)];
+pub const LEVELS: [(u32, u32); 8] =
+    [(32, 256), (32, 128), (16, 128), (8, 128), (8, 64), (4, 64), (2, 64), (1, 64)];
 /// Levels from here on are tried with shorter contexts as well.
 const SHORTER_FROM: usize = 3;
 /// Full contexts that a cache holds if memory is no concern.

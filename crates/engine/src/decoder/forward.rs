@@ -9,6 +9,7 @@ use kernels::kv::{AttentionBatch, AttentionScratch, SequenceRows};
 use kernels::pool::Pool;
 use kernels::product::{Columns, ColumnsShape, Rounding, Weights, announce, each_row, multiply};
 
+use super::centre::key_centres;
 use super::kv::{KvBlocks, KvCache, KvError};
 use super::rope::RopeTable;
 use super::sizes::{Room, column_shapes, positions_max};
@@ -92,6 +93,8 @@ pub struct Decoder {
     model: Arc<Model>,
     pool: Arc<Pool>,
     isa: Isa,
+    /// What keys are stored without, by layer; empty where they are stored as floats.
+    centres: Vec<Option<Vec<f32>>>,
     kv: KvCache,
     batch_tokens: usize,
     /// Embedding rows read since their pages were given back.
@@ -153,6 +156,10 @@ impl Decoder {
         let threads = pool.threads();
         Ok(Decoder {
             kv: KvCache::new(spec, &options),
+            centres: match kv_type.is_quantized() {
+                true => key_centres(spec, &model.weights().layers),
+                false => Vec::new(),
+            },
             batch_tokens,
             embedded: 0,
             ropes: room.ropes.iter().map(|&values| RopeTable::with_room(values)).collect(),
@@ -346,7 +353,8 @@ impl Decoder {
         multiply(kernels, products, &self.columns, &mut self.wide[..count * width]);
 
         let rope = spec.layers[index].rope.map(|r| &self.ropes[r]);
-        let finish = FinishQkv { isa, spec, layer, rope };
+        let centre = self.centres.get(index).and_then(Option::as_deref);
+        let finish = FinishQkv { isa, spec, layer, rope, centre };
         each_row(&self.pool, &mut self.wide[..count * width], width, &|row, qkv| finish.apply(row, qkv));
         self.attend(spec, index, batch.rows, width);
 
@@ -526,6 +534,8 @@ struct FinishQkv<'a> {
     spec: &'a DecoderSpec,
     layer: &'a Layer,
     rope: Option<&'a RopeTable>,
+    /// What keys are stored without.
+    centre: Option<&'a [f32]>,
 }
 
 impl FinishQkv<'_> {
@@ -536,7 +546,7 @@ impl FinishQkv<'_> {
         }
         let (queries, rest) = qkv.split_at_mut(spec.heads * spec.head_dim);
         let keys = &mut rest[..spec.kv_heads * spec.head_dim];
-        for (vectors, norm) in [(queries, &self.layer.query_norm), (keys, &self.layer.key_norm)] {
+        for (vectors, norm) in [(queries, &self.layer.query_norm), (&mut *keys, &self.layer.key_norm)] {
             if let Some(norm) = norm {
                 self.normalize(vectors, norm);
             }
@@ -545,6 +555,9 @@ impl FinishQkv<'_> {
                     rope.rotate(spec.rope_pairs, token, head);
                 }
             }
+        }
+        if let Some(centre) = self.centre {
+            self.isa.add_scaled(keys, -1.0, centre);
         }
     }
 

@@ -1,5 +1,6 @@
 //! The decoder: a transformer's forward pass over batches of tokens of several sequences.
 
+mod centre;
 mod forward;
 mod kv;
 mod rope;
@@ -15,9 +16,9 @@ pub use weights::WeightsError;
 /// Most tokens of one forward pass.
 pub const BATCH_TOKENS_MAX: usize = 512;
 
-/// Tokens of a forward pass unless set otherwise. Longer ones are no faster (docs/performance.md), need more
-/// working memory, and let a new request wait longer.
-pub const BATCH_TOKENS_DEFAULT: usize = 128;
+/// Tokens of a forward pass unless set otherwise. Longer ones are no faster, need more working memory, and let a
+/// new request wait longer; with 128, prompts take a twentieth longer.
+pub const BATCH_TOKENS_DEFAULT: usize = 256;
 
 /// Embedding rows that are read from the model file before the pages under them are given back.
 pub const EMBEDDING_ROWS_HELD: usize = 64;

@@ -80,8 +80,9 @@ impl KvType {
         if head_dim.is_multiple_of(group) { Ok(()) } else { Err(KvTypeError { name, group, head_dim }) }
     }
 
-    /// Whether heads are rotated before they are stored, and queries and outputs with them.
-    pub(crate) fn is_rotated(self) -> bool {
+    /// Whether elements are integers with scales. Then heads are rotated before they are stored, and queries and
+    /// outputs with them.
+    pub fn is_quantized(self) -> bool {
         matches!(self, KvType::Q8 | KvType::Q4)
     }
 

@@ -240,7 +240,7 @@ pub(crate) unsafe fn finish<S: Simd>(
         }
     }
     for row in 0..count {
-        if task.cache.kv_type.is_rotated() {
+        if task.cache.kv_type.is_quantized() {
             rotation::rotate(&mut all.weighted[row * head_dim..][..head_dim]);
         }
         // SAFETY: row addresses are those the caller vouches for.
@@ -268,7 +268,7 @@ unsafe fn scale_queries<S: Simd>(task: &Task, query: &mut [f32], to: &mut [f32])
             let offset = task.row_offset(task.rows.query_stride, row + r);
             // SAFETY: a row of queries that the caller vouches for.
             let mut from = unsafe { std::slice::from_raw_parts(task.rows.queries.add(offset), head_dim) };
-            if task.cache.kv_type.is_rotated() {
+            if task.cache.kv_type.is_quantized() {
                 query.copy_from_slice(from);
                 rotation::rotate(query);
                 from = query;
@@ -391,7 +391,7 @@ mod tests {
             };
             let (key, value) = (&mut keys[p * d..][..d], &mut values[p * d..][..d]);
             let turn = |key: &mut [f32], value: &mut [f32]| {
-                if kv_type.is_rotated() {
+                if kv_type.is_quantized() {
                     rotation::rotate(key);
                     rotation::rotate(value);
                 }
