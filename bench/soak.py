@@ -17,7 +17,7 @@ import sys
 import time
 
 from compare import REPOSITORY, positive
-from comparison.report import commit, machine
+from comparison.report import append, command, commit, machine
 from comparison.rounds import Failed
 from serving import mixture, table
 from serving.servers import Load, Tandem
@@ -136,11 +136,11 @@ def run(options):
 
 def record(options, tally, curve, result):
     limit = options.memory or options.limit
-    table.append(options.record, {
+    append(options.record, {
         "format": table.FORMAT,
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit(),
-        "command": table.command("soak.py"),
+        "command": command(),
         "model": options.model.name,
         "machine": machine(),
         "limit_bytes": limit[0] if limit else None,

@@ -90,23 +90,29 @@ def cell(measured, engines, engine, row):
 
 
 def markdown(options, settings, engines, measured):
-    lines = [
-        f"{options.model.name}, {options.threads} threads, {machine()['cpu']}, medians of {options.rounds} alternating "
-        f"rounds. In brackets: Tandem's figure divided by the peer's, median of the rounds' ratios.",
-        "",
-        "| | " + " | ".join(engine.title for engine in engines) + " |",
-        "|---|" + "---:|" * len(engines),
-    ]
-    for row in rows(settings, options.workloads):
-        cells = [cell(measured, engines, engine, row) for engine in engines]
-        if any(text != "–" for text in cells):
-            lines.append(f"| {row.title} | " + " | ".join(cells) + " |")
+    head = f"{options.model.name}, {conditions(options)}"
+    described = [(row.title, [cell(measured, engines, engine, row) for engine in engines])
+                 for row in rows(settings, options.workloads)]
+    return table(head, engines, described, measured)
+
+
+def conditions(options):
+    """How it was measured, and how the table is to be read."""
+    return (f"{options.threads} threads, {machine()['cpu']}, medians of {options.rounds} alternating rounds. In brackets: "
+            f"Tandem's figure divided by the peer's, median of the rounds' ratios.")
+
+
+def table(head, columns, described, measured):
+    """Text, a table of rows (title and cells) that hold anything, and what is to be said of each column."""
+    lines = [head, "", "| | " + " | ".join(column.title for column in columns) + " |",
+             "|---|" + "---:|" * len(columns)]
+    lines += [f"| {title} | " + " | ".join(cells) + " |" for title, cells in described if any(c != "–" for c in cells)]
     lines.append("")
-    for engine in engines:
-        for job, why in measured.failures.get(engine.name, {}).items():
-            lines.append(f"- {engine.title} failed at {job}: {why}")
-        if engine.name in measured.facts:
-            lines.append(f"- {engine.title}: {measured.facts[engine.name]['version']}")
+    for column in columns:
+        for job, why in measured.failures.get(column.name, {}).items():
+            lines.append(f"- {column.title} failed at {job}: {why}")
+        if column.name in measured.facts:
+            lines.append(f"- {column.title}: {measured.facts[column.name]['version']}")
     return "\n".join(lines)
 
 
@@ -143,7 +149,7 @@ def commit():
 
 def command():
     """The command line with file names only: folders are this machine's business."""
-    return "python3 bench/compare.py " + shlex.join(
+    return f"python3 bench/{pathlib.Path(sys.argv[0]).name} " + shlex.join(
         argument.rsplit("/", 1)[-1] if "/" in argument else argument for argument in sys.argv[1:])
 
 
@@ -162,5 +168,9 @@ def record(options, settings, engines, measured):
         "values": measured.values,
         "failures": measured.failures,
     }
-    with options.record.open("a") as file:
+    append(options.record, line)
+
+
+def append(path, line):
+    with path.open("a") as file:
         file.write(json.dumps(line, ensure_ascii=False) + "\n")

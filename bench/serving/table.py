@@ -1,11 +1,8 @@
 """The table and the line of the record."""
 
-import json
-import shlex
-import sys
 import time
 
-from comparison.report import commit, machine, median, quotient
+from comparison.report import append, command, commit, conditions, machine, median, quotient, table
 
 from .scenarios import SCENARIOS
 
@@ -31,31 +28,9 @@ def cell(measured, name, row):
 def markdown(options, settings, programs, measured):
     scenario = SCENARIOS[options.scenario]
     sizes = ", ".join(f"{name} {getattr(settings, name)}" for name in scenario.sizes)
-    lines = [
-        f"{options.scenario}: {scenario.about} ({sizes}). {options.model.name}, {options.threads} threads, "
-        f"{machine()['cpu']}, medians of {options.rounds} alternating rounds. In brackets: Tandem's figure divided by "
-        f"the peer's, median of the rounds' ratios.",
-        "",
-        "| | " + " | ".join(program.title for program in programs) + " |",
-        "|---|" + "---:|" * len(programs),
-    ]
-    for row in scenario.rows:
-        cells = [cell(measured, program.name, row) for program in programs]
-        if any(text != "–" for text in cells):
-            lines.append(f"| {row.title} | " + " | ".join(cells) + " |")
-    lines.append("")
-    for program in programs:
-        for job, why in measured.failures.get(program.name, {}).items():
-            lines.append(f"- {program.title} failed at {job}: {why}")
-        if program.name in measured.facts:
-            lines.append(f"- {program.title}: {measured.facts[program.name]['version']}")
-    return "\n".join(lines)
-
-
-def command(script):
-    """The command line with file names only: folders are this machine's business."""
-    return f"python3 bench/{script} " + shlex.join(
-        argument.rsplit("/", 1)[-1] if "/" in argument else argument for argument in sys.argv[1:])
+    head = f"{options.scenario}: {scenario.about} ({sizes}). {options.model.name}, {conditions(options)}"
+    described = [(row.title, [cell(measured, program.name, row) for program in programs]) for row in scenario.rows]
+    return table(head, programs, described, measured)
 
 
 def record(options, settings, measured):
@@ -68,7 +43,7 @@ def record(options, settings, measured):
         "format": FORMAT,
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit(),
-        "command": command("serve.py"),
+        "command": command(),
         "model": options.model.name,
         "machine": machine(),
         "scenario": options.scenario,
@@ -82,8 +57,3 @@ def record(options, settings, measured):
         "failures": measured.failures,
     }
     append(options.record, line)
-
-
-def append(path, line):
-    with path.open("a") as file:
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")

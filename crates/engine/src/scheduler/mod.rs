@@ -260,13 +260,14 @@ impl Scheduler {
                 self.readers.push((entry.due, index));
             }
         }
-        let mut room = self.decoder.batch_tokens() - self.plan.len();
-        let own = if self.plan.is_empty() { None } else { Some(self.pace.step_ms()) };
+        let writing = self.plan.len();
+        let mut room = self.decoder.batch_tokens() - writing;
+        let own = if writing > 0 { self.pace.step_ms() } else { None };
         let others = self.seat.others_step_ms();
-        self.seat.tell(own.flatten());
-        if own.is_some() || others.is_some() {
-            let shortest = own.flatten().into_iter().chain(others).min_by(f64::total_cmp);
-            room = room.min(self.pace.chunk_tokens(shortest, self.plan.len()));
+        self.seat.tell(own);
+        if writing > 0 || others.is_some() {
+            let shortest = own.into_iter().chain(others).min_by(f64::total_cmp);
+            room = room.min(self.pace.chunk_tokens(shortest, writing));
         }
         self.readers.sort_unstable();
         for &(_, index) in &self.readers {

@@ -90,7 +90,7 @@ pub(super) unsafe fn attend_block<S: Simd, E: Elements>(
     // Who reads the keys first asks for the values meanwhile, who reads those first for the next keys.
     let mut ahead = Ahead { from: values, step: 1 };
     // SAFETY: as the caller vouches.
-    let keys = unsafe { E::keys::<S>(call, keys, unpacked, &mut ahead) };
+    let keys = unsafe { E::floats::<S, false>(call, keys, unpacked, &mut ahead) };
     for (row, rows) in row_tiles::<S>(count) {
         // SAFETY: rows below `count` exist in all buffers.
         unsafe {
@@ -106,7 +106,7 @@ pub(super) unsafe fn attend_block<S: Simd, E: Elements>(
     let next = call.next.map(|next| call.addresses(next).0);
     ahead = Ahead { from: next.unwrap_or(values), step: usize::from(next.is_some()) };
     // SAFETY: as above.
-    let values = unsafe { E::values::<S>(call, values, unpacked, &mut ahead) };
+    let values = unsafe { E::floats::<S, true>(call, values, unpacked, &mut ahead) };
     for (row, rows) in row_tiles::<S>(count) {
         // SAFETY: as above.
         unsafe {

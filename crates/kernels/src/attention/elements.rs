@@ -32,22 +32,19 @@ pub(super) trait Elements: 'static {
     /// The instruction set and the elements are there.
     unsafe fn load<S: Simd>(from: *const u8) -> S::F;
 
-    /// Where the block's keys lie as such floats: in the cache, or unpacked into `to`.
+    /// Where a half of the block, its keys or its `VALUES`, lies as such floats: in the cache, or unpacked into
+    /// `to`.
     ///
     /// # Safety
     /// The instruction set and the block are there; `to` holds a half of it.
     #[inline(always)]
-    unsafe fn keys<S: Simd>(_: &BlockCall, keys: *const u8, _to: &mut [f32], _: &mut Ahead) -> *const u8 {
-        keys
-    }
-
-    /// The same of its values.
-    ///
-    /// # Safety
-    /// As [`Elements::keys`].
-    #[inline(always)]
-    unsafe fn values<S: Simd>(_: &BlockCall, values: *const u8, _to: &mut [f32], _: &mut Ahead) -> *const u8 {
-        values
+    unsafe fn floats<S: Simd, const VALUES: bool>(
+        _: &BlockCall,
+        half: *const u8,
+        _to: &mut [f32],
+        _: &mut Ahead,
+    ) -> *const u8 {
+        half
     }
 }
 
@@ -79,38 +76,21 @@ impl Elements for Single {
 
     // SAFETY: the contract is the trait's.
     #[inline(always)]
-    unsafe fn keys<S: Simd>(
+    unsafe fn floats<S: Simd, const VALUES: bool>(
         call: &BlockCall,
-        keys: *const u8,
+        half: *const u8,
         to: &mut [f32],
         ahead: &mut Ahead,
     ) -> *const u8 {
-        let head_dim = call.task.shape.head_dim;
+        let half = (half, call.task.shape.head_dim);
         // SAFETY: as the caller vouches.
         unsafe {
-            match call.task.cache.kv_type {
-                KvType::Q8 => unpack_keys::<S, Bytes>((keys, head_dim), to, ahead),
-                KvType::Q4 => unpack_keys::<S, Nibbles>((keys, head_dim), to, ahead),
-                KvType::F32 | KvType::F16 => keys,
-            }
-        }
-    }
-
-    // SAFETY: the contract is the trait's.
-    #[inline(always)]
-    unsafe fn values<S: Simd>(
-        call: &BlockCall,
-        values: *const u8,
-        to: &mut [f32],
-        ahead: &mut Ahead,
-    ) -> *const u8 {
-        let head_dim = call.task.shape.head_dim;
-        // SAFETY: as the caller vouches.
-        unsafe {
-            match call.task.cache.kv_type {
-                KvType::Q8 => unpack_values::<S, Bytes>((values, head_dim), to, ahead),
-                KvType::Q4 => unpack_values::<S, Nibbles>((values, head_dim), to, ahead),
-                KvType::F32 | KvType::F16 => values,
+            match (call.task.cache.kv_type, VALUES) {
+                (KvType::Q8, false) => unpack_keys::<S, Bytes>(half, to, ahead),
+                (KvType::Q8, true) => unpack_values::<S, Bytes>(half, to, ahead),
+                (KvType::Q4, false) => unpack_keys::<S, Nibbles>(half, to, ahead),
+                (KvType::Q4, true) => unpack_values::<S, Nibbles>(half, to, ahead),
+                (KvType::F32 | KvType::F16, _) => half.0,
             }
         }
     }

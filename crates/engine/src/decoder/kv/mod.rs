@@ -339,15 +339,10 @@ impl KvCache {
             match self.groups[group].window {
                 Some(_) => return self.prefixes.take_block(group),
                 // Without these blocks, a node is of no use.
-                None => self.forget_oldest(),
+                None => forget_oldest(&mut self.prefixes, &mut self.groups),
             };
         }
         self.groups[group].free.pop()
-    }
-
-    fn forget_oldest(&mut self) -> bool {
-        let groups = &mut self.groups;
-        self.prefixes.forget_oldest(|group, block| groups[group].free.push(block))
     }
 
     /// Counts `tokens` written tokens in.
@@ -385,8 +380,7 @@ impl KvCache {
             }
             None => {
                 if self.prefixes.is_full() {
-                    let groups = &mut self.groups;
-                    self.prefixes.forget_oldest(|group, block| groups[group].free.push(block));
+                    forget_oldest(&mut self.prefixes, &mut self.groups);
                 }
                 let Some(node) = self.prefixes.insert(parent, *scope, tail) else {
                     *is_apart = true;
@@ -442,6 +436,11 @@ impl KvCache {
             }
         }
     }
+}
+
+/// Gives the blocks of the node back that was not used for longest. False if all are in use.
+fn forget_oldest(prefixes: &mut Prefixes, groups: &mut [Group]) -> bool {
+    prefixes.forget_oldest(|group, block| groups[group].free.push(block))
 }
 
 #[cfg(test)]
