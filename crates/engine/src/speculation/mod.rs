@@ -1,0 +1,3 @@
+//! Speculative decoding: drafts of the next tokens, to be verified in one step.
+
+pub mod lookup;
