@@ -493,6 +493,8 @@ fn sampling(request: &Request) -> SamplingParams {
         frequency_penalty: s.frequency_penalty,
         logit_bias: s.logit_bias.clone(),
         seed: s.seed.unwrap_or_else(|| seed_of(&request.id)),
+        // Who gives a seed wants its tokens again, whatever was drafted meanwhile.
+        reproducible: s.seed.is_some(),
     }
 }
 

@@ -153,6 +153,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
             top_p: args.top_p,
             top_k: args.top_k,
             seed: args.seed,
+            reproducible: true,
             ..SamplingParams::default()
         },
         top_logprobs: 0,
