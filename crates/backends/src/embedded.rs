@@ -5,6 +5,8 @@
 //! before its next step. A model that nobody has called for a while can leave memory; the next call
 //! brings it back.
 
+mod drafts;
+
 use std::fmt;
 use std::sync::mpsc as queue;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -12,27 +14,24 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use contract::{
-    Backend, BackendError, BackendInfo, BackendKind, Call, Delta, Event, EventStream, FailureKind,
+    Backend, BackendError, BackendInfo, BackendKind, Call, Delta, Drafting, Event, EventStream, FailureKind,
     FinishReason, Input, Message, Price, Readiness, Request, Timings, TokenLogprob, Usage,
 };
 use engine::decoder::{Decoder, DecoderOptions, SharedDecoder};
 use engine::model::Model;
 use engine::sampling::SamplingParams;
 use engine::scheduler::{
-    Finished, Job, Load, Output, Priority, Scheduler, SchedulerLimits, Sink, Speculation, StopReason,
+    DraftCounts, Finished, Job, Load, Output, Priority, Scheduler, SchedulerLimits, Sink, StopReason,
     SubmitError, Turns,
 };
-use engine::speculation::Drafter;
-use engine::speculation::chain::Chain;
-use engine::speculation::model::{DRAFT_VOCABULARY, DraftModel};
-use engine::speculation::prompt_lookup::PromptLookup;
-use engine::speculation::vocabulary::{self, VocabularyMismatch};
 use engine::template::RenderInput;
 use kernels::isa::Isa;
 use kernels::pool::Pool;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
+
+pub use self::drafts::DraftOptions;
 
 /// Calls handed to the engine's thread that it has not looked at yet.
 const HANDOVER_MAX: usize = 1024;
@@ -58,15 +57,6 @@ pub struct EmbeddedOptions {
     pub idle: Option<IdleUnload>,
     /// Who drafts what it writes; `None`: nobody.
     pub drafts: Option<DraftOptions>,
-}
-
-/// Who drafts what a model writes.
-#[derive(Clone, Debug, Default)]
-pub struct DraftOptions {
-    /// Whether tokens are looked up in the prompt and in recent answers.
-    pub prompt_lookup: bool,
-    /// The backend whose model drafts, from its own cache, while it is in memory.
-    pub model: Option<EmbeddedBackend>,
 }
 
 /// When a model leaves memory, and how it comes back.
@@ -98,6 +88,8 @@ struct Shared {
     /// Held by whoever brings the model back.
     returning: Mutex<()>,
     load: Arc<Mutex<Load>>,
+    /// Who drafts, once it was started.
+    drafts: Mutex<Option<DraftOptions>>,
 }
 
 #[derive(Default)]
@@ -160,7 +152,9 @@ impl EmbeddedBackend {
         let (jobs, inbox) = queue::sync_channel(HANDOVER_MAX);
         let context_tokens = model.spec().context_tokens.min(options.decoder.kv_tokens);
         let (shared, load) = (Arc::downgrade(&self.shared), self.shared.load.clone());
-        let thread = EngineThread { scheduler, inbox, shared, load, options: options.clone() };
+        let drafts_before = lock(&load).drafts;
+        let thread = EngineThread { scheduler, inbox, shared, load, drafts_before, options: options.clone() };
+        lock(&self.shared.drafts).clone_from(&options.drafts);
         // Its first look at the state comes after this one.
         let mut state = lock(&self.shared.state);
         thread::Builder::new().name(format!("tandem-{}", self.name)).spawn(move || thread.run())?;
@@ -173,7 +167,8 @@ impl EmbeddedBackend {
         *lock(&self.shared.state) = State::Failed(reason);
     }
 
-    /// What the engine has to do and what it holds; nothing while the model is not in memory.
+    /// What the engine has to do and what it holds: nothing while the model is not in memory. Drafted tokens are
+    /// those since the process began.
     pub fn load(&self) -> Load {
         *lock(&self.shared.load)
     }
@@ -183,6 +178,16 @@ impl EmbeddedBackend {
         match &*lock(&self.shared.state) {
             State::Ready(running) => Some(running.model.clone()),
             State::Loading | State::Failed(_) | State::Idle { .. } => None,
+        }
+    }
+
+    /// Why its model is not in memory, if it is not.
+    fn absence(&self) -> Option<String> {
+        match &*lock(&self.shared.state) {
+            State::Ready(_) => None,
+            State::Loading => Some(format!("{} is still loading", self.name)),
+            State::Failed(reason) => Some(format!("{} is not available: {reason}", self.name)),
+            State::Idle { .. } => Some(format!("{} is out of memory until it is called", self.name)),
         }
     }
 
@@ -267,29 +272,6 @@ impl EmbeddedBackend {
     }
 }
 
-impl DraftOptions {
-    /// Drafters for `target`, computing in their turns at its pool.
-    fn speculation(&self, target: &Model, turns: &Arc<Turns>) -> Result<Speculation, VocabularyMismatch> {
-        let mut drafters: Vec<Box<dyn Drafter>> = Vec::new();
-        if self.prompt_lookup {
-            drafters.push(Box::new(PromptLookup::default()));
-        }
-        if let Some(backend) = &self.model {
-            if let Some(model) = backend.model() {
-                vocabulary::compare(model.tokenizer(), target.tokenizer())?;
-            }
-            let shared = Arc::downgrade(&backend.shared);
-            let find = move || match &*lock(&shared.upgrade()?.state) {
-                State::Ready(running) => Some(running.decoder.clone()),
-                State::Loading | State::Failed(_) | State::Idle { .. } => None,
-            };
-            let tokens = DRAFT_VOCABULARY.min(target.vocabulary());
-            drafters.push(Box::new(DraftModel::new(Box::new(find), turns.seat(), tokens)));
-        }
-        Ok(Speculation::new(Chain::new(drafters)))
-    }
-}
-
 impl Backend for EmbeddedBackend {
     fn info(&self) -> BackendInfo {
         let context_tokens = match &*lock(&self.shared.state) {
@@ -312,6 +294,15 @@ impl Backend for EmbeddedBackend {
             State::Failed(reason) => Readiness::Failed(reason.clone()),
             State::Ready(_) | State::Idle { .. } => Readiness::Ready,
         }
+    }
+
+    fn drafting(&self) -> Option<Drafting> {
+        if self.readiness() != Readiness::Ready {
+            return None;
+        }
+        let drafters = lock(&self.shared.drafts).as_ref().map_or_else(Vec::new, DraftOptions::states);
+        let DraftCounts { accepted, rejected } = self.load().drafts;
+        Some(Drafting { drafters, accepted_tokens: accepted, rejected_tokens: rejected })
     }
 
     fn call(&self, call: Call) -> EventStream {
@@ -337,6 +328,8 @@ struct EngineThread {
     /// Where it says that it leaves. Weak: when the backend is dropped, the inbox must close.
     shared: Weak<Shared>,
     load: Arc<Mutex<Load>>,
+    /// Drafted tokens before the model was loaded again.
+    drafts_before: DraftCounts,
     options: EmbeddedOptions,
 }
 
@@ -344,7 +337,7 @@ impl EngineThread {
     fn run(mut self) {
         loop {
             let is_busy = self.scheduler.step();
-            *lock(&self.load) = self.scheduler.load();
+            *lock(&self.load) = self.load_now();
             let next = match (is_busy, &self.options.idle) {
                 (true, _) => self.inbox.try_recv(),
                 (false, None) => self.inbox.recv().map_err(queue::RecvError::into),
@@ -387,8 +380,17 @@ impl EngineThread {
         if let State::Ready(Running { context_tokens, .. }) = &*state {
             *state = State::Idle { context_tokens: *context_tokens, options: self.options.clone(), idle };
         }
-        *lock(&self.load) = Load::default();
+        *lock(&self.load) = Load { drafts: self.load_now().drafts, ..Load::default() };
         None
+    }
+
+    fn load_now(&self) -> Load {
+        let load = self.scheduler.load();
+        let drafts = DraftCounts {
+            accepted: self.drafts_before.accepted + load.drafts.accepted,
+            rejected: self.drafts_before.rejected + load.drafts.rejected,
+        };
+        Load { drafts, ..load }
     }
 }
 

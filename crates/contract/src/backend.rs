@@ -45,6 +45,26 @@ pub enum Readiness {
     Failed(String),
 }
 
+/// How what a backend writes is drafted, and what came of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Drafting {
+    /// Who drafts, or might; empty: nothing is drafted.
+    pub drafters: Vec<DrafterState>,
+    /// Drafted tokens so far that were written.
+    pub accepted_tokens: u64,
+    /// Drafted tokens so far that were not.
+    pub rejected_tokens: u64,
+}
+
+/// One drafter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DrafterState {
+    /// Its name in settings.
+    pub name: &'static str,
+    /// Why it does not draft at present, if it does not.
+    pub idle: Option<String>,
+}
+
 /// One call of one backend for one request.
 #[derive(Clone, Debug)]
 pub struct Call {
@@ -188,6 +208,10 @@ pub trait Backend: Send + Sync {
     fn info(&self) -> BackendInfo;
     /// Whether it can take calls now.
     fn readiness(&self) -> Readiness;
+    /// How what it writes is drafted, where the backend tells that.
+    fn drafting(&self) -> Option<Drafting> {
+        None
+    }
     /// Starts answering. Never blocks and never fails outright: failures are events.
     fn call(&self, call: Call) -> EventStream;
 }

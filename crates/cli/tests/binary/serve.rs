@@ -142,3 +142,96 @@ fn check_prints_the_effective_settings_without_secrets() {
     home.file("tandem.toml", "[server]\nlisen = \"x\"");
     home.run(&["serve", "--check"]).assert_fails(2, "did you mean `listen`?");
 }
+
+/// A draft model whose vocabulary is the large one's: the same model.
+#[test]
+fn drafts_change_no_text_and_are_told_everywhere() {
+    let home = Home::new();
+    let model = tiny(SMALL);
+    let server = home.serve(&["--small", &model, "--large", &model]);
+    let ready = server.get("/ready").json();
+    let drafters = |role: usize| ready["backends"][role]["speculative"]["drafters"].clone();
+    assert_eq!(drafters(0), json!([{"name": "prompt-lookup"}]), "{ready}");
+    assert_eq!(drafters(1), json!([{"name": "prompt-lookup"}, {"name": "model"}]), "{ready}");
+
+    let ask = |speculative: bool| {
+        let mut request = completion("large", false);
+        request["max_tokens"] = json!(120);
+        request["tandem"] = json!({"speculative": speculative});
+        server.post("/v1/completions", &request).json()
+    };
+    let details =
+        |answer: &Value, name: &str| answer["usage"]["completion_tokens_details"][name].as_u64().unwrap();
+    let plain = ask(false);
+    assert_eq!(details(&plain, "accepted_prediction_tokens"), 0, "{plain}");
+    assert_eq!(details(&plain, "rejected_prediction_tokens"), 0, "{plain}");
+    let mut counted = (0, 0);
+    // What a step costs decides about drafts, so one answer may have none.
+    for _ in 0..20 {
+        let drafted = ask(true);
+        assert_eq!(drafted["choices"], plain["choices"]);
+        assert_eq!(drafted["usage"]["completion_tokens"], plain["usage"]["completion_tokens"]);
+        counted.0 += details(&drafted, "accepted_prediction_tokens");
+        counted.1 += details(&drafted, "rejected_prediction_tokens");
+        if counted.0 > 0 {
+            break;
+        }
+    }
+    assert!(counted.0 > 0, "the same model drafts nothing that is right: {counted:?}");
+    let metrics = server.get("/metrics").body;
+    for line in [
+        format!("tandem_draft_tokens_total{{outcome=\"accepted\"}} {}", counted.0),
+        format!("tandem_draft_tokens_total{{outcome=\"rejected\"}} {}", counted.1),
+        format!("tandem_drafter_active{{drafter=\"model\",model=\"{SMALL}\"}} 1"),
+    ] {
+        assert!(metrics.contains(&line), "{line}: {metrics}");
+    }
+}
+
+#[test]
+fn a_draft_model_must_have_the_same_vocabulary() {
+    let home = Home::new();
+    let (small, large) = (tiny(SMALL), tiny(LARGE));
+    let pair = ["--small", &small, "--large", &large];
+    let server = home.serve(&pair);
+    let ready = server.get("/ready").json();
+    let drafters = &ready["backends"][1]["speculative"]["drafters"];
+    assert_eq!(drafters[0], json!({"name": "prompt-lookup"}));
+    let why = drafters[1]["idle"].as_str().unwrap();
+    assert!(why.contains("vocabularies differ: token "), "{ready}");
+    let metrics = server.get("/metrics").body;
+    let line = format!("tandem_drafter_active{{drafter=\"model\",model=\"{LARGE}\"}} 0");
+    assert!(metrics.contains(&line), "{metrics}");
+
+    let off = home.serve(&[pair.as_slice(), &["--speculative", "false"]].concat());
+    let ready = off.get("/ready").json();
+    assert_eq!(ready["backends"][1]["speculative"], json!({"enabled": false}), "{ready}");
+
+    let config = home.file("drafts.toml", "[speculative]\ndrafter = \"chain\"\n");
+    let refused = |args: &[&str], words| {
+        let all = [&["serve", "--listen", "127.0.0.1:0", "--config", &config], args].concat();
+        home.run(&all).assert_fails(2, words);
+    };
+    refused(&pair, "tiny-qwen2 can't draft for tiny-llama-mqa: their vocabularies differ: token ");
+    refused(&["--small", &small, "--large", "http://127.0.0.1:9/v1"], "only small is local");
+}
+
+#[test]
+fn a_third_model_may_draft_for_the_large_one() {
+    let home = Home::new();
+    let (small, large) = (tiny(SMALL), tiny(LARGE));
+    let draft = home.file("draft.gguf", std::fs::read(&large).unwrap());
+    let config = home.file("drafts.toml", format!("[speculative]\nmodel = {draft:?}\n"));
+    let args = ["--config", &config, "--small", &small, "--large", &large];
+    let shown = home.run(&[&["serve", "--check", "--json", "--memory", "300MiB"], args.as_slice()].concat());
+    let shown = shown.json();
+    assert!(shown["memory"]["weights_draft"].as_u64().unwrap() > 0, "{shown}");
+    let server = home.serve(&args);
+    let ready = server.get("/ready").json();
+    assert_eq!(ready["backends"].as_array().unwrap().len(), 2, "{ready}");
+    assert_eq!(ready["backends"][1]["speculative"]["drafters"][1], json!({"name": "model"}), "{ready}");
+    let drafted = server.post("/v1/completions", &completion("large", false)).json();
+    let other = home.serve(&["--small", &small, "--large", &large, "--speculative", "false"]);
+    let plain = other.post("/v1/completions", &completion("large", false)).json();
+    assert_eq!(drafted["choices"], plain["choices"]);
+}

@@ -86,6 +86,9 @@ struct Player {
 }
 
 impl DraftModel {
+    /// What configurations call it.
+    pub const NAME: &'static str = "model";
+
     /// Drafts with the decoder that `find` finds; `seat` is one at its pool. Only the first `vocabulary` tokens are
     /// drafted, all of which the model that it drafts for must have.
     pub fn new(find: FindDecoder, seat: Seat, vocabulary: usize) -> Self {
@@ -212,7 +215,7 @@ impl State {
 
 impl Drafter for DraftModel {
     fn name(&self) -> &'static str {
-        "model"
+        Self::NAME
     }
 
     fn offer(&mut self, job: &DraftJob, terms: &Terms) -> f64 {

@@ -72,6 +72,17 @@ struct State {
 }
 
 impl PromptLookup {
+    /// What configurations call it.
+    pub const NAME: &'static str = "prompt-lookup";
+
+    /// Bytes that it takes, at most, for so many jobs at once whose texts have `tokens` tokens in all.
+    pub const fn bytes_max(jobs: usize, tokens: usize) -> usize {
+        let answers = ANSWERS_MAX * ANSWER_TOKENS_MAX * size_of::<u32>();
+        // Every index has room for the answer that is to come as well.
+        let texts = SuffixIndex::bytes_max(2 * tokens);
+        answers + texts + jobs * SuffixIndex::bytes_max(ANSWERS_OF_CLIENT * ANSWER_TOKENS_MAX)
+    }
+
     fn state(&mut self, job: &DraftJob) -> &mut State {
         let PromptLookup { jobs, answers, seen, .. } = self;
         let state = jobs.entry(job.id).or_insert_with(|| {
@@ -93,7 +104,7 @@ impl PromptLookup {
 
 impl Drafter for PromptLookup {
     fn name(&self) -> &'static str {
-        "prompt-lookup"
+        Self::NAME
     }
 
     fn offer(&mut self, job: &DraftJob, terms: &Terms) -> f64 {

@@ -59,6 +59,16 @@ impl SuffixIndex {
         }
     }
 
+    /// Bytes that an index takes, at most, with room for `tokens` tokens or grown to hold them.
+    pub const fn bytes_max(tokens: usize) -> usize {
+        // A list may have grown to twice its tokens; a table to sixteen places for seven of them, each of a
+        // number and a byte. The smallest tables have more.
+        const TOKEN_BYTES: usize =
+            2 * 2 * size_of::<u32>() + 2 * (size_of::<u32>() + 1) * 16_usize.div_ceil(7);
+        const EMPTY_BYTES: usize = 512;
+        EMPTY_BYTES + tokens * TOKEN_BYTES
+    }
+
     /// Takes the present text's next tokens in.
     pub fn extend(&mut self, tokens: &[u32]) {
         for &token in tokens {
@@ -283,6 +293,21 @@ mod tests {
         let index = index_of(&[&[1, 2, 3, BREAK, BREAK, 1, 2]]);
         assert_eq!(index.tokens(), [1, 2, 3, BREAK, 1, 2]);
         assert_eq!(draft(&index, 8), [3]);
+    }
+
+    #[test]
+    fn no_index_is_larger_than_the_bound() {
+        let bytes = |index: &SuffixIndex| {
+            let lists = (index.tokens.capacity() + index.previous.capacity()) * size_of::<u32>();
+            lists + index.pairs.table.allocation_size() + index.triples.table.allocation_size()
+        };
+        let mut grown = SuffixIndex::with_room(0);
+        for tokens in 1..3000 {
+            grown.extend(&[tokens as u32]);
+            let roomy = SuffixIndex::with_room(tokens);
+            let most = bytes(&grown).max(bytes(&roomy));
+            assert!(most <= SuffixIndex::bytes_max(tokens), "{tokens} tokens take {most} bytes");
+        }
     }
 
     #[test]
