@@ -3,15 +3,20 @@
 
 use std::io::Read;
 use std::net::TcpListener;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::fixture::{Home, read, tiny};
+use crate::fixture::{Home, Server, read, tiny};
 
 const SMALL: &str = "tiny-qwen2";
 const LARGE: &str = "tiny-llama-mqa";
 /// Tokens of the longest answer here.
 const LONG_TOKENS: u32 = 500;
+/// Answers until one must have had drafts.
+const DRAFTED_ATTEMPTS: usize = 20;
+/// Looks into the ledger until a request must be there.
+const KEPT_ATTEMPTS: usize = 100;
 
 fn completion(model: &str, stream: bool) -> Value {
     json!({"model": model, "prompt": "the cat sat on", "max_tokens": 12, "temperature": 0, "stream": stream})
@@ -143,49 +148,76 @@ fn check_prints_the_effective_settings_without_secrets() {
     home.run(&["serve", "--check"]).assert_fails(2, "did you mean `listen`?");
 }
 
+/// The text of a streamed answer, and of its tokens how many drafted ones were accepted and rejected, which
+/// `/v1/requests/{id}` must tell too.
+fn drafted(server: &Server, path: &str, speculative: bool) -> (String, (u64, u64)) {
+    let mut request = completion("large", true);
+    request["max_tokens"] = json!(120);
+    request["messages"] = json!([{"role": "user", "content": "the cat sat on"}]);
+    request["stream_options"] = json!({"include_usage": true});
+    request["tandem"] = json!({"speculative": speculative});
+    let answer = read(server.send("POST", path, &request.to_string()));
+    let chunks = answer.body.lines().filter_map(|line| line.strip_prefix("data: {"));
+    let chunks: Vec<Value> = chunks.map(|rest| serde_json::from_str(&format!("{{{rest}")).unwrap()).collect();
+    let piece = |chunk: &Value| {
+        let choice = &chunk["choices"][0];
+        choice["text"].as_str().or(choice["delta"]["content"].as_str()).map(str::to_owned)
+    };
+    let usage = chunks.iter().map(|chunk| &chunk["usage"]).find(|usage| usage.is_object()).unwrap();
+    let details = &usage["completion_tokens_details"];
+    let names = ["accepted_prediction_tokens", "rejected_prediction_tokens"];
+    let counts = names.map(|name| details[name].as_u64().unwrap());
+    let id = answer.header("x-tandem-request-id").unwrap();
+    let kept = std::iter::repeat_with(|| server.get(&format!("/v1/requests/{id}")))
+        .take(KEPT_ATTEMPTS)
+        .inspect(|_| std::thread::sleep(Duration::from_millis(20)))
+        .find(|kept| kept.status == 200)
+        .unwrap();
+    let attempt = kept.json()["attempts"][0]["usage"].clone();
+    assert_eq!(names.map(|name| attempt[name].as_u64().unwrap()), counts);
+    (chunks.iter().filter_map(piece).collect(), (counts[0], counts[1]))
+}
+
 /// A draft model whose vocabulary is the large one's: the same model.
 #[test]
 fn drafts_change_no_text_and_are_told_everywhere() {
     let home = Home::new();
-    let model = tiny(SMALL);
-    let server = home.serve(&["--small", &model, "--large", &model]);
+    let (small, large) = (tiny(SMALL), home.chat_model(SMALL));
+    let server = home.serve(&["--small", &small, "--large", &large]);
     let ready = server.get("/ready").json();
     let drafters = |role: usize| ready["backends"][role]["speculative"]["drafters"].clone();
     assert_eq!(drafters(0), json!([{"name": "prompt-lookup"}]), "{ready}");
     assert_eq!(drafters(1), json!([{"name": "prompt-lookup"}, {"name": "model"}]), "{ready}");
 
-    let ask = |speculative: bool| {
-        let mut request = completion("large", false);
-        request["max_tokens"] = json!(120);
-        request["tandem"] = json!({"speculative": speculative});
-        server.post("/v1/completions", &request).json()
-    };
-    let details =
-        |answer: &Value, name: &str| answer["usage"]["completion_tokens_details"][name].as_u64().unwrap();
-    let plain = ask(false);
-    assert_eq!(details(&plain, "accepted_prediction_tokens"), 0, "{plain}");
-    assert_eq!(details(&plain, "rejected_prediction_tokens"), 0, "{plain}");
     let mut counted = (0, 0);
-    // What a step costs decides about drafts, so one answer may have none.
-    for _ in 0..20 {
-        let drafted = ask(true);
-        assert_eq!(drafted["choices"], plain["choices"]);
-        assert_eq!(drafted["usage"]["completion_tokens"], plain["usage"]["completion_tokens"]);
-        counted.0 += details(&drafted, "accepted_prediction_tokens");
-        counted.1 += details(&drafted, "rejected_prediction_tokens");
-        if counted.0 > 0 {
-            break;
+    for path in ["/v1/completions", "/v1/chat/completions"] {
+        let plain = drafted(&server, path, false);
+        assert_eq!(plain.1, (0, 0), "{plain:?}");
+        let before = counted;
+        // What a step costs decides about drafts, so one answer may have none.
+        for _ in 0..DRAFTED_ATTEMPTS {
+            let (text, (accepted, rejected)) = drafted(&server, path, true);
+            assert_eq!(text, plain.0);
+            counted = (counted.0 + accepted, counted.1 + rejected);
+            if counted.0 > before.0 {
+                break;
+            }
         }
+        assert!(counted.0 > before.0, "the same model drafts nothing that is right: {counted:?}");
     }
-    assert!(counted.0 > 0, "the same model drafts nothing that is right: {counted:?}");
     let metrics = server.get("/metrics").body;
     for line in [
         format!("tandem_draft_tokens_total{{outcome=\"accepted\"}} {}", counted.0),
         format!("tandem_draft_tokens_total{{outcome=\"rejected\"}} {}", counted.1),
-        format!("tandem_drafter_active{{drafter=\"model\",model=\"{SMALL}\"}} 1"),
+        format!("tandem_drafter_active{{drafter=\"model\",model=\"{SMALL}-chat\"}} 1"),
     ] {
         assert!(metrics.contains(&line), "{line}: {metrics}");
     }
+    server.terminate();
+    assert_eq!(server.wait(), Some(0));
+    let totals = home.run(&["report", "--json"]).json()["totals"].clone();
+    let told = ["accepted_prediction_tokens", "rejected_prediction_tokens"].map(|name| totals[name].clone());
+    assert_eq!(told, [json!(counted.0), json!(counted.1)]);
 }
 
 #[test]
