@@ -118,6 +118,11 @@ impl Speculation {
         self.drafters.states()
     }
 
+    /// Milliseconds that drafting one token takes, by the slowest drafter.
+    pub fn draft_ms(&self) -> f64 {
+        self.drafters.draft_ms()
+    }
+
     /// What steps take.
     pub fn costs(&self) -> &StepCosts {
         &self.costs
@@ -150,7 +155,8 @@ impl Speculation {
     pub(super) fn note(&mut self, (writers, columns, tokens): (usize, usize, usize), step_ms: f64) {
         let plain = self.costs.at(writers);
         self.costs.note(columns, step_ms);
-        if plain > 0.0 {
+        // Steps of jobs that want no drafts say nothing of what drafts gain.
+        if plain > 0.0 && self.expected.1 > 0.0 {
             let ms = step_ms + self.draft_ms;
             self.gain.note(tokens as f64 / writers as f64, ms / plain);
             self.measured.steps += 1;
@@ -188,9 +194,9 @@ impl Scheduler {
                 |entry: &&mut Entry| entry.is_writing() && entry.job.speculative && entry.draft_limit() > 0;
             jobs.extend(running.iter_mut().filter(wants).map(|entry| entry.draft_job(*answer_tokens)));
             drafters.draft(&mut jobs, &mut terms);
+            *expected = if jobs.is_empty() { (0.0, 0.0) } else { terms.expected() };
             *kept = crate::recycle::emptied(jobs);
             *draft_ms = milliseconds(began, Instant::now());
-            *expected = terms.expected();
         }
         for Planned { index, chunk, .. } in plan.iter_mut().filter(|planned| planned.writes) {
             let Entry { ahead, tokens, draft, .. } = &mut running[*index];

@@ -125,6 +125,11 @@ pub trait Drafter: Send {
         false
     }
 
+    /// Milliseconds that drafting one token takes.
+    fn draft_ms(&self) -> f64 {
+        0.0
+    }
+
     /// Why it does not draft at present, if it does not.
     fn idle_reason(&self) -> Option<String> {
         None

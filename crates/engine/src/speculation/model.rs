@@ -302,6 +302,10 @@ impl Drafter for DraftModel {
         !self.costs.is_known() && self.host().is_some()
     }
 
+    fn draft_ms(&self) -> f64 {
+        self.costs.at(1)
+    }
+
     fn idle_reason(&self) -> Option<String> {
         let is_there = (self.find)().is_some();
         (!is_there).then(|| "the draft model is not in memory".to_owned())
