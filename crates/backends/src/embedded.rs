@@ -380,7 +380,8 @@ impl EngineThread {
         if let State::Ready(Running { context_tokens, .. }) = &*state {
             *state = State::Idle { context_tokens: *context_tokens, options: self.options.clone(), idle };
         }
-        *lock(&self.load) = Load { drafts: self.load_now().drafts, ..Load::default() };
+        let mut load = lock(&self.load);
+        *load = Load { drafts: load.drafts, ..Load::default() };
         None
     }
 
