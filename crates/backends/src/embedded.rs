@@ -15,12 +15,18 @@ use contract::{
     Backend, BackendError, BackendInfo, BackendKind, Call, Delta, Event, EventStream, FailureKind,
     FinishReason, Input, Message, Price, Readiness, Request, Timings, TokenLogprob, Usage,
 };
-use engine::decoder::{Decoder, DecoderOptions};
+use engine::decoder::{Decoder, DecoderOptions, SharedDecoder};
 use engine::model::Model;
 use engine::sampling::SamplingParams;
 use engine::scheduler::{
-    Finished, Job, Load, Output, Priority, Scheduler, SchedulerLimits, Sink, StopReason, SubmitError, Turns,
+    Finished, Job, Load, Output, Priority, Scheduler, SchedulerLimits, Sink, Speculation, StopReason,
+    SubmitError, Turns,
 };
+use engine::speculation::Drafter;
+use engine::speculation::chain::Chain;
+use engine::speculation::model::{DRAFT_VOCABULARY, DraftModel};
+use engine::speculation::prompt_lookup::PromptLookup;
+use engine::speculation::vocabulary::{self, VocabularyMismatch};
 use engine::template::RenderInput;
 use kernels::isa::Isa;
 use kernels::pool::Pool;
@@ -50,6 +56,17 @@ pub struct EmbeddedOptions {
     pub queue_max: usize,
     /// When the model leaves memory; `None`: never.
     pub idle: Option<IdleUnload>,
+    /// Who drafts what it writes; `None`: nobody.
+    pub drafts: Option<DraftOptions>,
+}
+
+/// Who drafts what a model writes.
+#[derive(Clone, Debug, Default)]
+pub struct DraftOptions {
+    /// Whether tokens are looked up in the prompt and in recent answers.
+    pub prompt_lookup: bool,
+    /// The backend whose model drafts, from its own cache, while it is in memory.
+    pub model: Option<EmbeddedBackend>,
 }
 
 /// When a model leaves memory, and how it comes back.
@@ -100,6 +117,8 @@ enum State {
 #[derive(Clone)]
 struct Running {
     model: Arc<Model>,
+    /// For those that this model drafts for.
+    decoder: Arc<SharedDecoder>,
     context_tokens: usize,
     jobs: queue::SyncSender<Job>,
 }
@@ -123,7 +142,7 @@ impl EmbeddedBackend {
     /// Gives it its model and starts its thread.
     ///
     /// # Errors
-    /// If the system has no thread for it, or the cache's type does not suit the model.
+    /// If the system has no thread for it, or the cache's type or the draft model does not suit the model.
     pub fn start(&self, model: Arc<Model>, options: &EmbeddedOptions) -> std::io::Result<()> {
         let decoder = Decoder::new(model.clone(), options.pool.clone(), options.isa, options.decoder)
             .map_err(std::io::Error::other)?;
@@ -132,7 +151,12 @@ impl EmbeddedBackend {
             waiting_max: options.queue_max,
             kv_tokens: options.decoder.kv_tokens,
         };
-        let scheduler = Scheduler::with_seat(decoder, options.isa, limits, options.turns.seat());
+        let mut scheduler = Scheduler::with_seat(decoder, options.isa, limits, options.turns.seat());
+        if let Some(drafts) = &options.drafts {
+            let speculation = drafts.speculation(&model, &options.turns).map_err(std::io::Error::other)?;
+            scheduler = scheduler.with_speculation(speculation);
+        }
+        let shared_decoder = scheduler.decoder().clone();
         let (jobs, inbox) = queue::sync_channel(HANDOVER_MAX);
         let context_tokens = model.spec().context_tokens.min(options.decoder.kv_tokens);
         let (shared, load) = (Arc::downgrade(&self.shared), self.shared.load.clone());
@@ -140,7 +164,7 @@ impl EmbeddedBackend {
         // Its first look at the state comes after this one.
         let mut state = lock(&self.shared.state);
         thread::Builder::new().name(format!("tandem-{}", self.name)).spawn(move || thread.run())?;
-        *state = State::Ready(Running { model, context_tokens, jobs });
+        *state = State::Ready(Running { model, decoder: shared_decoder, context_tokens, jobs });
         Ok(())
     }
 
@@ -152,6 +176,14 @@ impl EmbeddedBackend {
     /// What the engine has to do and what it holds; nothing while the model is not in memory.
     pub fn load(&self) -> Load {
         *lock(&self.shared.load)
+    }
+
+    /// The model, while it is in memory.
+    pub fn model(&self) -> Option<Arc<Model>> {
+        match &*lock(&self.shared.state) {
+            State::Ready(running) => Some(running.model.clone()),
+            State::Loading | State::Failed(_) | State::Idle { .. } => None,
+        }
     }
 
     /// The running engine; brings its model back if it was idle. Blocks meanwhile.
@@ -224,6 +256,7 @@ impl EmbeddedBackend {
             // The policy's signals are the likeliest token's.
             top_logprobs: wanted.unwrap_or(0).max(usize::from(call.signals)),
             client: call.tenant.clone(),
+            speculative: request.options.speculative.unwrap_or(true),
             priority: match request.options.priority {
                 contract::Priority::Interactive => Priority::Interactive,
                 contract::Priority::Background => Priority::Background,
@@ -231,6 +264,29 @@ impl EmbeddedBackend {
             deadline: after.and_then(|after| Instant::now().checked_add(after)),
             sink: Box::new(sink),
         })
+    }
+}
+
+impl DraftOptions {
+    /// Drafters for `target`, computing in their turns at its pool.
+    fn speculation(&self, target: &Model, turns: &Arc<Turns>) -> Result<Speculation, VocabularyMismatch> {
+        let mut drafters: Vec<Box<dyn Drafter>> = Vec::new();
+        if self.prompt_lookup {
+            drafters.push(Box::new(PromptLookup::default()));
+        }
+        if let Some(backend) = &self.model {
+            if let Some(model) = backend.model() {
+                vocabulary::compare(model.tokenizer(), target.tokenizer())?;
+            }
+            let shared = Arc::downgrade(&backend.shared);
+            let find = move || match &*lock(&shared.upgrade()?.state) {
+                State::Ready(running) => Some(running.decoder.clone()),
+                State::Loading | State::Failed(_) | State::Idle { .. } => None,
+            };
+            let tokens = DRAFT_VOCABULARY.min(target.vocabulary());
+            drafters.push(Box::new(DraftModel::new(Box::new(find), turns.seat(), tokens)));
+        }
+        Ok(Speculation::new(Chain::new(drafters)))
     }
 }
 
@@ -384,10 +440,10 @@ impl Sink for Channel {
                 cached_tokens: cached_tokens as u64,
                 ..Usage::default()
             }),
-            Output::Text { text, token } => {
+            Output::Text { text, token, is_drafted } => {
                 let told = token.filter(|_| self.tells_tokens);
                 let tokens = told.iter().map(|t| self.token(t)).collect();
-                Event::Delta(Delta { text, tokens, tool_calls: Vec::new() })
+                Event::Delta(Delta { text, tokens, is_drafted, tool_calls: Vec::new() })
             }
             Output::Finished(finished) => Event::Finished(translate(&finished)),
             Output::Failed(error) => {
@@ -425,7 +481,8 @@ fn translate(finished: &Finished) -> contract::Finished {
             prompt_tokens: finished.prompt_tokens as u64,
             cached_tokens: finished.cached_tokens as u64,
             completion_tokens: finished.completion_tokens as u64,
-            ..Usage::default()
+            accepted_prediction_tokens: finished.accepted_tokens as u64,
+            rejected_prediction_tokens: finished.rejected_tokens as u64,
         },
         timings: Timings {
             queue_ms: finished.queue_ms,

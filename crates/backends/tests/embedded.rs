@@ -45,7 +45,8 @@ fn ready(sequences: usize, queue_max: usize) -> EmbeddedBackend {
     let model = Arc::new(Model::load(&path, LoadOptions::default(), &pool).unwrap());
     let decoder = DecoderOptions::new(sequences, 1024);
     let turns = Arc::default();
-    let options = EmbeddedOptions { pool, turns, isa: Isa::detect(), decoder, queue_max, idle: None };
+    let options =
+        EmbeddedOptions { pool, turns, isa: Isa::detect(), decoder, queue_max, idle: None, drafts: None };
     backend.start(model, &options).unwrap();
     backend
 }
@@ -190,7 +191,8 @@ async fn an_idle_model_leaves_memory_and_comes_back_for_the_next_call() {
     let in_memory = Arc::downgrade(&model);
     let idle = Some(IdleUnload { after: Duration::from_millis(50), load });
     let (decoder, turns) = (DecoderOptions::new(2, 1024), Arc::default());
-    let options = EmbeddedOptions { pool, turns, isa: Isa::detect(), decoder, queue_max: 4, idle };
+    let options =
+        EmbeddedOptions { pool, turns, isa: Isa::detect(), decoder, queue_max: 4, idle, drafts: None };
     backend.start(model, &options).unwrap();
     let first = text(&events(&backend, call(request("Hello", Some(12)), false)).await);
     for _ in 0..3 {

@@ -240,6 +240,7 @@ impl Local {
             decoder: decoder_options(choice),
             queue_max: loading.queue_max,
             idle,
+            drafts: None,
         };
         self.backend.start(Arc::new(model), &options).map_err(|error| {
             CliError::failed(format!("{}: the engine can't start: {error}", self.settings.name))

@@ -105,6 +105,9 @@ pub struct Delta {
     pub text: String,
     /// The tokens behind it, where the backend tells them.
     pub tokens: Vec<TokenLogprob>,
+    /// Whether a drafter had guessed it, where the backend tells that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_drafted: bool,
     /// OpenAI's `tool_calls` fragments, passed on unread.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<serde_json::Value>,

@@ -120,6 +120,7 @@ fn schedule(decoder: Decoder) -> (usize, usize) {
             top_logprobs: 0,
             client: None,
             priority: Priority::Interactive,
+            speculative: true,
             deadline: None,
             sink: Box::new(Counter(texts.clone())),
         });

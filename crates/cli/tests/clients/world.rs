@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backends::{EmbeddedBackend, EmbeddedOptions};
+use backends::{DraftOptions, EmbeddedBackend, EmbeddedOptions};
 use contract::{Backend, Price};
 use engine::decoder::DecoderOptions;
 use engine::model::{LoadOptions, Model};
@@ -71,6 +71,7 @@ fn engine() -> EmbeddedBackend {
         decoder: DecoderOptions::new(4, 1024),
         queue_max: 8,
         idle: None,
+        drafts: Some(DraftOptions { prompt_lookup: true, model: None }),
     };
     backend.start(model, &options).unwrap();
     backend

@@ -14,6 +14,7 @@ use kernels::kv::{KvMemory, KvShape};
 use self::prefix::{NONE, Prefixes};
 use super::DecoderOptions;
 use crate::spec::DecoderSpec;
+use crate::speculation::DRAFT_TOKENS_MAX;
 
 /// Marks a block that a window has passed.
 const PASSED: u32 = NONE;
@@ -61,7 +62,8 @@ pub(super) fn group_sizes(
     spec: &DecoderSpec,
     options: &DecoderOptions,
 ) -> (Vec<GroupSize>, Vec<(usize, usize)>) {
-    let &DecoderOptions { sequences, kv_tokens, kv_type, batch_tokens } = options;
+    let &DecoderOptions { kv_tokens, kv_type, batch_tokens, .. } = options;
+    let sequences = options.sequences_in_all();
     // A sequence's last block is seldom full.
     let all = kv_tokens.div_ceil(BLOCK_POSITIONS) + sequences;
     let mut groups: Vec<GroupSize> = Vec::new();
@@ -136,6 +138,8 @@ pub(super) struct KvCache {
     context_tokens: usize,
     /// Blocks that one pass may write beyond the windows.
     in_flight: usize,
+    /// Tokens that may be cut off again after several passes: what their windows have passed stays.
+    rollback: usize,
 }
 
 impl KvCache {
@@ -160,12 +164,13 @@ impl KvCache {
         };
         let nodes = groups.iter().map(|g| g.memory.shape().blocks).max().unwrap_or(0);
         KvCache {
-            sequences: (0..options.sequences).map(|_| sequence()).collect(),
+            sequences: (0..options.sequences_in_all()).map(|_| sequence()).collect(),
             prefixes: Prefixes::new(groups.len(), nodes),
             groups,
             layers,
             context_tokens: spec.context_tokens,
             in_flight: options.batch_tokens.div_ceil(BLOCK_POSITIONS),
+            rollback: if options.guests > 0 { DRAFT_TOKENS_MAX + 1 } else { 0 },
         }
     }
 
@@ -175,10 +180,11 @@ impl KvCache {
         let blocks = || sizes.iter().map(|size| size.shape.blocks);
         let longest = spec.context_tokens.min(options.kv_tokens).div_ceil(BLOCK_POSITIONS) + 1;
         let sequence = (sizes.len() + 1) * longest + BLOCK_POSITIONS;
-        let numbers = options.sequences * sequence + blocks().sum::<usize>();
+        let sequences = options.sequences_in_all();
+        let numbers = sequences * sequence + blocks().sum::<usize>();
         let own = size_of::<Sequence>() + sizes.len() * size_of::<Vec<u32>>();
         let prefixes = Prefixes::bytes(sizes.len(), blocks().max().unwrap_or(0));
-        numbers * size_of::<u32>() + options.sequences * own + prefixes
+        numbers * size_of::<u32>() + sequences * own + prefixes
     }
 
     /// Takes a free sequence, empty.
@@ -407,7 +413,8 @@ impl KvCache {
     }
 
     /// Forgets all but the first `tokens` tokens, as far as they are not settled. Positions that a window has
-    /// passed stay lost: the caller may cut back only what it added since.
+    /// passed stay lost: the caller may cut back only what the last pass added, and, where there are guests, one
+    /// draft of up to [`DRAFT_TOKENS_MAX`] tokens.
     pub fn truncate(&mut self, sequence: usize, tokens: usize) {
         let Sequence { position, tables, chain, .. } = &mut self.sequences[sequence];
         *position = (*position).min(tokens.max(chain.len() * BLOCK_POSITIONS));
@@ -421,8 +428,9 @@ impl KvCache {
     /// Frees blocks that no later token sees.
     fn release_passed(&mut self, sequence: usize) {
         let Sequence { position, tables, chain, .. } = &mut self.sequences[sequence];
+        let certain = position.saturating_sub(self.rollback);
         for (index, (group, table)) in self.groups.iter_mut().zip(tables).enumerate() {
-            let passed = (first_visible(*position, group.window) / BLOCK_POSITIONS).min(table.len());
+            let passed = (first_visible(certain, group.window) / BLOCK_POSITIONS).min(table.len());
             for at in (0..passed).rev() {
                 let block = std::mem::replace(&mut table[at], PASSED);
                 if block == PASSED {
