@@ -12,7 +12,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use engine::gguf::Gguf;
 use engine::sampling::{Proposal, Sampler, SamplingParams};
-use engine::speculation::lookup::SuffixIndex;
+use engine::speculation::suffix::SuffixIndex;
 use engine::template::{ChatTemplate, RenderInput};
 use engine::tokenizer::Tokenizer;
 use kernels::isa::Isa;
