@@ -246,7 +246,7 @@ fn drafts_change_nothing_that_is_written() {
             let always = |inner| Box::new(Always { inner, length }) as Box<dyn Drafter>;
             let knowing = Knowing { answers: answers().collect(), random: Random(length as u64) };
             let drafters: Vec<(&str, Vec<Box<dyn Drafter>>)> = vec![
-                ("look-up", vec![always(Box::new(PromptLookup::default()))]),
+                ("look-up", vec![always(Box::<PromptLookup>::default())]),
                 ("itself", vec![always(draft_model(name, &pool, &turns).0)]),
                 ("another", vec![always(draft_model("tiny-llama3-gqa4.gguf", &pool, &turns).0)]),
                 ("knowing", vec![always(Box::new(knowing))]),

@@ -259,14 +259,34 @@ impl Sampler {
     /// Puts the tokens into `kept` that min-p, top-k and top-p leave, the likeliest first.
     fn filter(&self, (all_weights, total): (&[f32], f64), kept: &mut Vec<(u32, f32)>) {
         let p = &self.params;
+        // Weights are relative to the likeliest token's, which is 1. Tokens below a share (1 − top_p) / n
+        // of all have less than 1 − top_p together, so the nucleus lies above it. With min-p the mass is
+        // that of what it leaves, all of which is needed.
+        let mut floor = p.min_p;
+        if p.top_p < 1.0 && p.min_p == 0.0 {
+            floor = ((1.0 - f64::from(p.top_p)) * total / all_weights.len() as f64) as f32 * 0.5;
+        }
+        self.keep_likeliest((all_weights, floor), kept);
+        if p.top_p < 1.0 {
+            let is_all = p.top_k == 0 && p.min_p == 0.0;
+            let mut end = self.nucleus(kept, if is_all { total } else { mass(kept) });
+            if p.top_k > 0 && p.min_p == 0.0 {
+                // Top-k leaves tokens below the floor too, if too few are above it: their mass counts.
+                let absent = all_weights.len().min(p.top_k as usize).saturating_sub(kept.len());
+                let most = mass(kept) + absent as f64 * f64::from(floor);
+                if end != self.nucleus(kept, most) {
+                    self.keep_likeliest((all_weights, 0.0), kept);
+                    end = self.nucleus(kept, mass(kept));
+                }
+            }
+            kept.truncate(end);
+        }
+    }
+
+    /// Puts the tokens of at least a weight, at most top-k of them, into `kept`, the likeliest first.
+    fn keep_likeliest(&self, (all_weights, floor): (&[f32], f32), kept: &mut Vec<(u32, f32)>) {
         kept.clear();
         kept.reserve_exact(all_weights.len());
-        // Weights are relative to the likeliest token's, which is 1. Tokens below a share (1 − top_p) / n
-        // of all have less than 1 − top_p together, so the nucleus lies above it.
-        let mut floor = p.min_p;
-        if p.top_p < 1.0 {
-            floor = floor.max(((1.0 - f64::from(p.top_p)) * total / all_weights.len() as f64) as f32 * 0.5);
-        }
         for (stretch, weights) in all_weights.chunks(STRETCH).enumerate() {
             if self.isa.highest(weights) >= floor {
                 let all = weights.iter().enumerate().map(|(i, &w)| ((stretch * STRETCH + i) as u32, w));
@@ -274,19 +294,19 @@ impl Sampler {
             }
         }
         kept.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        if p.top_k > 0 {
-            kept.truncate(p.top_k as usize);
+        if self.params.top_k > 0 {
+            kept.truncate(self.params.top_k as usize);
         }
-        if p.top_p < 1.0 {
-            // The mass is that of what min-p and top-k left.
-            let whole: f64 = if p.top_k > 0 || p.min_p > 0.0 { mass(kept) } else { total };
-            let mut sum = 0.0;
-            let end = kept.iter().position(|&(_, w)| {
-                sum += f64::from(w);
-                sum >= f64::from(p.top_p) * whole
-            });
-            kept.truncate(end.map_or(kept.len(), |end| end + 1));
-        }
+    }
+
+    /// How many of `kept` have a share top-p of a mass together.
+    fn nucleus(&self, kept: &[(u32, f32)], mass: f64) -> usize {
+        let mut sum = 0.0;
+        let end = kept.iter().position(|&(_, w)| {
+            sum += f64::from(w);
+            sum >= f64::from(self.params.top_p) * mass
+        });
+        end.map_or(kept.len(), |end| end + 1)
     }
 }
 
@@ -358,7 +378,13 @@ mod tests {
         assert_eq!(kept(SamplingParams { top_p: 0.01, ..base.clone() }), 1);
         assert_eq!(kept(SamplingParams { min_p: 0.2, ..base.clone() }), 3);
         // Of the two that top-k leaves, the first holds two thirds.
-        assert_eq!(kept(SamplingParams { top_k: 2, top_p: 0.6, ..base }), 1);
+        assert_eq!(kept(SamplingParams { top_k: 2, top_p: 0.6, ..base.clone() }), 1);
+        // Of what min-p or top-k leaves everything counts, also what the nucleus can't reach.
+        let logits: Vec<f32> = [0.72f32, 0.235, 0.024, 0.02, 0.001].iter().map(|p: &f32| p.ln()).collect();
+        let kept =
+            |params: SamplingParams| frequencies(&params, &logits).iter().filter(|&&f| f > 0.0).count();
+        assert_eq!(kept(SamplingParams { min_p: 0.02, top_p: 0.735, ..base.clone() }), 2);
+        assert_eq!(kept(SamplingParams { top_k: 4, top_p: 0.735, ..base }), 2);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::decoder::{GuestNumber, Held, Logits, SequenceId, SharedDecoder, Work}
 use crate::scheduler::Seat;
 
 /// Tokens of the drafter's head.
-pub const DRAFT_VOCABULARY: usize = 32 << 10;
+pub const DRAFT_VOCABULARY: usize = 48 << 10;
 /// Tokens that it reads on the way to a draft; a text that is further behind is read first, and drafted for
 /// in a later step.
 const CATCH_UP_TOKENS: usize = 24;
@@ -380,8 +380,6 @@ impl DraftModel {
             return false;
         };
         drop(turn);
-        let took_ms = began.elapsed().as_secs_f64() * 1e3;
-        self.costs.note(columns, took_ms);
         for (player, row) in players.iter_mut().zip(logits.chunks_exact(vocabulary)) {
             let job = &mut jobs[player.job];
             if let Some(state) = self.jobs.get_mut(&job.id) {
@@ -401,6 +399,7 @@ impl DraftModel {
                 terms.take(std::iter::once(player.chance));
             }
         }
+        self.costs.note(columns, began.elapsed().as_secs_f64() * 1e3);
         true
     }
 }

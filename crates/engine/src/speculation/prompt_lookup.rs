@@ -19,7 +19,7 @@ const ANSWER_TOKENS_MAX: usize = 1024;
 /// Lengths of matches from which a class of them starts: long ones are right more often.
 const CLASSES: [usize; 7] = [0, 3, 4, 6, 9, 13, 20];
 /// What to expect of a class before anything was seen.
-const EXPECTED: [f64; 7] = [0.3, 0.4, 0.5, 0.65, 0.8, 0.85, 0.9];
+const EXPECTED: [f64; 7] = [0.25, 0.35, 0.5, 0.65, 0.8, 0.85, 0.9];
 
 /// The drafter.
 #[derive(Default)]

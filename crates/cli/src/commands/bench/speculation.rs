@@ -258,12 +258,7 @@ fn answer(
     Ok(answered)
 }
 
-fn report(
-    target: &str,
-    drafting: &Drafting,
-    scheduler: &Scheduler,
-    pairs: &[(Answered, Answered)],
-) -> Value {
+fn report(target: &str, drafting: &Drafting, scheduler: &Scheduler, pairs: &[(Answered, Answered)]) -> Value {
     let rate = |answered: &Answered| answered.decoded as f64 / (answered.decode_ms.max(1e-9) / 1e3);
     // The first token alone says nothing of writing.
     let written = || pairs.iter().filter(|(plain, drafted)| plain.decoded > 0 && drafted.decoded > 0);

@@ -524,7 +524,7 @@ mod tests {
 
     impl Rig {
         fn new(windows: &[Option<usize>], seed: u64) -> Self {
-            let options = DecoderOptions { batch_tokens: 160, ..DecoderOptions::new(5, 2000) };
+            let options = DecoderOptions { batch_tokens: 160, guests: 2, ..DecoderOptions::new(3, 2000) };
             let cache = KvCache::new(&spec(windows), &options);
             let (live, written) = (Vec::new(), HashMap::new());
             Rig { cache, live, written, random: Random(seed), hits: 0, full: 0 }
@@ -552,27 +552,48 @@ mod tests {
             self.check(self.live.len() - 1);
         }
 
-        /// Reads on, or writes; sometimes more than stays.
+        /// Reads on, or writes; sometimes, in one pass or several, more than stays.
         fn write(&mut self, which: usize) {
+            let (before, left) = {
+                let Twin { prompt, tokens, .. } = &self.live[which];
+                (tokens.len(), prompt.len().saturating_sub(tokens.len()))
+            };
+            let counts: Vec<usize> = match left {
+                0 => (0..=self.random.below(3)).map(|_| self.random.below(5) + 1).collect(),
+                left => vec![left.min(self.random.below(160) + 1)],
+            };
+            let all: usize = counts.iter().sum();
+            let sequence = self.live[which].sequence;
+            let fits = left > 0 || self.cache.promise(sequence, before + all);
+            for count in counts {
+                match self.cache.reserve(sequence, count) {
+                    Ok(()) if fits => {}
+                    Err(KvError::ContextFull { .. }) => {
+                        assert!(before + all > CONTEXT);
+                        return self.end(which);
+                    }
+                    // What was promised is there; what was not may be.
+                    Err(KvError::NoBlock { .. }) | Ok(()) => {
+                        assert!(!fits);
+                        self.full += 1;
+                        return self.end(which);
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+                self.pass(which, count);
+            }
+            let stay = if left > 0 { all } else { self.random.below(all + 1) };
+            let Twin { tokens, .. } = &mut self.live[which];
+            self.cache.truncate(sequence, before + stay);
+            tokens.truncate(before + stay);
+            self.cache.settle(sequence, &tokens[before..]);
+            self.check(which);
+        }
+
+        /// One pass over `count` tokens that have their place.
+        fn pass(&mut self, which: usize, count: usize) {
             let Rig { cache, live, written, random, .. } = self;
             let Twin { sequence, scope, prompt, tokens } = &mut live[which];
-            let left = prompt.len().saturating_sub(tokens.len());
-            let count = if left > 0 { left.min(random.below(160) + 1) } else { random.below(8) + 1 };
-            let fits = left > 0 || cache.promise(*sequence, tokens.len() + count);
-            match cache.reserve(*sequence, count) {
-                Ok(()) if fits => {}
-                Err(KvError::ContextFull { .. }) => {
-                    assert!(tokens.len() + count > CONTEXT);
-                    return self.end(which);
-                }
-                // What was promised is there; what was not may be.
-                Err(KvError::NoBlock { .. }) | Ok(()) => {
-                    assert!(!fits);
-                    self.full += 1;
-                    return self.end(which);
-                }
-                Err(error) => panic!("{error}"),
-            }
             let before = tokens.len();
             tokens.extend((before..before + count).map(|at| match prompt.get(at) {
                 Some(&token) => token,
@@ -585,11 +606,6 @@ mod tests {
                 }
             }
             cache.advance(*sequence, count);
-            let stay = if left > 0 { count } else { random.below(count + 1) };
-            cache.truncate(*sequence, before + stay);
-            tokens.truncate(before + stay);
-            cache.settle(*sequence, &tokens[before..]);
-            self.check(which);
         }
 
         fn end(&mut self, which: usize) {
