@@ -118,6 +118,7 @@ pub struct Decoder {
     batch_tokens: usize,
     /// Embedding rows read since their pages were given back.
     embedded: usize,
+    tokens_read: u64,
     ropes: Vec<RopeTable>,
     columns: Columns,
     scratch: AttentionScratch,
@@ -181,6 +182,7 @@ impl Decoder {
             },
             batch_tokens,
             embedded: 0,
+            tokens_read: 0,
             ropes: room.ropes.iter().map(|&values| RopeTable::with_room(values)).collect(),
             columns: Columns::with_room(&shapes, threads),
             scratch: AttentionScratch::new(spec.head_dim, threads, positions_max(spec, &options)),
@@ -262,6 +264,11 @@ impl Decoder {
         self.kv.reserve(sequence.0, tokens)
     }
 
+    /// Tokens that all passes so far have read.
+    pub fn tokens_read(&self) -> u64 {
+        self.tokens_read
+    }
+
     /// Blocks of 64 positions, over all groups of layers.
     pub fn blocks(&self) -> KvBlocks {
         self.kv.blocks()
@@ -302,6 +309,7 @@ impl Decoder {
         let model = self.model.clone();
         let spec = model.spec();
         self.resize(spec, batch.tokens);
+        self.tokens_read += batch.tokens as u64;
         for (row, &token) in works.iter().flat_map(|w| w.tokens).enumerate() {
             let to = &mut self.residual[row * spec.hidden..][..spec.hidden];
             model.embed(token, to);

@@ -41,6 +41,11 @@ impl SharedDecoder {
         }
     }
 
+    /// Tokens that it has read, for whomever.
+    pub fn tokens_read(&self) -> u64 {
+        self.lock().decoder.tokens_read()
+    }
+
     pub(crate) fn lock(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
