@@ -3,20 +3,26 @@
 use std::sync::Arc;
 
 use super::costs::Terms;
-use super::{Draft, DraftJob, Drafter};
+use super::{DRAFT_TOKENS_MAX, Draft, DraftJob, Drafter};
 
 /// Drafters, first preferred among equals.
-#[derive(Default)]
 pub struct Chain {
     drafters: Vec<Box<dyn Drafter>>,
     names: String,
+    tokens_max: usize,
 }
 
 impl Chain {
     /// A chain of `drafters`.
     pub fn new(drafters: Vec<Box<dyn Drafter>>) -> Self {
         let names: Vec<&str> = drafters.iter().map(|drafter| drafter.name()).collect();
-        Chain { names: names.join(" + "), drafters }
+        Chain { names: names.join(" + "), drafters, tokens_max: DRAFT_TOKENS_MAX }
+    }
+
+    /// With drafts of at most `tokens` tokens.
+    #[must_use]
+    pub fn limited_to(self, tokens: usize) -> Self {
+        Chain { tokens_max: tokens.min(DRAFT_TOKENS_MAX), ..self }
     }
 
     /// Its drafters' names.
@@ -28,6 +34,7 @@ impl Chain {
     pub fn draft(&mut self, jobs: &mut [DraftJob], terms: &mut Terms) {
         let nobody = self.drafters.len();
         for job in jobs.iter_mut() {
+            job.limit = job.limit.min(self.tokens_max);
             let mut best = (nobody, 0.0);
             for (index, drafter) in self.drafters.iter_mut().enumerate() {
                 let offer = drafter.offer(job, terms);

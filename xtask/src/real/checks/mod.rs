@@ -13,6 +13,7 @@ mod logits_exact;
 mod logits_fast;
 mod memory;
 mod perplexity;
+mod speculation;
 mod templates;
 mod tokenize;
 mod upstream;
@@ -28,6 +29,7 @@ pub(super) const CHECKS: &[Check] = &[
     greedy::CHECK,
     perplexity::CHECK,
     kv_types::CHECK,
+    speculation::CHECK,
     clients::CHECK,
     bad_input::CHECK,
     leaving::CHECK,

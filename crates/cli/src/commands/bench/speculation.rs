@@ -14,7 +14,7 @@ use engine::speculation::chain::Chain;
 use engine::speculation::costs::StepCosts;
 use engine::speculation::model::{DRAFT_VOCABULARY, DraftModel};
 use engine::speculation::prompt_lookup::PromptLookup;
-use engine::speculation::{Drafter, STEP_DRAFT_TOKENS, vocabulary};
+use engine::speculation::{DRAFT_TOKENS_MAX, Drafter, STEP_DRAFT_TOKENS, vocabulary};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -47,9 +47,12 @@ pub struct Drafting {
     /// Who drafts
     #[arg(long, value_enum, requires = "speculative", default_value = "chain")]
     drafter: DrafterKind,
-    /// Prompts, JSON lines of {"prompt": …} or {"messages": […]} [default: a few of several kinds]
+    /// Prompts, JSON lines of {"prompt": …}, {"messages": […]} or {"ids": […]} [default: a few of several kinds]
     #[arg(long, value_name = "FILE", requires = "speculative")]
     prompts: Option<PathBuf>,
+    /// Tokens of the longest draft
+    #[arg(long, value_name = "N", requires = "speculative", default_value_t = DRAFT_TOKENS_MAX)]
+    draft_tokens: usize,
     /// First tokens of the vocabulary that the model may draft
     #[arg(long, value_name = "N", requires = "speculative", default_value_t = DRAFT_VOCABULARY)]
     draft_vocabulary: usize,
@@ -66,6 +69,7 @@ pub struct Drafting {
 struct Line {
     prompt: Option<String>,
     messages: Option<Value>,
+    ids: Option<Vec<u32>>,
     #[serde(default)]
     stop: Vec<String>,
 }
@@ -77,11 +81,18 @@ struct Prompt {
 }
 
 /// What became of one job.
+#[derive(Default)]
+struct Outcome {
+    ids: Vec<u32>,
+    end: Option<Result<Finished, String>>,
+}
+
+/// Where it is told.
 #[derive(Clone, Default)]
-struct Told(Arc<Mutex<(Vec<u32>, Option<Result<Finished, String>>)>>);
+struct Told(Arc<Mutex<Outcome>>);
 
 impl Told {
-    fn lock(&self) -> MutexGuard<'_, (Vec<u32>, Option<Result<Finished, String>>)> {
+    fn lock(&self) -> MutexGuard<'_, Outcome> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -90,15 +101,15 @@ impl Sink for Told {
     fn send(&mut self, output: Output) {
         let mut told = self.lock();
         match output {
-            Output::Text { token, .. } => told.0.extend(token.map(|token| token.id)),
-            Output::Finished(finished) => told.1 = Some(Ok(finished)),
-            Output::Failed(error) => told.1 = Some(Err(error.to_string())),
+            Output::Text { token, .. } => told.ids.extend(token.map(|token| token.id)),
+            Output::Finished(finished) => told.end = Some(Ok(finished)),
+            Output::Failed(error) => told.end = Some(Err(error.to_string())),
             Output::Started { .. } | Output::Expired => {}
         }
     }
 
     fn refuse(&mut self, error: &SubmitError) {
-        self.lock().1 = Some(Err(error.to_string()));
+        self.lock().end = Some(Err(error.to_string()));
     }
 
     fn is_closed(&self) -> bool {
@@ -173,7 +184,7 @@ fn scheduler(model: &Arc<Model>, drafting: &Drafting, context: &Context) -> Resu
     let limits = SchedulerLimits { running_max: sequences, waiting_max: sequences, kv_tokens };
     let decoder = decoder(model.clone(), options)?;
     Ok(Scheduler::with_seat(decoder, context.isa(), limits, turns.seat())
-        .with_speculation(Speculation::new(Chain::new(drafters))))
+        .with_speculation(Speculation::new(Chain::new(drafters).limited_to(drafting.draft_tokens))))
 }
 
 /// The prompts' tokens.
@@ -192,13 +203,14 @@ fn prompts(
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let wrong = |what: String| CliError::usage(format!("line {} of the prompts: {what}", number + 1));
         let line: Line = serde_json::from_str(line).map_err(|error| wrong(error.to_string()))?;
-        let tokens = match (line.prompt, line.messages) {
-            (Some(prompt), None) => model.tokenizer().encode(&prompt, true, false),
-            (None, Some(messages)) => {
+        let tokens = match (line.prompt, line.messages, line.ids) {
+            (Some(prompt), None, None) => model.tokenizer().encode(&prompt, true, false),
+            (None, Some(messages), None) => {
                 let text = Renderer::new(target, context)?.prompt(messages)?;
                 model.tokenizer().encode(&text, false, true)
             }
-            _ => return Err(wrong("give either \"prompt\" or \"messages\"".to_owned())),
+            (None, None, Some(ids)) => ids,
+            _ => return Err(wrong("give one of \"prompt\", \"messages\" and \"ids\"".to_owned())),
         };
         if tokens.is_empty() || tokens.len() + answer_tokens > CONTEXT_TOKENS {
             return Err(wrong(format!("{} tokens are none or too many", tokens.len())));
@@ -248,7 +260,7 @@ fn answer(
     let total_ms = started.elapsed().as_secs_f64() * 1e3;
     let mut answered = Answered { ids: Vec::new(), tokens: 0, decode_ms: 0.0, decoded: 0, total_ms };
     for sink in &sinks {
-        let (ids, end) = std::mem::take(&mut *sink.lock());
+        let Outcome { ids, end } = std::mem::take(&mut *sink.lock());
         let finished = end.unwrap_or(Err("no end".to_owned())).map_err(CliError::failed)?;
         answered.tokens += finished.completion_tokens;
         answered.decode_ms += finished.decode_ms / sinks.len() as f64;
