@@ -144,8 +144,8 @@ impl EmbeddedBackend {
             kv_tokens: options.decoder.kv_tokens,
         };
         let mut scheduler = Scheduler::with_seat(decoder, options.isa, limits, options.turns.seat());
-        if let Some(drafts) = &options.drafts {
-            let speculation = drafts.speculation(&model, &options.turns).map_err(std::io::Error::other)?;
+        let drafts = options.drafts.as_ref().map(|drafts| drafts.speculation(&model, &options.turns));
+        if let Some(speculation) = drafts.transpose().map_err(std::io::Error::other)?.flatten() {
             scheduler = scheduler.with_speculation(speculation);
         }
         let shared_decoder = scheduler.decoder().clone();

@@ -221,7 +221,8 @@ async fn who_drafts_is_told_and_drafted_tokens_are_counted_beyond_memory() {
     assert_eq!(target.drafting(), None, "nothing is known yet");
     let in_memory = start_idling(&drafter, None);
     assert_eq!(drafter.drafting(), Some(Drafting::default()), "nobody drafts for it");
-    let drafts = DraftOptions { prompt_lookup: true, model: Some(drafter.clone()), why_no_model: None };
+    let drafts =
+        DraftOptions { prompt_lookup: true, model: Some(drafter.clone()), ..DraftOptions::default() };
     start_idling(&target, Some(drafts));
     let (mut accepted, mut rejected) = (0, 0);
     for _ in 0..3 {
@@ -251,9 +252,9 @@ async fn who_drafts_is_told_and_drafted_tokens_are_counted_beyond_memory() {
     );
     assert!(matches!(answer.last(), Some(Event::Finished(_))));
     let other = backend("other");
-    let why = Some("vocabularies differ".to_owned());
-    start_idling(&other, Some(DraftOptions { why_no_model: why.clone(), ..DraftOptions::default() }));
-    assert_eq!(other.drafting().unwrap().drafters, [DrafterState { name: "model", idle: why }]);
+    let unused = vec![DrafterState { name: "model", idle: Some("vocabularies differ".to_owned()) }];
+    start_idling(&other, Some(DraftOptions { unused: unused.clone(), ..DraftOptions::default() }));
+    assert_eq!(other.drafting().unwrap().drafters, unused);
 }
 
 #[tokio::test]

@@ -1,9 +1,10 @@
 //! Who drafts for whom among local models: [`Drafting`]. First by the settings alone, then by what is known of
 //! the models.
 
+use contract::DrafterState;
 use engine::model::Model;
 use engine::sampling::Proposal;
-use engine::speculation::model::DRAFT_VOCABULARY;
+use engine::speculation::model::{DRAFT_VOCABULARY, DraftModel};
 use engine::speculation::prompt_lookup::PromptLookup;
 use engine::speculation::vocabulary;
 use engine::speculation::{DRAFT_TOKENS_MAX, STEP_DRAFT_TOKENS};
@@ -14,6 +15,8 @@ use crate::settings::{DrafterKind, LocalSettings, SpeculativeSettings};
 
 /// Requests of another model that a draft model drafts for at once, at most.
 const GUESTS_MAX: u32 = 8;
+/// Why a drafter that was left open is not used.
+const NO_ROOM: &str = "there is no room for it in the memory budget";
 
 /// What a local model is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +56,10 @@ pub struct Drafting {
     pair: Option<DraftPair>,
     /// The one that is not drafted for by look-up too.
     without_lookup: Option<usize>,
-    /// Whose vocabulary the draft model does not share, and why that is known.
-    mismatch: Option<(usize, String)>,
+    /// For which one no model drafts, although one might, and why.
+    without_model: Option<(usize, String)>,
+    /// Whether look-up has no room, either.
+    is_tight: bool,
 }
 
 /// A draft model and its target.
@@ -73,8 +78,8 @@ pub struct Drafters {
     pub prompt_lookup: bool,
     /// The place of the model that does.
     pub model: Option<usize>,
-    /// Why no model does, where one might.
-    pub why_no_model: Option<String>,
+    /// Those that might and do not, each with the reason.
+    pub unused: Vec<DrafterState>,
 }
 
 /// What drafting asks of one model's decoder.
@@ -127,10 +132,25 @@ impl Drafting {
                      draft model of {name}'s family, or set drafter = \"prompt-lookup\""
                 )));
             }
-            self.mismatch = Some((target, format!("{drafter} can't draft: vocabularies differ: {mismatch}")));
+            self.without_model =
+                Some((target, format!("{drafter} can't draft: vocabularies differ: {mismatch}")));
             (self.pair, self.without_lookup) = (None, None);
         }
         Ok(self)
+    }
+
+    /// The same with one drafter less, where none was asked for by name: the memory budget has no room for all.
+    pub fn fewer(mut self) -> Option<Self> {
+        match self.pair {
+            Some(DraftPair { is_asked: true, .. }) => return None,
+            Some(DraftPair { target, .. }) => {
+                self.without_model = Some((target, NO_ROOM.to_owned()));
+                self.pair = None;
+            }
+            None if self.enabled && !self.is_tight => self.is_tight = true,
+            None => return None,
+        }
+        Some(self)
     }
 
     /// Who drafts for a model; `None`: nobody ever.
@@ -138,11 +158,13 @@ impl Drafting {
         if !self.enabled || locals[local].part == Part::Draft {
             return None;
         }
-        let mismatch = self.mismatch.as_ref().filter(|(target, _)| *target == local);
+        let unused = |name, why: &str| DrafterState { name, idle: Some(why.to_owned()) };
+        let lookup = self.is_tight.then(|| unused(PromptLookup::NAME, NO_ROOM));
+        let model = self.without_model.as_ref().filter(|(target, _)| *target == local);
         Some(Drafters {
-            prompt_lookup: self.without_lookup != Some(local),
+            prompt_lookup: !self.is_tight && self.without_lookup != Some(local),
             model: self.pair.filter(|pair| pair.target == local).map(|pair| pair.drafter),
-            why_no_model: mismatch.map(|(_, why)| why.clone()),
+            unused: lookup.into_iter().chain(model.map(|(_, why)| unused(DraftModel::NAME, why))).collect(),
         })
     }
 
@@ -281,7 +303,7 @@ mod tests {
         assert_eq!(drafting.of(1, &locals), Some(Drafters { model: Some(0), ..lookup.clone() }));
         let drafting = Drafting::new(&speculative(DrafterKind::Model, None), &mut locals).unwrap();
         assert_eq!(drafting.of(0, &locals), Some(lookup.clone()));
-        let alone = Drafters { prompt_lookup: false, model: Some(0), why_no_model: None };
+        let alone = Drafters { prompt_lookup: false, model: Some(0), unused: Vec::new() };
         assert_eq!(drafting.of(1, &locals), Some(alone));
         let drafting = Drafting::new(&speculative(DrafterKind::PromptLookup, None), &mut locals).unwrap();
         assert_eq!(drafting.of(1, &locals), Some(lookup));
@@ -333,7 +355,7 @@ mod tests {
         let other = [Some(tiny("tiny-qwen2")), Some(tiny("tiny-llama-mqa"))];
         let drafters =
             of(DrafterKind::Auto, &mut locals).settle(&other, &locals).unwrap().of(1, &locals).unwrap();
-        let why = drafters.why_no_model.unwrap();
+        let why = drafters.unused[0].idle.clone().unwrap();
         assert!(why.contains("s can't draft: vocabularies differ: token "), "{why}");
         assert_eq!((drafters.prompt_lookup, drafters.model), (true, None));
         let error = of(DrafterKind::Chain, &mut locals).settle(&other, &locals).unwrap_err();
@@ -345,6 +367,24 @@ mod tests {
         assert_eq!(drafting.of(1, &locals).unwrap().model, Some(0));
         let absent = [None, Some(tiny("tiny-qwen2"))];
         assert!(of(DrafterKind::Chain, &mut locals).settle(&absent, &locals).is_ok(), "not known yet");
+    }
+
+    #[test]
+    fn who_was_not_asked_for_makes_room() {
+        let mut locals = pair();
+        let all = Drafting::new(&speculative(DrafterKind::Auto, None), &mut locals).unwrap();
+        let fewer = all.fewer().unwrap();
+        let drafters = fewer.of(1, &locals).unwrap();
+        assert_eq!((drafters.prompt_lookup, drafters.model, drafters.unused[0].name), (true, None, "model"));
+        assert_eq!(fewer.needs(0, &locals).guests(&choice(4)), 0);
+        let none = fewer.fewer().unwrap();
+        let drafters = none.of(1, &locals).unwrap();
+        assert_eq!((drafters.prompt_lookup, drafters.model, drafters.unused.len()), (false, None, 2));
+        assert_eq!(none.needs(1, &locals).draft_tokens(&choice(4)), 0);
+        assert_eq!(none.needs(1, &locals).bytes(&choice(4), 1000), 0);
+        assert!(none.fewer().is_none());
+        let asked = Drafting::new(&speculative(DrafterKind::Chain, None), &mut locals).unwrap();
+        assert!(asked.fewer().is_none());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backends::{DraftOptions, EmbeddedBackend, EmbeddedOptions, IdleUnload, OpenaiBackend};
-use contract::{Backend, Readiness};
+use contract::{Backend, DrafterState, Readiness};
 use engine::model::{LoadOptions, Model};
 use engine::packed::PackedCache;
 use engine::scheduler::Turns;
@@ -192,7 +192,7 @@ impl Pair {
         self.models.iter().map(|model| model.part).collect()
     }
 
-    /// The budget's split among models that are here, and who drafts for whom.
+    /// The budget's split among models that are here, and who drafts for whom: if need be, fewer than might.
     fn settle<'a>(
         &self,
         budget: &Budget,
@@ -200,14 +200,27 @@ impl Pair {
     ) -> Result<(Plan, Drafting), CliError> {
         let read = paths.map(|path| path.map(|path| budget::read(path)).transpose());
         let models: Vec<Option<Model>> = read.collect::<Result<_, _>>()?;
-        let drafting = self.drafting.clone().settle(&models, &self.models)?;
-        let planned: Vec<Planned> = (self.models.iter().zip(&models).enumerate())
+        let mut drafting = self.drafting.clone().settle(&models, &self.models)?;
+        loop {
+            match self.split((budget, &drafting), &models) {
+                Ok(plan) => return Ok((plan, drafting)),
+                Err(error) => drafting = drafting.fewer().ok_or(error)?,
+            }
+        }
+    }
+
+    fn split(
+        &self,
+        (budget, drafting): (&Budget, &Drafting),
+        models: &[Option<Model>],
+    ) -> Result<Plan, CliError> {
+        let planned: Vec<Planned> = (self.models.iter().zip(models).enumerate())
             .filter_map(|(index, (LocalModel { part, settings }, model))| {
                 let needs = drafting.needs(index, &self.models);
                 Some(Planned { part: *part, settings, model: model.as_ref()?, needs })
             })
             .collect();
-        Ok((budget.plan(&planned)?, drafting))
+        budget.plan(&planned)
     }
 
     /// Loads a local model's weights and starts its engine.
@@ -244,7 +257,7 @@ impl Pair {
             drafts: drafters.clone().map(|drafters| DraftOptions {
                 prompt_lookup: drafters.prompt_lookup,
                 model: drafters.model.map(|model| self.backends[model].clone()),
-                why_no_model: drafters.why_no_model,
+                unused: drafters.unused,
             }),
         };
         self.backends[index].start(Arc::new(model), &options).map_err(|error| {
@@ -263,13 +276,15 @@ impl Pair {
 
     /// Says in the log who drafts for a model, and who might but does not.
     fn tell_drafters(&self, model: &str, drafters: Option<&Drafters>) {
-        let Some(Drafters { prompt_lookup, model: draft_model, why_no_model }) = drafters else { return };
+        let Some(Drafters { prompt_lookup, model: draft_model, unused }) = drafters else { return };
         let lookup = prompt_lookup.then_some(DrafterKind::PromptLookup.as_str());
         let draft_model = draft_model.map(|index| self.models[index].settings.name.as_str());
         let names: Vec<&str> = lookup.into_iter().chain(draft_model).collect();
-        tracing::info!(model, drafters = names.join(" and "), "what it writes is drafted");
-        if let Some(why) = why_no_model {
-            tracing::warn!(model, why, "a drafter is not used");
+        if !names.is_empty() {
+            tracing::info!(model, drafters = names.join(" and "), "what it writes is drafted");
+        }
+        for DrafterState { name, idle } in unused {
+            tracing::warn!(model, drafter = name, why = idle.as_deref(), "a drafter is not used");
         }
     }
 }

@@ -20,17 +20,17 @@ pub struct DraftOptions {
     pub prompt_lookup: bool,
     /// The backend whose model drafts, from its own cache, while it is in memory.
     pub model: Option<EmbeddedBackend>,
-    /// Why no model drafts, where one might.
-    pub why_no_model: Option<String>,
+    /// Drafters that might draft and do not, each with the reason.
+    pub unused: Vec<DrafterState>,
 }
 
 impl DraftOptions {
-    /// Drafters for `target`, computing in their turns at its pool.
+    /// Drafters for `target`, computing in their turns at its pool; `None`: there are none.
     pub(super) fn speculation(
         &self,
         target: &Model,
         turns: &Arc<Turns>,
-    ) -> Result<Speculation, VocabularyMismatch> {
+    ) -> Result<Option<Speculation>, VocabularyMismatch> {
         let mut drafters: Vec<Box<dyn Drafter>> = Vec::new();
         if self.prompt_lookup {
             drafters.push(Box::new(PromptLookup::default()));
@@ -47,15 +47,14 @@ impl DraftOptions {
             let tokens = DRAFT_VOCABULARY.min(target.vocabulary());
             drafters.push(Box::new(DraftModel::new(Box::new(find), turns.seat(), tokens)));
         }
-        Ok(Speculation::new(Chain::new(drafters)))
+        Ok((!drafters.is_empty()).then(|| Speculation::new(Chain::new(drafters))))
     }
 
     /// The drafters, and why one does not draft at present.
     pub(super) fn states(&self) -> Vec<DrafterState> {
         let lookup = self.prompt_lookup.then_some(DrafterState { name: PromptLookup::NAME, idle: None });
         let model = self.model.as_ref().map(EmbeddedBackend::absence);
-        let model = model.or_else(|| self.why_no_model.clone().map(Some));
         let model = model.map(|idle| DrafterState { name: DraftModel::NAME, idle });
-        lookup.into_iter().chain(model).collect()
+        lookup.into_iter().chain(model).chain(self.unused.iter().cloned()).collect()
     }
 }
