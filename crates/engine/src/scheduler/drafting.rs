@@ -13,7 +13,7 @@ use crate::speculation::{DRAFT_TOKENS_MAX, DraftJob, STEP_DRAFT_TOKENS};
 const ANSWER_TOKENS: f64 = 128.0;
 /// Weight of the newest answer in their running mean.
 const NEWEST_ANSWER: f64 = 0.1;
-/// Passes of each width that are measured; the first brings the weights near.
+/// Passes of each width that are measured; the median counts.
 const MEASURED_PASSES: usize = 3;
 
 /// Drafted tokens.
@@ -224,22 +224,23 @@ impl Scheduler {
     }
 }
 
-/// Milliseconds of a pass over `width` tokens of one sequence, each with logits. `None` if there is no room
+/// Median of milliseconds of passes over `width` tokens of one sequence, each with logits. `None` if there is no room
 /// for it.
 fn pass_ms(held: &mut Held, width: usize) -> Option<f64> {
     let decoder = &mut held.decoder;
     let sequence = decoder.begin().ok()?;
     let tokens = [0; StepCosts::MEASURED[StepCosts::MEASURED.len() - 1]];
-    let mut least = f64::INFINITY;
-    for _ in 0..MEASURED_PASSES {
+    let mut took = [f64::INFINITY; MEASURED_PASSES];
+    for took_ms in &mut took {
         let work = Work { sequence, tokens: &tokens[..width], logits: Logits::All };
         let began = Instant::now();
         if decoder.forward(&[work]).is_err() {
             break;
         }
-        least = least.min(milliseconds(began, Instant::now()));
+        *took_ms = milliseconds(began, Instant::now());
         decoder.truncate(sequence, 0);
     }
     decoder.end(sequence);
-    Some(least).filter(|ms| ms.is_finite())
+    took.sort_by(f64::total_cmp);
+    Some(took[MEASURED_PASSES / 2]).filter(|ms| ms.is_finite())
 }

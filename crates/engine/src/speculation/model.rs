@@ -268,7 +268,8 @@ impl Drafter for DraftModel {
         let alone = terms.writers() == 1;
         for player in players.extract_if(.., |player| player.unread > CATCH_UP_TOKENS) {
             let job = &jobs[player.job];
-            self.read(&host, (job.id, job.text), (player, if alone { usize::MAX } else { READ_TOKENS }));
+            let tokens_max = if alone { usize::MAX } else { READ_TOKENS };
+            self.read(&host, (job.id, job.text), (player, tokens_max, terms));
         }
         loop {
             let ms_each = self.ms_each(players.len());
@@ -327,13 +328,14 @@ impl DraftModel {
         &mut self,
         host: &SharedDecoder,
         (job, text): (u64, &[u32]),
-        (player, tokens_max): (Player, usize),
+        (player, tokens_max, terms): (Player, usize, &mut Terms),
     ) {
         let Some(state) = self.jobs.get_mut(&job) else { return };
         let _turn = self.seat.take();
         let mut held = host.lock();
         let Some(sequence) = held.sequence(player.guest) else { return };
         let tokens = player.unread.min(tokens_max).min(held.decoder.batch_tokens());
+        terms.spend(self.costs.at(tokens));
         let work = Work { sequence, tokens: &text[state.read..state.read + tokens], logits: Logits::None };
         match held.decoder.forward_draft(&[work], self.vocabulary) {
             Ok(_) => {
