@@ -1,10 +1,10 @@
 //! The decoder: a transformer's forward pass over batches of tokens of several sequences.
 
-mod centre;
 mod forward;
 mod kv;
 mod rope;
 mod sizes;
+mod smoothing;
 mod weights;
 
 pub use forward::{Decoder, DecoderOptions, ForwardError, Logits, SequenceId, Work};
