@@ -7,6 +7,9 @@ import dataclasses
 import json
 import time
 
+#: What Tandem and llama-server tell of an answer besides what OpenAI's interface knows.
+NOTES = ("tandem", "timings")
+
 
 class Exchange(asyncio.Protocol):
     """One request over a connection of its own, which the server closes behind its answer."""
@@ -37,10 +40,10 @@ class Exchange(asyncio.Protocol):
             self.done.set_result(error)
 
 
-def encode(body):
-    """The bytes of a chat's request."""
+def encode(body, path="/v1/chat/completions"):
+    """The bytes of a request, a chat's unless the path is another's."""
     content = json.dumps(body).encode()
-    lines = ["POST /v1/chat/completions HTTP/1.1", "host: localhost", "content-type: application/json",
+    lines = [f"POST {path} HTTP/1.1", "host: localhost", "content-type: application/json",
              "connection: close", f"content-length: {len(content)}"]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + content
 
@@ -76,6 +79,10 @@ class Answer:
     usage: dict
     #: Why it is not a whole answer; None if it is one.
     failure: str | None
+    #: When the stream said that it is done.
+    done: float | None = None
+    #: What the server adds to the last events under names of its own, by name.
+    notes: dict = dataclasses.field(default_factory=dict)
 
     @property
     def first_token_s(self):
@@ -99,15 +106,14 @@ def read(exchange):
         answer.failure = "no answer" if not raw else "broke off in the head"
         return answer
     answer.status = int(head.split(b" ", 2)[1])
-    is_done = False
     for when, line in lines(exchange.pieces, raw, head):
         if line.startswith(b"data: [DONE]"):
-            is_done = True
+            answer.done = when
         elif line.startswith(b"data: "):
             take(answer, when, json.loads(line[6:]))
     if answer.status != 200:
         answer.failure = f"status {answer.status}: {raw[len(head) + 4:][:200].decode(errors='replace')}"
-    elif answer.failure is None and not is_done:
+    elif answer.failure is None and answer.done is None:
         answer.failure = "broke off"
     return answer
 
@@ -118,6 +124,7 @@ def take(answer, when, event):
         answer.failure = f"error event: {json.dumps(event['error'])[:200]}"
     if event.get("usage"):
         answer.usage = event["usage"]
+    answer.notes.update((name, event[name]) for name in NOTES if event.get(name))
     for choice in event.get("choices", []):
         text = (choice.get("delta") or {}).get("content") or choice.get("text")
         if text:

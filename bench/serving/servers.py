@@ -120,10 +120,18 @@ def running(command, environment, folder, make):
         process.wait()
 
 
+def local(model, load):
+    """Lines of the configuration of a role that is a file."""
+    return [f"model = {json.dumps(str(model.resolve()))}", f"context_tokens = {load.slot_tokens}",
+            f"sequences = {load.slots}"]
+
+
 class Tandem:
     """`tandem serve` with one local model, in the role small, which answers everything."""
 
     name, title = "tandem", "Tandem"
+    #: The model's name in requests.
+    role = "small"
 
     def __init__(self, program, memory=None):
         self.program, self.memory = program.resolve(), memory
@@ -131,16 +139,21 @@ class Tandem:
     def version(self):
         return told(self.program, "tandem")
 
+    def roles(self, load):
+        """Lines of the configuration file that say who answers. Text in quotes is JSON's, which is TOML's too."""
+        return [
+            "[small]", *local(load.model, load),
+            "[large]", f"url = {json.dumps(NOBODY)}", 'model = "nobody"',
+            "[policy]", 'kind = "small"',
+        ]
+
     def settings(self, load, port, ledger):
-        """The configuration file. Text in quotes is JSON's, which is TOML's too."""
+        """The configuration file."""
         memory = [f"memory = {json.dumps(self.memory)}"] if self.memory else []
         lines = [
             "[server]", f'listen = "127.0.0.1:{port}"', f"threads = {load.threads}", *memory,
             f"concurrent_max = {load.slots}",
-            "[small]", f"model = {json.dumps(str(load.model.resolve()))}",
-            f"context_tokens = {load.slot_tokens}", f"sequences = {load.slots}",
-            "[large]", f"url = {json.dumps(NOBODY)}", 'model = "nobody"',
-            "[policy]", 'kind = "small"',
+            *self.roles(load),
             "[ledger]", f"path = {json.dumps(str(ledger))}",
         ]
         return "\n".join(lines) + "\n"
@@ -154,13 +167,16 @@ class Tandem:
             settings.write_text(self.settings(load, port, folder / "ledger.db"))
             command = [self.program, "serve", "--config", settings]
             with running(command, {"TANDEM_LOG": "warn"}, folder, lambda process: Server(
-                    process, ("127.0.0.1", port), "small", {"logit_bias": bias}, "/ready")) as server:
+                    process, ("127.0.0.1", port), self.role, {"logit_bias": bias}, "/ready")) as server:
                 yield server
 
 
 class LlamaServer:
     """llama-server as it serves best on a processor: a slot for every client, flash attention. Its threads wait
     asleep, or by spinning, which is its default."""
+
+    #: Arguments of a kind of its own.
+    more = ()
 
     def __init__(self, program, waiting):
         self.program, self.waiting = program, waiting
@@ -177,7 +193,7 @@ class LlamaServer:
             port = free_port()
             command = [self.program, "-m", load.model.resolve(), "-t", load.threads, "-np", load.slots,
                        "-c", load.slots * load.slot_tokens, "-fa", "on", "-ngl", 0, "--no-webui",
-                       "--host", "127.0.0.1", "--port", port, *reuse]
+                       "--host", "127.0.0.1", "--port", port, *reuse, *self.more]
             environment = {}
             if self.waiting == "asleep":
                 command += ["--poll", 0]

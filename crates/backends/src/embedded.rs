@@ -5,6 +5,8 @@
 //! before its next step. A model that nobody has called for a while can leave memory; the next call
 //! brings it back.
 
+mod drafts;
+
 use std::fmt;
 use std::sync::mpsc as queue;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -12,14 +14,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use contract::{
-    Backend, BackendError, BackendInfo, BackendKind, Call, Delta, Event, EventStream, FailureKind,
+    Backend, BackendError, BackendInfo, BackendKind, Call, Delta, Drafting, Event, EventStream, FailureKind,
     FinishReason, Input, Message, Price, Readiness, Request, Timings, TokenLogprob, Usage,
 };
-use engine::decoder::{Decoder, DecoderOptions};
+use engine::decoder::{Decoder, DecoderOptions, SharedDecoder};
 use engine::model::Model;
 use engine::sampling::SamplingParams;
 use engine::scheduler::{
-    Finished, Job, Load, Output, Priority, Scheduler, SchedulerLimits, Sink, StopReason, SubmitError, Turns,
+    DraftCounts, Finished, Job, Load, Output, Priority, Scheduler, SchedulerLimits, Sink, StopReason,
+    SubmitError, Turns,
 };
 use engine::template::RenderInput;
 use kernels::isa::Isa;
@@ -27,6 +30,8 @@ use kernels::pool::Pool;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
+
+pub use self::drafts::DraftOptions;
 
 /// Calls handed to the engine's thread that it has not looked at yet.
 const HANDOVER_MAX: usize = 1024;
@@ -50,6 +55,8 @@ pub struct EmbeddedOptions {
     pub queue_max: usize,
     /// When the model leaves memory; `None`: never.
     pub idle: Option<IdleUnload>,
+    /// Who drafts what it writes; `None`: nobody.
+    pub drafts: Option<DraftOptions>,
 }
 
 /// When a model leaves memory, and how it comes back.
@@ -81,6 +88,8 @@ struct Shared {
     /// Held by whoever brings the model back.
     returning: Mutex<()>,
     load: Arc<Mutex<Load>>,
+    /// Who drafts, once it was started.
+    drafts: Mutex<Option<DraftOptions>>,
 }
 
 #[derive(Default)]
@@ -100,6 +109,8 @@ enum State {
 #[derive(Clone)]
 struct Running {
     model: Arc<Model>,
+    /// For those that this model drafts for.
+    decoder: Arc<SharedDecoder>,
     context_tokens: usize,
     jobs: queue::SyncSender<Job>,
 }
@@ -123,7 +134,7 @@ impl EmbeddedBackend {
     /// Gives it its model and starts its thread.
     ///
     /// # Errors
-    /// If the system has no thread for it, or the cache's type does not suit the model.
+    /// If the system has no thread for it, or the cache's type or the draft model does not suit the model.
     pub fn start(&self, model: Arc<Model>, options: &EmbeddedOptions) -> std::io::Result<()> {
         let decoder = Decoder::new(model.clone(), options.pool.clone(), options.isa, options.decoder)
             .map_err(std::io::Error::other)?;
@@ -132,15 +143,22 @@ impl EmbeddedBackend {
             waiting_max: options.queue_max,
             kv_tokens: options.decoder.kv_tokens,
         };
-        let scheduler = Scheduler::with_seat(decoder, options.isa, limits, options.turns.seat());
+        let mut scheduler = Scheduler::with_seat(decoder, options.isa, limits, options.turns.seat());
+        if let Some(drafts) = &options.drafts {
+            let speculation = drafts.speculation(&model, &options.turns).map_err(std::io::Error::other)?;
+            scheduler = scheduler.with_speculation(speculation);
+        }
+        let shared_decoder = scheduler.decoder().clone();
         let (jobs, inbox) = queue::sync_channel(HANDOVER_MAX);
         let context_tokens = model.spec().context_tokens.min(options.decoder.kv_tokens);
         let (shared, load) = (Arc::downgrade(&self.shared), self.shared.load.clone());
-        let thread = EngineThread { scheduler, inbox, shared, load, options: options.clone() };
+        let drafts_before = lock(&load).drafts;
+        let thread = EngineThread { scheduler, inbox, shared, load, drafts_before, options: options.clone() };
+        lock(&self.shared.drafts).clone_from(&options.drafts);
         // Its first look at the state comes after this one.
         let mut state = lock(&self.shared.state);
         thread::Builder::new().name(format!("tandem-{}", self.name)).spawn(move || thread.run())?;
-        *state = State::Ready(Running { model, context_tokens, jobs });
+        *state = State::Ready(Running { model, decoder: shared_decoder, context_tokens, jobs });
         Ok(())
     }
 
@@ -149,9 +167,28 @@ impl EmbeddedBackend {
         *lock(&self.shared.state) = State::Failed(reason);
     }
 
-    /// What the engine has to do and what it holds; nothing while the model is not in memory.
+    /// What the engine has to do and what it holds: nothing while the model is not in memory. Drafted tokens are
+    /// those since the process began.
     pub fn load(&self) -> Load {
         *lock(&self.shared.load)
+    }
+
+    /// The model, while it is in memory.
+    pub fn model(&self) -> Option<Arc<Model>> {
+        match &*lock(&self.shared.state) {
+            State::Ready(running) => Some(running.model.clone()),
+            State::Loading | State::Failed(_) | State::Idle { .. } => None,
+        }
+    }
+
+    /// Why its model is not in memory, if it is not.
+    fn absence(&self) -> Option<String> {
+        match &*lock(&self.shared.state) {
+            State::Ready(_) => None,
+            State::Loading => Some(format!("{} is still loading", self.name)),
+            State::Failed(reason) => Some(format!("{} is not available: {reason}", self.name)),
+            State::Idle { .. } => Some(format!("{} is out of memory until it is called", self.name)),
+        }
     }
 
     /// The running engine; brings its model back if it was idle. Blocks meanwhile.
@@ -224,6 +261,7 @@ impl EmbeddedBackend {
             // The policy's signals are the likeliest token's.
             top_logprobs: wanted.unwrap_or(0).max(usize::from(call.signals)),
             client: call.tenant.clone(),
+            speculative: request.options.speculative.unwrap_or(true),
             priority: match request.options.priority {
                 contract::Priority::Interactive => Priority::Interactive,
                 contract::Priority::Background => Priority::Background,
@@ -258,6 +296,15 @@ impl Backend for EmbeddedBackend {
         }
     }
 
+    fn drafting(&self) -> Option<Drafting> {
+        if self.readiness() != Readiness::Ready {
+            return None;
+        }
+        let drafters = lock(&self.shared.drafts).as_ref().map_or_else(Vec::new, DraftOptions::states);
+        let DraftCounts { accepted, rejected } = self.load().drafts;
+        Some(Drafting { drafters, accepted_tokens: accepted, rejected_tokens: rejected })
+    }
+
     fn call(&self, call: Call) -> EventStream {
         // Unbounded in type only: a job writes at most its context's tokens.
         let (events, stream) = mpsc::unbounded_channel();
@@ -281,6 +328,8 @@ struct EngineThread {
     /// Where it says that it leaves. Weak: when the backend is dropped, the inbox must close.
     shared: Weak<Shared>,
     load: Arc<Mutex<Load>>,
+    /// Drafted tokens before the model was loaded again.
+    drafts_before: DraftCounts,
     options: EmbeddedOptions,
 }
 
@@ -288,7 +337,7 @@ impl EngineThread {
     fn run(mut self) {
         loop {
             let is_busy = self.scheduler.step();
-            *lock(&self.load) = self.scheduler.load();
+            *lock(&self.load) = self.load_now();
             let next = match (is_busy, &self.options.idle) {
                 (true, _) => self.inbox.try_recv(),
                 (false, None) => self.inbox.recv().map_err(queue::RecvError::into),
@@ -331,8 +380,18 @@ impl EngineThread {
         if let State::Ready(Running { context_tokens, .. }) = &*state {
             *state = State::Idle { context_tokens: *context_tokens, options: self.options.clone(), idle };
         }
-        *lock(&self.load) = Load::default();
+        let mut load = lock(&self.load);
+        *load = Load { drafts: load.drafts, ..Load::default() };
         None
+    }
+
+    fn load_now(&self) -> Load {
+        let load = self.scheduler.load();
+        let drafts = DraftCounts {
+            accepted: self.drafts_before.accepted + load.drafts.accepted,
+            rejected: self.drafts_before.rejected + load.drafts.rejected,
+        };
+        Load { drafts, ..load }
     }
 }
 
@@ -384,10 +443,10 @@ impl Sink for Channel {
                 cached_tokens: cached_tokens as u64,
                 ..Usage::default()
             }),
-            Output::Text { text, token } => {
+            Output::Text { text, token, is_drafted } => {
                 let told = token.filter(|_| self.tells_tokens);
                 let tokens = told.iter().map(|t| self.token(t)).collect();
-                Event::Delta(Delta { text, tokens, tool_calls: Vec::new() })
+                Event::Delta(Delta { text, tokens, is_drafted, tool_calls: Vec::new() })
             }
             Output::Finished(finished) => Event::Finished(translate(&finished)),
             Output::Failed(error) => {
@@ -425,7 +484,8 @@ fn translate(finished: &Finished) -> contract::Finished {
             prompt_tokens: finished.prompt_tokens as u64,
             cached_tokens: finished.cached_tokens as u64,
             completion_tokens: finished.completion_tokens as u64,
-            ..Usage::default()
+            accepted_prediction_tokens: finished.accepted_tokens as u64,
+            rejected_prediction_tokens: finished.rejected_tokens as u64,
         },
         timings: Timings {
             queue_ms: finished.queue_ms,
@@ -493,6 +553,8 @@ fn sampling(request: &Request) -> SamplingParams {
         frequency_penalty: s.frequency_penalty,
         logit_bias: s.logit_bias.clone(),
         seed: s.seed.unwrap_or_else(|| seed_of(&request.id)),
+        // Who gives a seed wants its tokens again, whatever was drafted meanwhile.
+        reproducible: s.seed.is_some(),
     }
 }
 

@@ -7,7 +7,7 @@ pub mod openai;
 pub mod scripted;
 mod secret;
 
-pub use embedded::{EmbeddedBackend, EmbeddedOptions, IdleUnload};
+pub use embedded::{DraftOptions, EmbeddedBackend, EmbeddedOptions, IdleUnload};
 pub use openai::{OpenaiBackend, OpenaiSettings};
 pub use scripted::{Reply, ScriptedBackend};
 pub use secret::Secret;

@@ -61,7 +61,7 @@ impl Reply {
             let bytes = text.clone().into_bytes();
             let top = vec![(text.clone(), bytes.clone(), logprob)];
             let token = TokenLogprob { token: text.clone(), bytes, logprob, top };
-            Delta { text, tokens: vec![token], tool_calls: Vec::new() }
+            Delta { text, tokens: vec![token], ..Delta::default() }
         };
         Reply::deltas(tokens.into_iter().map(delta))
     }

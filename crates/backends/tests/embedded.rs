@@ -1,17 +1,18 @@
 //! The embedded backend on tiny models: events, signals, failures, cancellation.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use backends::{EmbeddedBackend, EmbeddedOptions, IdleUnload};
+use backends::{DraftOptions, EmbeddedBackend, EmbeddedOptions, IdleUnload};
 use contract::{
-    Backend, Call, Event, FailureKind, FinishReason, Input, Message, MessageRole, Options, Price, Readiness,
-    Request, Sampling, Target, Usage,
+    Backend, Call, DrafterState, Drafting, Event, FailureKind, FinishReason, Input, Message, MessageRole,
+    Options, Price, Readiness, Request, Sampling, Target, Usage,
 };
 use engine::decoder::DecoderOptions;
 use engine::model::{LoadOptions, Model};
 use engine::scheduler::Load;
+use engine::speculation::STEP_DRAFT_TOKENS;
 use futures_util::StreamExt;
 use kernels::isa::Isa;
 use kernels::pool::Pool;
@@ -45,7 +46,8 @@ fn ready(sequences: usize, queue_max: usize) -> EmbeddedBackend {
     let model = Arc::new(Model::load(&path, LoadOptions::default(), &pool).unwrap());
     let decoder = DecoderOptions::new(sequences, 1024);
     let turns = Arc::default();
-    let options = EmbeddedOptions { pool, turns, isa: Isa::detect(), decoder, queue_max, idle: None };
+    let options =
+        EmbeddedOptions { pool, turns, isa: Isa::detect(), decoder, queue_max, idle: None, drafts: None };
     backend.start(model, &options).unwrap();
     backend
 }
@@ -175,9 +177,8 @@ async fn comes_true(condition: impl Fn() -> bool) {
     tokio::time::timeout(PATIENCE, waiting).await.expect("it never comes true");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_idle_model_leaves_memory_and_comes_back_for_the_next_call() {
-    let backend = EmbeddedBackend::loading("tiny".into(), Price::default());
+/// Starts a backend that leaves memory soon. Gives its model, while that is there.
+fn start_idling(backend: &EmbeddedBackend, drafts: Option<DraftOptions>) -> Weak<Model> {
     let pool = Arc::new(Pool::new(2));
     let load: Arc<dyn Fn() -> Result<Arc<Model>, String> + Send + Sync> = {
         let pool = Arc::clone(&pool);
@@ -189,9 +190,18 @@ async fn an_idle_model_leaves_memory_and_comes_back_for_the_next_call() {
     let model = load().unwrap();
     let in_memory = Arc::downgrade(&model);
     let idle = Some(IdleUnload { after: Duration::from_millis(50), load });
-    let (decoder, turns) = (DecoderOptions::new(2, 1024), Arc::default());
-    let options = EmbeddedOptions { pool, turns, isa: Isa::detect(), decoder, queue_max: 4, idle };
+    let decoder =
+        DecoderOptions { guests: 2, draft_tokens: STEP_DRAFT_TOKENS, ..DecoderOptions::new(2, 1024) };
+    let turns = Arc::default();
+    let options = EmbeddedOptions { pool, turns, isa: Isa::detect(), decoder, queue_max: 4, idle, drafts };
     backend.start(model, &options).unwrap();
+    in_memory
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_model_leaves_memory_and_comes_back_for_the_next_call() {
+    let backend = EmbeddedBackend::loading("tiny".into(), Price::default());
+    let in_memory = start_idling(&backend, None);
     let first = text(&events(&backend, call(request("Hello", Some(12)), false)).await);
     for _ in 0..3 {
         comes_true(|| in_memory.strong_count() == 0 && backend.load() == Load::default()).await;
@@ -202,6 +212,48 @@ async fn an_idle_model_leaves_memory_and_comes_back_for_the_next_call() {
             assert_eq!(text(&events), first);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_drafts_is_told_and_drafted_tokens_are_counted_beyond_memory() {
+    let backend = |name: &str| EmbeddedBackend::loading(name.into(), Price::default());
+    let (drafter, target) = (backend("drafter"), backend("target"));
+    assert_eq!(target.drafting(), None, "nothing is known yet");
+    let in_memory = start_idling(&drafter, None);
+    assert_eq!(drafter.drafting(), Some(Drafting::default()), "nobody drafts for it");
+    let drafts = DraftOptions { prompt_lookup: true, model: Some(drafter.clone()), why_no_model: None };
+    start_idling(&target, Some(drafts));
+    let (mut accepted, mut rejected) = (0, 0);
+    for _ in 0..3 {
+        let Some(Event::Finished(finished)) =
+            events(&target, call(request("Hello Hello Hello", Some(200)), false)).await.pop()
+        else {
+            panic!("it did not finish")
+        };
+        accepted += finished.usage.accepted_prediction_tokens;
+        rejected += finished.usage.rejected_prediction_tokens;
+        comes_true(|| {
+            let told = target.drafting().unwrap();
+            let is_out = target.load().blocks.bytes == 0;
+            is_out && (told.accepted_tokens, told.rejected_tokens) == (accepted, rejected)
+        })
+        .await;
+    }
+    assert!(accepted > 0, "a model's own drafts are never right");
+    let model_state = || target.drafting().unwrap().drafters[1].clone();
+    comes_true(|| in_memory.strong_count() == 0 && model_state().idle.is_some()).await;
+    let why = "drafter is out of memory until it is called".to_owned();
+    assert_eq!(model_state(), DrafterState { name: "model", idle: Some(why) });
+    assert_eq!(target.drafting().unwrap().drafters[0], DrafterState { name: "prompt-lookup", idle: None });
+    let (answer, ()) = tokio::join!(
+        events(&drafter, call(request("Hello", Some(400)), false)),
+        comes_true(|| model_state().idle.is_none())
+    );
+    assert!(matches!(answer.last(), Some(Event::Finished(_))));
+    let other = backend("other");
+    let why = Some("vocabularies differ".to_owned());
+    start_idling(&other, Some(DraftOptions { why_no_model: why.clone(), ..DraftOptions::default() }));
+    assert_eq!(other.drafting().unwrap().drafters, [DrafterState { name: "model", idle: why }]);
 }
 
 #[tokio::test]

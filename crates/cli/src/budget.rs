@@ -1,9 +1,8 @@
 //! What `tandem serve` will hold in memory, part by part, chosen so that it stays within a budget:
 //! [`Plan`]. The arithmetic is the planner's; here are its inputs.
 
-use std::path::PathBuf;
+use std::path::Path;
 
-use contract::Role;
 use engine::decoder::{DecoderOptions, Sizes, SizesFor};
 use engine::model::{LoadOptions, Model};
 use engine::tokenizer::TOKENIZING_BYTES_PER_BYTE;
@@ -14,6 +13,7 @@ use ledger::LedgerSettings;
 use planner::split::{self, Choice, KvKind, Part, Split, Taken};
 
 use crate::context::in_file;
+use crate::drafting::{DraftNeeds, Part as Local};
 use crate::error::CliError;
 use crate::settings::{LocalSettings, Open, Settings};
 
@@ -26,6 +26,19 @@ const THREAD_BYTES: u64 = 512 << 10;
 const LEDGER_ROW_BYTES: u64 = 4 << 10;
 /// The database's page caches, of its writer and its readers.
 const LEDGER_CACHE_BYTES: u64 = 4 * MIB;
+
+/// A local model that is to get its share.
+#[derive(Clone, Copy, Debug)]
+pub struct Planned<'a> {
+    /// What it is for.
+    pub part: Local,
+    /// How it is to run.
+    pub settings: &'a LocalSettings,
+    /// Its numbers.
+    pub model: &'a Model,
+    /// What drafting asks of it.
+    pub needs: DraftNeeds,
+}
 
 /// What the whole process is given, and what no model takes of it.
 #[derive(Clone, Debug)]
@@ -66,32 +79,30 @@ impl Budget {
         ]
     }
 
-    /// Splits the budget among local models, whose files are here.
+    /// Splits the budget among local models.
     ///
     /// # Errors
-    /// If a file is no model, or they do not fit.
-    pub fn plan(&self, locals: &[(Role, LocalSettings, PathBuf)]) -> Result<Plan, CliError> {
-        let models: Vec<Model> = locals
-            .iter()
-            .map(|(_, _, path)| read(path).map_err(|error| in_file(path, &error)))
-            .collect::<Result<_, _>>()?;
-        for ((_, settings, path), model) in locals.iter().zip(&models) {
+    /// If they do not fit, or a model's heads do not suit the type of its cache.
+    pub fn plan(&self, locals: &[Planned]) -> Result<Plan, CliError> {
+        for Planned { settings, model, .. } in locals {
             let checked = kv_type(settings.wanted.kv).check(model.spec().head_dim);
-            checked.map_err(|error| CliError::usage(format!("{}: {error}", path.display())))?;
+            checked.map_err(|error| CliError::usage(format!("{}: {error}", settings.name)))?;
         }
         type SizesOf<'a> = Box<dyn Fn(&Choice) -> Taken + 'a>;
-        let sizes: Vec<SizesOf> =
-            models.iter().map(|model| Box::new(|choice: &Choice| self.taken(model, choice)) as _).collect();
+        let sizes: Vec<SizesOf> = locals
+            .iter()
+            .map(|local| Box::new(|choice: &Choice| self.taken((local.model, local.needs), choice)) as _)
+            .collect();
         let roles: Vec<split::Role> = locals
             .iter()
-            .zip(models.iter().zip(&sizes))
-            .map(|((role, settings, _), (model, sizes))| {
-                let footprint = model.footprint();
+            .zip(&sizes)
+            .map(|(local, sizes)| {
+                let (model, footprint) = (local.model, local.model.footprint());
                 split::Role {
-                    name: role.as_str(),
+                    name: local.part.as_str(),
                     weights_bytes: footprint.packed_bytes + footprint.mapped_bytes + footprint.heap_bytes,
                     context_tokens_max: u32::try_from(model.spec().context_tokens).unwrap_or(u32::MAX),
-                    wanted: settings.wanted,
+                    wanted: local.settings.wanted,
                     sizes: &**sizes,
                 }
             })
@@ -106,8 +117,8 @@ impl Budget {
         Ok(Plan { budget_bytes: self.memory_bytes, split })
     }
 
-    fn taken(&self, model: &Model, choice: &Choice) -> Taken {
-        let options = decoder_options(choice);
+    fn taken(&self, (model, needs): (&Model, DraftNeeds), choice: &Choice) -> Taken {
+        let options = decoder_options(choice, needs);
         if options.kv_type.check(model.spec().head_dim).is_err() {
             // Never fits, so that it is not proposed.
             return Taken { kv_bytes: u64::MAX, working_bytes: 0 };
@@ -115,19 +126,25 @@ impl Budget {
         let context_tokens = choice.context_tokens as usize;
         let asked = SizesFor { threads: self.threads, exact: false, context_tokens };
         let sizes = Sizes::of(model, &options, asked);
-        Taken { kv_bytes: sizes.kv_bytes, working_bytes: sizes.working_bytes + sizes.sampling_bytes }
+        let drafts = needs.bytes(choice, model.vocabulary());
+        Taken { kv_bytes: sizes.kv_bytes, working_bytes: sizes.working_bytes + sizes.sampling_bytes + drafts }
     }
 }
 
 /// A model's numbers and tokenizer, its weights left in the file.
-fn read(path: &std::path::Path) -> Result<Model, engine::model::LoadError> {
+///
+/// # Errors
+/// If the file is no model.
+pub fn read(path: &Path) -> Result<Model, CliError> {
     let options = LoadOptions { exact: true, ..LoadOptions::default() };
-    Model::load(path, options, &Pool::new(1))
+    Model::load(path, options, &Pool::new(1)).map_err(|error| in_file(path, &error))
 }
 
 /// How a decoder is set up for a choice.
-pub fn decoder_options(choice: &Choice) -> DecoderOptions {
+pub fn decoder_options(choice: &Choice, needs: DraftNeeds) -> DecoderOptions {
     DecoderOptions {
+        guests: needs.guests(choice),
+        draft_tokens: needs.draft_tokens(choice),
         kv_type: kv_type(choice.kv),
         batch_tokens: choice.batch_tokens as usize,
         ..DecoderOptions::new(choice.sequences as usize, choice.kv_tokens as usize)
@@ -163,7 +180,7 @@ pub struct Plan {
 
 impl Plan {
     /// A table for a person: parts, their sum and the budget, then how each model runs.
-    pub fn table(&self, roles: &[Role]) -> String {
+    pub fn table(&self, locals: &[Local]) -> String {
         let size = crate::output::size;
         let mut text = String::from("memory:\n");
         let mut line = |name: &str, bytes: u64| text.push_str(&format!("  {name:<16}{:>12}\n", size(bytes)));
@@ -172,12 +189,12 @@ impl Plan {
         if let Some(bytes) = self.budget_bytes {
             line("budget", bytes);
         }
-        for (role, choice) in roles.iter().zip(&self.split.choices) {
+        for (local, choice) in locals.iter().zip(&self.split.choices) {
             let Choice { context_tokens, sequences, kv_tokens, batch_tokens, kv } = choice;
             text.push_str(&format!(
                 "  {}: context {context_tokens}, {sequences} sequences in {kv_tokens} positions of {} KV, \
                  passes of {batch_tokens} tokens\n",
-                role.as_str(),
+                local.as_str(),
                 kv.as_str()
             ));
         }

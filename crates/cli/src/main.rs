@@ -6,6 +6,7 @@
 mod budget;
 mod commands;
 mod context;
+mod drafting;
 mod environment;
 mod error;
 mod footprint;

@@ -4,10 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backends::OpenaiBackend;
-use backends::embedded::{EmbeddedBackend, EmbeddedOptions, IdleUnload};
-use contract::{Backend, Role};
-use engine::model::LoadOptions;
+use backends::{DraftOptions, EmbeddedBackend, EmbeddedOptions, IdleUnload, OpenaiBackend};
+use contract::{Backend, Readiness};
+use engine::model::{LoadOptions, Model};
 use engine::packed::PackedCache;
 use engine::scheduler::Turns;
 use gateway::{KvBlocks, Metrics};
@@ -15,18 +14,12 @@ use kernels::isa::Isa;
 use kernels::pool::Pool;
 use planner::split::Choice;
 
-use crate::budget::{Budget, Plan, decoder_options, resident_bytes};
+use crate::budget::{self, Budget, Plan, Planned, decoder_options, resident_bytes};
 use crate::context::{self, Context};
+use crate::drafting::{Drafters, Drafting, LocalModel, Part};
 use crate::error::CliError;
 use crate::progress::Style;
-use crate::settings::{LocalSettings, RoleSettings};
-
-/// A local model on its way.
-struct Local {
-    role: Role,
-    settings: LocalSettings,
-    backend: EmbeddedBackend,
-}
+use crate::settings::{DrafterKind, RoleSettings, SpeculativeSettings};
 
 /// What models are loaded with.
 pub struct Loading {
@@ -56,7 +49,10 @@ pub struct Pair {
     pub small: Arc<dyn Backend>,
     /// Fills the role large.
     pub large: Arc<dyn Backend>,
-    locals: Vec<Local>,
+    models: Vec<LocalModel>,
+    /// Of the models, in their order.
+    backends: Vec<EmbeddedBackend>,
+    drafting: Drafting,
     upstreams: Vec<OpenaiBackend>,
 }
 
@@ -90,14 +86,15 @@ impl Pair {
     /// The backends of both roles. Local ones are still without their model.
     ///
     /// # Errors
-    /// If an upstream's client can't be made.
-    pub fn new(small: &RoleSettings, large: &RoleSettings) -> Result<Self, CliError> {
-        let (mut locals, mut upstreams) = (Vec::new(), Vec::new());
-        let mut backend = |role, settings: &RoleSettings| -> Result<Arc<dyn Backend>, CliError> {
+    /// If an upstream's client can't be made, or a draft model is asked for that can't be.
+    pub fn new(roles: [&RoleSettings; 2], speculative: &SpeculativeSettings) -> Result<Self, CliError> {
+        let (mut models, mut backends, mut upstreams) = (Vec::new(), Vec::new(), Vec::new());
+        let mut backend = |part, settings: &RoleSettings| -> Result<Arc<dyn Backend>, CliError> {
             Ok(match settings {
                 RoleSettings::Local(settings) => {
                     let backend = EmbeddedBackend::loading(settings.name.clone(), settings.price);
-                    locals.push(Local { role, settings: settings.clone(), backend: backend.clone() });
+                    models.push(LocalModel { part, settings: settings.clone() });
+                    backends.push(backend.clone());
                     Arc::new(backend)
                 }
                 RoleSettings::Upstream(settings) => {
@@ -107,18 +104,27 @@ impl Pair {
                 }
             })
         };
-        let (small, large) = (backend(Role::Small, small)?, backend(Role::Large, large)?);
-        Ok(Pair { small, large, locals, upstreams })
+        let (small, large) = (backend(Part::Small, roles[0])?, backend(Part::Large, roles[1])?);
+        let drafting = Drafting::new(speculative, &mut models)?;
+        let only_draft = models[backends.len()..].iter().map(|model| &model.settings);
+        let only_draft = only_draft.map(|model| EmbeddedBackend::loading(model.name.clone(), model.price));
+        backends.extend(only_draft.collect::<Vec<_>>());
+        Ok(Pair { small, large, models, backends, drafting, upstreams })
     }
 
     /// One backend in both roles.
     ///
     /// # Errors
     /// As [`Pair::new`].
-    pub fn single(role: Role, settings: &RoleSettings) -> Result<Self, CliError> {
-        let mut pair = Pair::new(settings, settings)?;
-        pair.locals.truncate(1);
-        pair.locals.iter_mut().for_each(|local| local.role = role);
+    pub fn single(
+        part: Part,
+        settings: &RoleSettings,
+        speculative: &SpeculativeSettings,
+    ) -> Result<Self, CliError> {
+        let mut pair = Pair::new([settings, settings], &speculative.alone())?;
+        pair.models.truncate(1);
+        pair.backends.truncate(1);
+        pair.models.iter_mut().for_each(|model| model.part = part);
         pair.upstreams.truncate(1);
         pair.large = Arc::clone(&pair.small);
         Ok(pair)
@@ -132,8 +138,8 @@ impl Pair {
     pub async fn load(&self, loading: &Loading, context: &Context) -> Result<(), CliError> {
         let loaded = self.load_all(loading, context).await;
         if let Err(error) = &loaded {
-            let waiting = self.locals.iter().filter(|local| !local.is_ready());
-            waiting.for_each(|local| local.backend.fail(error.to_string()));
+            let waiting = self.backends.iter().filter(|backend| backend.readiness() != Readiness::Ready);
+            waiting.for_each(|backend| backend.fail(error.to_string()));
         }
         loaded
     }
@@ -143,22 +149,22 @@ impl Pair {
             look_at(upstream).await;
         }
         let mut paths = Vec::new();
-        for local in &self.locals {
-            paths.push(context.have(&local.settings.reference, loading.style).await?);
+        for model in &self.models {
+            paths.push(context.have(&model.settings.reference, loading.style).await?);
         }
-        let plan = loading.budget.plan(&self.with_paths(&paths))?;
+        let (plan, drafting) = self.settle(&loading.budget, paths.iter().map(Some))?;
         if loading.tells_plan {
-            eprint!("{}", plan.table(&self.local_roles()));
+            eprint!("{}", plan.table(&self.parts()));
         }
         let told = plan.told();
         loading.metrics.set_memory_probe(Box::new(move || {
             let resident = resident_bytes().map(|bytes| ("resident".to_owned(), bytes));
             told.iter().cloned().chain(resident).collect()
         }));
-        for ((local, path), choice) in self.locals.iter().zip(paths).zip(&plan.split.choices) {
-            local.load(path, choice, loading).await?;
+        for (index, (path, choice)) in paths.into_iter().zip(&plan.split.choices).enumerate() {
+            self.load_one((index, path), (choice, &drafting), loading).await?;
         }
-        let backends: Vec<EmbeddedBackend> = self.locals.iter().map(|local| local.backend.clone()).collect();
+        let backends = self.backends.clone();
         loading.metrics.set_kv_probe(Box::new(move || {
             backends.iter().map(EmbeddedBackend::load).fold(KvBlocks::default(), |sum, load| KvBlocks {
                 used: sum.used + load.blocks.used as u64,
@@ -172,27 +178,99 @@ impl Pair {
     /// The split without fetching; `None` if a model is not here yet, so that nothing can be said.
     ///
     /// # Errors
-    /// If what is here does not fit.
+    /// If what is here does not fit, or can't draft as it should.
     pub fn plan(&self, budget: &Budget, context: &Context) -> Result<Option<Plan>, CliError> {
         let store = context.store()?;
-        let mut here = Vec::new();
-        for local in &self.locals {
-            if let Some(path) = store.locate(&local.settings.reference)? {
-                here.push((local.role, local.settings.clone(), path));
-            }
+        let references = self.models.iter().map(|model| store.locate(&model.settings.reference));
+        let paths: Vec<Option<PathBuf>> = references.collect::<Result<_, _>>()?;
+        let (plan, _) = self.settle(budget, paths.iter().map(Option::as_ref))?;
+        Ok(paths.iter().all(Option::is_some).then_some(plan))
+    }
+
+    /// What the local models are for.
+    pub fn parts(&self) -> Vec<Part> {
+        self.models.iter().map(|model| model.part).collect()
+    }
+
+    /// The budget's split among models that are here, and who drafts for whom.
+    fn settle<'a>(
+        &self,
+        budget: &Budget,
+        paths: impl Iterator<Item = Option<&'a PathBuf>>,
+    ) -> Result<(Plan, Drafting), CliError> {
+        let read = paths.map(|path| path.map(|path| budget::read(path)).transpose());
+        let models: Vec<Option<Model>> = read.collect::<Result<_, _>>()?;
+        let drafting = self.drafting.clone().settle(&models, &self.models)?;
+        let planned: Vec<Planned> = (self.models.iter().zip(&models).enumerate())
+            .filter_map(|(index, (LocalModel { part, settings }, model))| {
+                let needs = drafting.needs(index, &self.models);
+                Some(Planned { part: *part, settings, model: model.as_ref()?, needs })
+            })
+            .collect();
+        Ok((budget.plan(&planned)?, drafting))
+    }
+
+    /// Loads a local model's weights and starts its engine.
+    async fn load_one(
+        &self,
+        (index, path): (usize, PathBuf),
+        (choice, drafting): (&Choice, &Drafting),
+        loading: &Loading,
+    ) -> Result<(), CliError> {
+        let LocalModel { part, settings } = &self.models[index];
+        let options = LoadOptions {
+            context_tokens: Some(choice.context_tokens),
+            exact: false,
+            cache: loading.cache.clone(),
+        };
+        let pool = Arc::clone(&loading.pool);
+        let load = move || context::load(&path, options.clone(), &pool);
+        let started = std::time::Instant::now();
+        let loaded = tokio::task::spawn_blocking(move || load().map(|model| (model, load)));
+        let (model, load) =
+            loaded.await.map_err(|error| CliError::failed(format!("loading failed: {error}")))??;
+        let idle = settings.idle_unload_seconds.map(|seconds| IdleUnload {
+            after: Duration::from_secs(seconds.into()),
+            load: Arc::new(move || load().map(Arc::new).map_err(|error| error.to_string())),
+        });
+        let drafters = drafting.of(index, &self.models);
+        let options = EmbeddedOptions {
+            pool: Arc::clone(&loading.pool),
+            turns: Arc::clone(&loading.turns),
+            isa: loading.isa,
+            decoder: decoder_options(choice, drafting.needs(index, &self.models)),
+            queue_max: loading.queue_max,
+            idle,
+            drafts: drafters.clone().map(|drafters| DraftOptions {
+                prompt_lookup: drafters.prompt_lookup,
+                model: drafters.model.map(|model| self.backends[model].clone()),
+                why_no_model: drafters.why_no_model,
+            }),
+        };
+        self.backends[index].start(Arc::new(model), &options).map_err(|error| {
+            CliError::failed(format!("{}: the engine can't start: {error}", settings.name))
+        })?;
+        tracing::info!(
+            part = part.as_str(),
+            model = settings.name,
+            seconds = started.elapsed().as_secs_f64(),
+            kv_tokens = choice.kv_tokens,
+            "model loaded"
+        );
+        self.tell_drafters(&settings.name, drafters.as_ref());
+        Ok(())
+    }
+
+    /// Says in the log who drafts for a model, and who might but does not.
+    fn tell_drafters(&self, model: &str, drafters: Option<&Drafters>) {
+        let Some(Drafters { prompt_lookup, model: draft_model, why_no_model }) = drafters else { return };
+        let lookup = prompt_lookup.then_some(DrafterKind::PromptLookup.as_str());
+        let draft_model = draft_model.map(|index| self.models[index].settings.name.as_str());
+        let names: Vec<&str> = lookup.into_iter().chain(draft_model).collect();
+        tracing::info!(model, drafters = names.join(" and "), "what it writes is drafted");
+        if let Some(why) = why_no_model {
+            tracing::warn!(model, why, "a drafter is not used");
         }
-        let plan = budget.plan(&here)?;
-        Ok((here.len() == self.locals.len()).then_some(plan))
-    }
-
-    /// The roles of local models.
-    pub fn local_roles(&self) -> Vec<Role> {
-        self.locals.iter().map(|local| local.role).collect()
-    }
-
-    fn with_paths(&self, paths: &[PathBuf]) -> Vec<(Role, LocalSettings, PathBuf)> {
-        let locals = self.locals.iter().zip(paths);
-        locals.map(|(local, path)| (local.role, local.settings.clone(), path.clone())).collect()
     }
 }
 
@@ -208,49 +286,5 @@ async fn look_at(upstream: &OpenaiBackend) {
         Err(error) => {
             tracing::warn!(model, %error, "the upstream does not answer; it is asked again per request")
         }
-    }
-}
-
-impl Local {
-    fn is_ready(&self) -> bool {
-        self.backend.readiness() == contract::Readiness::Ready
-    }
-
-    /// Loads the weights and starts the engine.
-    async fn load(&self, path: PathBuf, choice: &Choice, loading: &Loading) -> Result<(), CliError> {
-        let options = LoadOptions {
-            context_tokens: Some(choice.context_tokens),
-            exact: false,
-            cache: loading.cache.clone(),
-        };
-        let pool = Arc::clone(&loading.pool);
-        let load = move || context::load(&path, options.clone(), &pool);
-        let started = std::time::Instant::now();
-        let loaded = tokio::task::spawn_blocking(move || load().map(|model| (model, load)));
-        let (model, load) =
-            loaded.await.map_err(|error| CliError::failed(format!("loading failed: {error}")))??;
-        let idle = self.settings.idle_unload_seconds.map(|seconds| IdleUnload {
-            after: Duration::from_secs(seconds.into()),
-            load: Arc::new(move || load().map(Arc::new).map_err(|error| error.to_string())),
-        });
-        let options = EmbeddedOptions {
-            pool: Arc::clone(&loading.pool),
-            turns: Arc::clone(&loading.turns),
-            isa: loading.isa,
-            decoder: decoder_options(choice),
-            queue_max: loading.queue_max,
-            idle,
-        };
-        self.backend.start(Arc::new(model), &options).map_err(|error| {
-            CliError::failed(format!("{}: the engine can't start: {error}", self.settings.name))
-        })?;
-        tracing::info!(
-            role = self.role.as_str(),
-            model = self.settings.name,
-            seconds = started.elapsed().as_secs_f64(),
-            kv_tokens = choice.kv_tokens,
-            "model loaded"
-        );
-        Ok(())
     }
 }

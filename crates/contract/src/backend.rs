@@ -45,6 +45,26 @@ pub enum Readiness {
     Failed(String),
 }
 
+/// How what a backend writes is drafted, and what came of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Drafting {
+    /// Who drafts, or might; empty: nothing is drafted.
+    pub drafters: Vec<DrafterState>,
+    /// Drafted tokens so far that were written.
+    pub accepted_tokens: u64,
+    /// Drafted tokens so far that were not.
+    pub rejected_tokens: u64,
+}
+
+/// One drafter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DrafterState {
+    /// Its name in settings.
+    pub name: &'static str,
+    /// Why it does not draft at present, if it does not.
+    pub idle: Option<String>,
+}
+
 /// One call of one backend for one request.
 #[derive(Clone, Debug)]
 pub struct Call {
@@ -105,6 +125,9 @@ pub struct Delta {
     pub text: String,
     /// The tokens behind it, where the backend tells them.
     pub tokens: Vec<TokenLogprob>,
+    /// Whether a drafter had guessed it, where the backend tells that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_drafted: bool,
     /// OpenAI's `tool_calls` fragments, passed on unread.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<serde_json::Value>,
@@ -185,6 +208,10 @@ pub trait Backend: Send + Sync {
     fn info(&self) -> BackendInfo;
     /// Whether it can take calls now.
     fn readiness(&self) -> Readiness;
+    /// How what it writes is drafted, where the backend tells that.
+    fn drafting(&self) -> Option<Drafting> {
+        None
+    }
     /// Starts answering. Never blocks and never fails outright: failures are events.
     fn call(&self, call: Call) -> EventStream;
 }

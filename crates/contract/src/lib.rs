@@ -9,8 +9,8 @@ mod request;
 
 pub use attempt::{Attempt, AttemptStatus, Signals, Timings, Usage};
 pub use backend::{
-    Backend, BackendError, BackendInfo, BackendKind, Call, Delta, Event, EventStream, FailureKind,
-    FinishReason, Finished, Readiness, TokenLogprob,
+    Backend, BackendError, BackendInfo, BackendKind, Call, Delta, DrafterState, Drafting, Event, EventStream,
+    FailureKind, FinishReason, Finished, Readiness, TokenLogprob,
 };
 pub use decision::{Check, Decision, Policy, Refusal, Step};
 pub use price::Price;

@@ -10,6 +10,7 @@ pub mod sampling;
 pub mod scheduler;
 pub mod score;
 pub mod spec;
+pub mod speculation;
 pub mod stop;
 pub mod template;
 pub mod tokenizer;

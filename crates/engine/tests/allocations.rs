@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use engine::decoder::{Decoder, DecoderOptions, Logits, Sizes, SizesFor, Work};
 use engine::model::{LoadOptions, Model};
-use engine::sampling::{Sampler, SamplingParams};
+use engine::sampling::{Proposal, Sampler, SamplingParams};
 use engine::scheduler::{Job, Output, Priority, Scheduler, SchedulerLimits, Sink, SubmitError};
 use kernels::isa::Isa;
 use kernels::pool::Pool;
@@ -60,6 +60,28 @@ fn write(decoder: &mut Decoder, params: SamplingParams) -> usize {
     least.unwrap()
 }
 
+/// Drafts by a trimmed head, and verifying them.
+fn speculate(params: SamplingParams) -> usize {
+    const VOCABULARY: usize = 500;
+    const TRIMMED: usize = 300;
+    let target: Vec<f32> = (0..VOCABULARY).map(|id| (id * 37 % 101) as f32 / 20.0).collect();
+    let prompt: Vec<u32> = (0..70).collect();
+    let mut sampler = Sampler::new(params, Isa::detect(), &prompt);
+    let mut proposal = Proposal::default();
+    let mut steps = |count: usize, sharpness: f32| {
+        let drafter: Vec<f32> = target[..TRIMMED].iter().map(|logit| logit * sharpness).collect();
+        allocations(|| {
+            for _ in 0..count {
+                sampler.propose(&drafter, &[1, 2], &mut proposal);
+                sampler.verify(&target, &proposal, 0);
+            }
+        })
+    };
+    // Sharp drafts first: filters leave more of the later ones.
+    steps(WARM_STEPS, 2.0);
+    steps(STEPS, 1.0)
+}
+
 /// Counts the texts that it lets go.
 struct Counter(Arc<AtomicUsize>);
 
@@ -98,6 +120,7 @@ fn schedule(decoder: Decoder) -> (usize, usize) {
             top_logprobs: 0,
             client: None,
             priority: Priority::Interactive,
+            speculative: true,
             deadline: None,
             sink: Box::new(Counter(texts.clone())),
         });
@@ -164,6 +187,9 @@ fn warm_decode_steps_allocate_nothing() {
     let greedy = SamplingParams::default();
     let top_p = SamplingParams { temperature: 0.8, top_p: 0.9, ..greedy.clone() };
     let penalized = SamplingParams { repetition_penalty: 1.1, frequency_penalty: 0.2, ..top_p.clone() };
+    for params in [&greedy, &top_p, &penalized] {
+        assert_eq!(speculate(params.clone()), 0, "{params:?}");
+    }
     for (name, exact) in [("tiny-qwen2.gguf", false), ("tiny-gemma3.gguf", false), ("tiny-qwen2.gguf", true)]
     {
         for params in [&greedy, &top_p, &penalized] {

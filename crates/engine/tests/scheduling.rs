@@ -91,6 +91,7 @@ fn job(prompt: &[u32], max_tokens: usize, sink: &Recorder) -> Job {
         top_logprobs: 0,
         client: None,
         priority: Priority::Interactive,
+        speculative: true,
         deadline: None,
         sink: Box::new(sink.clone()),
     }

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use contract::Attempt;
+use contract::{Attempt, Drafting};
 use prometheus::{
     CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -60,6 +60,10 @@ struct Inner {
     kv_blocks: IntGaugeVec,
     kv_probe: Mutex<Option<KvProbe>>,
     prefix_hit_tokens: IntCounter,
+    draft_tokens: IntCounterVec,
+    drafter_active: IntGaugeVec,
+    /// Held while the figures are brought up to date, so that two scrapes count nothing twice.
+    rendering: Mutex<()>,
 }
 
 impl fmt::Debug for Metrics {
@@ -95,7 +99,13 @@ impl Builder {
         let cost = Opts::new("tandem_cost_usd_total", "What the attempts cost, US dollars.");
         let memory = Opts::new("tandem_memory_bytes", "Memory held, by part.");
         let kv_blocks = Opts::new("tandem_kv_blocks", "Blocks of the key-value caches, by state.");
+        let drafts =
+            Opts::new("tandem_draft_tokens_total", "Drafted tokens of models in this process, by outcome.");
+        let drafters = Opts::new("tandem_drafter_active", "Whether a drafter drafts for a model at present.");
         Ok(Inner {
+            draft_tokens: self.register(IntCounterVec::new(drafts, &["outcome"]))?,
+            drafter_active: self.register(IntGaugeVec::new(drafters, &["model", "drafter"]))?,
+            rendering: Mutex::new(()),
             requests: self.register(IntCounterVec::new(requests, &["route", "model", "status"]))?,
             tokens: self.register(IntCounterVec::new(tokens, &["backend", "kind"]))?,
             cost_usd: self.register(CounterVec::new(cost, &["backend"]))?,
@@ -156,8 +166,15 @@ impl Metrics {
         *self.inner.kv_probe.lock().unwrap_or_else(PoisonError::into_inner) = Some(probe);
     }
 
-    /// Prometheus' text format. `ledger_lag_rows`: how far the ledger is behind now.
-    pub fn render(&self, ledger_lag_rows: u64) -> Result<String, prometheus::Error> {
+    /// Prometheus' text format. `ledger_lag_rows`: how far the ledger is behind now; `drafting`: how what models
+    /// write is drafted, by model.
+    pub fn render(
+        &self,
+        ledger_lag_rows: u64,
+        drafting: &[(String, Drafting)],
+    ) -> Result<String, prometheus::Error> {
+        let _alone = self.inner.rendering.lock().unwrap_or_else(PoisonError::into_inner);
+        self.drafting(drafting);
         self.inner.ledger_lag_rows.set(i64::try_from(ledger_lag_rows).unwrap_or(i64::MAX));
         let probe = self.inner.memory_probe.lock().unwrap_or_else(PoisonError::into_inner);
         for (part, bytes) in probe.as_ref().map(|probe| probe()).unwrap_or_default() {
@@ -174,6 +191,22 @@ impl Metrics {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.inner.registry.gather(), &mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    fn drafting(&self, drafting: &[(String, Drafting)]) {
+        let sum = |tokens: fn(&Drafting) -> u64| drafting.iter().map(|(_, drafting)| tokens(drafting)).sum();
+        let outcomes: [(&str, u64); 2] =
+            [("accepted", sum(|d| d.accepted_tokens)), ("rejected", sum(|d| d.rejected_tokens))];
+        for (outcome, tokens) in outcomes {
+            let counter = self.inner.draft_tokens.with_label_values(&[outcome]);
+            counter.inc_by(tokens.saturating_sub(counter.get()));
+        }
+        for (model, drafting) in drafting {
+            for drafter in &drafting.drafters {
+                let gauge = self.inner.drafter_active.with_label_values(&[model.as_str(), drafter.name]);
+                gauge.set(i64::from(drafter.idle.is_none()));
+            }
+        }
     }
 
     pub(crate) fn queue_depth(&self) -> &IntGauge {
@@ -224,6 +257,8 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use contract::DrafterState;
+
     use super::*;
 
     #[test]
@@ -231,19 +266,45 @@ mod tests {
         let (one, other) = (Metrics::new().unwrap(), Metrics::new().unwrap());
         one.queue_depth().set(3);
         one.first_token(0.2);
-        assert!(one.render(7).unwrap().contains("tandem_queue_depth 3"));
-        assert!(one.render(7).unwrap().contains("tandem_ledger_lag_rows 7"));
-        assert!(one.render(7).unwrap().contains("tandem_time_to_first_token_seconds_count 1"));
-        assert!(other.render(0).unwrap().contains("tandem_queue_depth 0"));
+        assert!(one.render(7, &[]).unwrap().contains("tandem_queue_depth 3"));
+        assert!(one.render(7, &[]).unwrap().contains("tandem_ledger_lag_rows 7"));
+        assert!(one.render(7, &[]).unwrap().contains("tandem_time_to_first_token_seconds_count 1"));
+        assert!(other.render(0, &[]).unwrap().contains("tandem_queue_depth 0"));
     }
 
     #[test]
     fn blocks_are_told_by_state() {
         let metrics = Metrics::new().unwrap();
         metrics.set_kv_probe(Box::new(|| KvBlocks { used: 3, cached: 2, free: 1 }));
-        let text = metrics.render(0).unwrap();
+        let text = metrics.render(0, &[]).unwrap();
         for line in ["{state=\"used\"} 3", "{state=\"cached\"} 2", "{state=\"free\"} 1"] {
             assert!(text.contains(&format!("tandem_kv_blocks{line}")), "{text}");
+        }
+    }
+
+    #[test]
+    fn drafted_tokens_are_summed_over_models_and_never_counted_twice() {
+        let metrics = Metrics::new().unwrap();
+        let drafter = |idle: Option<&str>| DrafterState { name: "model", idle: idle.map(str::to_owned) };
+        let of = |accepted_tokens, idle| Drafting {
+            drafters: vec![drafter(idle)],
+            accepted_tokens,
+            rejected_tokens: 1,
+        };
+        let told = |accepted| {
+            let drafting = [("a".to_owned(), of(accepted, None)), ("b".to_owned(), of(2, Some("gone")))];
+            metrics.render(0, &drafting).unwrap()
+        };
+        for accepted in [5, 5, 9] {
+            let text = told(accepted);
+            for line in [
+                format!("tandem_draft_tokens_total{{outcome=\"accepted\"}} {}", accepted + 2),
+                "tandem_draft_tokens_total{outcome=\"rejected\"} 2".to_owned(),
+                "tandem_drafter_active{drafter=\"model\",model=\"a\"} 1".to_owned(),
+                "tandem_drafter_active{drafter=\"model\",model=\"b\"} 0".to_owned(),
+            ] {
+                assert!(text.contains(&line), "{line}: {text}");
+            }
         }
     }
 
@@ -251,6 +312,6 @@ mod tests {
     fn memory_is_asked_for_at_every_scrape() {
         let metrics = Metrics::new().unwrap();
         metrics.set_memory_probe(Box::new(|| vec![("weights".to_owned(), 1024)]));
-        assert!(metrics.render(0).unwrap().contains("tandem_memory_bytes{part=\"weights\"} 1024"));
+        assert!(metrics.render(0, &[]).unwrap().contains("tandem_memory_bytes{part=\"weights\"} 1024"));
     }
 }

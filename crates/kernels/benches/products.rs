@@ -55,7 +55,7 @@ fn products(criterion: &mut Criterion, isa: Isa, pool: &Pool) {
         let mut group = criterion.benchmark_group(name);
         if Panels::supports(format) {
             let panels = Panels::pack(format, &data, (ROWS, INNER), pool).expect("whole blocks");
-            product(&mut group, (isa, pool), Weights::Panels(&panels));
+            product(&mut group, (isa, pool), Weights::from(&panels));
         } else {
             let rows = FloatRows { format, data: &data, rows: ROWS, columns: INNER };
             product(&mut group, (isa, pool), Weights::Float(rows));
@@ -69,7 +69,7 @@ fn product(group: &mut BenchmarkGroup<'_, WallTime>, (isa, pool): (Isa, &Pool), 
     for count in COLUMNS {
         let mut columns = Columns::default();
         let rounding = match weights {
-            Weights::Panels(_) => Rounding::Int8,
+            Weights::Panels(..) => Rounding::Int8,
             Weights::Float(_) => Rounding::None,
         };
         let shape = ColumnsShape { inner: INNER, count, rounding, floats: rounding == Rounding::None };

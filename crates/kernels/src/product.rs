@@ -40,17 +40,36 @@ pub struct FloatRows<'a> {
 /// Either kind of weights.
 #[derive(Clone, Copy, Debug)]
 pub enum Weights<'a> {
-    /// Packed integers.
-    Panels(&'a Panels),
+    /// Packed integers: so many rows of them, from the first.
+    Panels(&'a Panels, usize),
     /// Floats.
     Float(FloatRows<'a>),
 }
 
+impl<'a> From<&'a Panels> for Weights<'a> {
+    fn from(panels: &'a Panels) -> Self {
+        Weights::Panels(panels, panels.rows())
+    }
+}
+
 impl Weights<'_> {
+    /// The first `rows` rows, or all if there are fewer.
+    #[must_use]
+    pub fn first_rows(self, rows: usize) -> Self {
+        match self {
+            Weights::Panels(panels, all) => Weights::Panels(panels, rows.min(all)),
+            Weights::Float(float) => {
+                let rows = rows.min(float.rows);
+                let data = &float.data[..rows * (float.data.len() / float.rows.max(1))];
+                Weights::Float(FloatRows { data, rows, ..float })
+            }
+        }
+    }
+
     /// Output values.
     pub fn rows(&self) -> usize {
         match self {
-            Weights::Panels(panels) => panels.rows(),
+            Weights::Panels(_, rows) => *rows,
             Weights::Float(float) => float.rows,
         }
     }
@@ -58,7 +77,7 @@ impl Weights<'_> {
     /// Input values.
     pub fn columns(&self) -> usize {
         match self {
-            Weights::Panels(panels) => panels.columns(),
+            Weights::Panels(panels, _) => panels.columns(),
             Weights::Float(float) => float.columns,
         }
     }
@@ -235,7 +254,7 @@ pub fn announce(pool: &Pool, products: &[Weights]) {
             let end = start + weights.panels();
             if first < end {
                 return match weights {
-                    Weights::Panels(panels) => panels.ahead(first - start),
+                    Weights::Panels(panels, _) => panels.ahead(first - start),
                     Weights::Float(_) => Ahead::default(),
                 };
             }
@@ -286,7 +305,7 @@ pub fn multiply((isa, pool): (Isa, &Pool), products: &[Weights], input: &Columns
 fn check(weights: &Weights, input: &Columns) {
     assert!(weights.columns() == input.inner, "columns do not fit the weights");
     match weights {
-        Weights::Panels(_) => {
+        Weights::Panels(..) => {
             assert!(input.rounding != Rounding::None, "integer products need quantized columns")
         }
         Weights::Float(float) => {
@@ -315,7 +334,7 @@ impl Part<'_> {
         let first = panel * PANEL_ROWS;
         let rows = PANEL_ROWS.min(self.weights.rows() - first);
         match self.weights {
-            Weights::Panels(panels) => match self.input.rounding {
+            Weights::Panels(panels, _) => match self.input.rounding {
                 Rounding::Int16 => self.multiply_pairs(isa, panels, (panel, rows)),
                 _ => self.multiply_integers(isa, panels, (panel, rows)),
             },
@@ -493,7 +512,7 @@ mod tests {
 
     /// The product with `rounding`, where the weights are integers.
     fn product_of((isa, pool): (Isa, &Pool), weights: Weights, x: &[f32], rounding: Rounding) -> Vec<f32> {
-        let rounding = if matches!(weights, Weights::Panels(_)) { rounding } else { Rounding::None };
+        let rounding = if matches!(weights, Weights::Panels(..)) { rounding } else { Rounding::None };
         let input = columns((isa, pool), x, weights.columns(), rounding);
         let mut output = vec![f32::NAN; weights.rows() * input.count];
         multiply((isa, pool), &[weights], &input, &mut output);
@@ -532,7 +551,7 @@ mod tests {
     ) -> Weights<'a> {
         if Panels::supports(format) {
             let pool = Pool::new(2);
-            Weights::Panels(panels.insert(Panels::pack(format, data, (rows, columns), &pool).unwrap()))
+            Weights::from(&*panels.insert(Panels::pack(format, data, (rows, columns), &pool).unwrap()))
         } else {
             Weights::Float(FloatRows { format, data, rows, columns })
         }
@@ -681,7 +700,7 @@ mod tests {
             .collect();
         let stride: usize = sizes.iter().sum();
         let mut fused = vec![0f32; stride * columns];
-        let products: Vec<Weights> = panels.iter().map(Weights::Panels).collect();
+        let products: Vec<Weights> = panels.iter().map(Weights::from).collect();
         multiply(
             (isa, &pool),
             &products,
@@ -690,12 +709,35 @@ mod tests {
         );
         let mut offset = 0;
         for (p, rows) in panels.iter().zip(sizes) {
-            let alone = product((isa, &pool), Weights::Panels(p), &x);
+            let alone = product((isa, &pool), Weights::from(p), &x);
             for column in 0..columns {
                 let part = &fused[column * stride + offset..][..rows];
                 assert_eq!(part, &alone[column * rows..][..rows]);
             }
             offset += rows;
+        }
+    }
+
+    #[test]
+    fn first_rows_are_those_of_the_whole() {
+        let (mut random, isa, pool) = (Random(5), Isa::detect(), Pool::new(2));
+        let (inner, rows) = (256, 72);
+        let x: Vec<f32> = (0..3 * inner).map(|_| random.float()).collect();
+        let (f32, q4) = (formats::by_name("F32").unwrap(), formats::by_name("Q4_K").unwrap());
+        let float = random_rows(f32, rows, inner, &mut random);
+        let packed = random_rows(q4, rows, inner, &mut random);
+        let panels = Panels::pack(q4, &packed, (rows, inner), &pool).unwrap();
+        let float = Weights::Float(FloatRows { format: f32, data: &float, rows, columns: inner });
+        for weights in [float, Weights::from(&panels)] {
+            let whole = product((isa, &pool), weights, &x);
+            for first in [1, 16, 25, 72, 100] {
+                let part = product((isa, &pool), weights.first_rows(first), &x);
+                let first = first.min(rows);
+                assert_eq!(part.len(), 3 * first);
+                for (part, whole) in part.chunks(first).zip(whole.chunks(rows)) {
+                    assert_eq!(part, &whole[..first]);
+                }
+            }
         }
     }
 
@@ -711,7 +753,7 @@ mod tests {
         for threads in [1, 2, 3, 7] {
             let (isa, pool) = (Isa::detect(), Pool::new(threads));
             let panels = Panels::pack(q4, &packed, (rows, inner), &pool).unwrap();
-            let panels = Weights::Panels(&panels);
+            let panels = Weights::from(&panels);
             let plain = product((isa, &pool), panels, &x);
             for next in [&[][..], &[float], &[panels], &[float, panels, float], &[panels, float]] {
                 announce(&pool, next);

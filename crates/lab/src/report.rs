@@ -197,9 +197,11 @@ fn counted(part: u64, whole: u64) -> String {
 }
 
 fn tokens(totals: &Totals) -> String {
+    let Totals {
+        prompt_tokens, cached_tokens, completion_tokens, accepted_prediction_tokens: drafted, ..
+    } = *totals;
     format!(
-        "{} prompt ({} cached), {} written",
-        totals.prompt_tokens, totals.cached_tokens, totals.completion_tokens
+        "{prompt_tokens} prompt ({cached_tokens} cached), {completion_tokens} written ({drafted} drafted)"
     )
 }
 
@@ -232,6 +234,8 @@ mod tests {
             prompt_tokens: 1200,
             cached_tokens: 300,
             completion_tokens: 450,
+            accepted_prediction_tokens: 200,
+            rejected_prediction_tokens: 50,
             cost_usd,
         }
     }
@@ -282,7 +286,7 @@ requests         12
 errors           3 (25.0%)
 clients gone     0
 escalated        25.0% of the requests that small began
-tokens           1200 prompt (300 cached), 450 written
+tokens           1200 prompt (300 cached), 450 written (200 drafted)
 cost             $0.500000
 saved            $1.50 (75.0% of the $2.00 of always-large)
 total, ms        p50 4.2, p95 150, p99 1900

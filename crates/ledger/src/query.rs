@@ -20,6 +20,8 @@ macro_rules! totals {
          CAST(SUM(a.prompt_tokens) AS BIGINT) AS prompt_tokens, \
          CAST(SUM(a.cached_tokens) AS BIGINT) AS cached_tokens, \
          CAST(SUM(a.completion_tokens) AS BIGINT) AS completion_tokens, \
+         CAST(SUM(a.accepted_prediction_tokens) AS BIGINT) AS accepted_prediction_tokens, \
+         CAST(SUM(a.rejected_prediction_tokens) AS BIGINT) AS rejected_prediction_tokens, \
          SUM(a.cost_usd) AS cost_usd"
     };
 }
@@ -124,6 +126,8 @@ struct AttemptSums {
     prompt_tokens: i64,
     cached_tokens: i64,
     completion_tokens: i64,
+    accepted_prediction_tokens: i64,
+    rejected_prediction_tokens: i64,
     cost_usd: f64,
 }
 
@@ -252,6 +256,8 @@ impl AttemptSums {
             prompt_tokens: count(self.prompt_tokens),
             cached_tokens: count(self.cached_tokens),
             completion_tokens: count(self.completion_tokens),
+            accepted_prediction_tokens: count(self.accepted_prediction_tokens),
+            rejected_prediction_tokens: count(self.rejected_prediction_tokens),
             cost_usd: self.cost_usd,
         }
     }

@@ -37,6 +37,10 @@ pub struct Totals {
     pub cached_tokens: u64,
     /// Written tokens.
     pub completion_tokens: u64,
+    /// Of these, drafted.
+    pub accepted_prediction_tokens: u64,
+    /// Tokens that were drafted and not written.
+    pub rejected_prediction_tokens: u64,
     /// Cost, US dollars.
     pub cost_usd: f64,
 }
@@ -51,6 +55,8 @@ impl Totals {
             prompt_tokens: self.prompt_tokens + other.prompt_tokens,
             cached_tokens: self.cached_tokens + other.cached_tokens,
             completion_tokens: self.completion_tokens + other.completion_tokens,
+            accepted_prediction_tokens: self.accepted_prediction_tokens + other.accepted_prediction_tokens,
+            rejected_prediction_tokens: self.rejected_prediction_tokens + other.rejected_prediction_tokens,
             cost_usd: self.cost_usd + other.cost_usd,
         }
     }

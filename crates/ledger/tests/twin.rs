@@ -123,6 +123,8 @@ fn totals(attempts: &[&Attempt]) -> Totals {
         prompt_tokens: sum(|attempt| attempt.usage.prompt_tokens),
         cached_tokens: sum(|attempt| attempt.usage.cached_tokens),
         completion_tokens: sum(|attempt| attempt.usage.completion_tokens),
+        accepted_prediction_tokens: sum(|attempt| attempt.usage.accepted_prediction_tokens),
+        rejected_prediction_tokens: sum(|attempt| attempt.usage.rejected_prediction_tokens),
         cost_usd: attempts.iter().map(|attempt| attempt.cost_usd).sum(),
     }
 }

@@ -72,7 +72,7 @@ impl Answer {
         if !self.tells_logprobs {
             tokens.clear();
         }
-        let delta = Delta { text, tokens, tool_calls };
+        let delta = Delta { text, tokens, tool_calls, ..Delta::default() };
         (delta != Delta::default()).then_some(delta)
     }
 }

@@ -1,15 +1,17 @@
 //! `tandem chat`: a conversation in the terminal, through the same flow as the server's.
 
+use std::borrow::Cow;
 use std::io::{BufRead, IsTerminal, Read};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use contract::{Input, Message, MessageRole, Options, Request, Role, Sampling, Target};
+use contract::{Delta, Input, Message, MessageRole, Options, Request, Sampling, Target};
 use gateway::Flow;
 use gateway::flow::{FlowEvent, Outcome};
 use tokio::sync::mpsc;
 
 use super::serve::{assemble, io_runtime};
 use crate::context::Context;
+use crate::drafting::Part;
 use crate::error::CliError;
 use crate::output;
 use crate::pair::{Pair, name_upstream_models};
@@ -28,7 +30,8 @@ const SINGLE_POLICY: &str = "small";
 /// Talk in the terminal; shows who answered, why, speed and cost
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "In the conversation: /reset forgets it, /exit leaves; Ctrl-C stops an answer, twice leaves.\n\n\
+    after_help = "In the conversation: /reset forgets it, /drafts marks drafted tokens or no longer does, /exit \
+                  leaves; Ctrl-C stops an answer, twice leaves.\n\n\
                   Examples:\n  tandem chat\n  echo 'Name three rivers.' | tandem chat --model small"
 )]
 pub struct Args {
@@ -47,6 +50,9 @@ pub struct Args {
     /// Instructions for the model
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
+    /// Underline tokens that were drafted, if the answer goes to a terminal
+    #[arg(long)]
+    show_drafts: bool,
     #[command(flatten)]
     settings: SettingsArgs,
 }
@@ -80,18 +86,18 @@ fn pair(model: &str, settings: &mut Settings, context: &Context) -> Result<Pair,
             local.wanted.sequences = Some(1);
         }
     }
-    let (role, single) = match model {
-        "auto" => return Pair::new(&settings.small, &settings.large),
-        "small" => (Role::Small, settings.small.clone()),
-        "large" => (Role::Large, settings.large.clone()),
+    let (part, single) = match model {
+        "auto" => return Pair::new([&settings.small, &settings.large], &settings.speculative),
+        "small" => (Part::Small, settings.small.clone()),
+        "large" => (Part::Large, settings.large.clone()),
         reference => {
             let mut local = LocalSettings::new(reference, context).map_err(|error| error.at("--model"))?;
             local.wanted.sequences = Some(1);
-            (Role::Small, RoleSettings::Local(local))
+            (Part::Small, RoleSettings::Local(local))
         }
     };
     settings.policy.kind = SINGLE_POLICY.to_owned();
-    Pair::single(role, &single)
+    Pair::single(part, &single, &settings.speculative)
 }
 
 async fn talk(args: &Args, settings: &Settings, pair: &Pair, context: &Context) -> Result<(), CliError> {
@@ -111,7 +117,11 @@ async fn talk(args: &Args, settings: &Settings, pair: &Pair, context: &Context) 
         args,
         messages: Vec::new(),
         is_single: args.model != "auto",
-        style: Style { dim: context.stderr_is_terminal },
+        style: Style {
+            dim: context.stderr_is_terminal,
+            can_underline: std::io::stdout().is_terminal(),
+            shows_drafts: args.show_drafts,
+        },
         interrupts: interrupts(),
         requests: 0,
     };
@@ -167,7 +177,12 @@ fn interrupts() -> mpsc::Receiver<()> {
 /// How the lines around answers look.
 #[derive(Clone, Copy)]
 struct Style {
+    /// Whether remarks are dim.
     dim: bool,
+    /// Whether answers go where marks are seen.
+    can_underline: bool,
+    /// Whether drafted tokens are to be marked.
+    shows_drafts: bool,
 }
 
 impl Style {
@@ -178,6 +193,12 @@ impl Style {
         } else {
             eprintln!("{text}");
         }
+    }
+
+    /// A piece of an answer.
+    fn piece(self, delta: &Delta) -> Cow<'_, str> {
+        let is_marked = delta.is_drafted && self.shows_drafts && self.can_underline && !delta.text.is_empty();
+        if is_marked { format!("\x1b[4m{}\x1b[24m", delta.text).into() } else { (&*delta.text).into() }
     }
 }
 
@@ -242,6 +263,11 @@ impl Talk<'_> {
                     self.reset();
                     self.style.remark("forgotten");
                 }
+                Some("/drafts") => {
+                    self.style.shows_drafts = !self.style.shows_drafts;
+                    let shown = if self.style.shows_drafts { "underlined" } else { "not marked" };
+                    self.style.remark(&format!("drafted tokens are {shown}"));
+                }
                 Some(text) => match self.answer(text).await? {
                     Answered::Whole => {}
                     Answered::Stopped => interrupts = 1,
@@ -276,7 +302,7 @@ impl Talk<'_> {
                 Some(FlowEvent::Decided(_)) => {}
                 None => return Err(CliError::failed("the answer ended without an end")),
                 Some(FlowEvent::Delta(delta)) => {
-                    output::text(&delta.text)?;
+                    output::text(&self.style.piece(&delta))?;
                     answer.push_str(&delta.text);
                 }
                 Some(FlowEvent::Finished(outcome)) => {
@@ -333,6 +359,10 @@ fn remark(outcome: &Outcome, is_single: bool) -> String {
         more if more > 0 && seconds > 0.0 => format!("{written} tokens at {:.1}/s", more as f64 / seconds),
         _ => format!("{written} token{}", if written == 1 { "" } else { "s" }),
     });
+    let accepted = outcome.usage.accepted_prediction_tokens;
+    if accepted + outcome.usage.rejected_prediction_tokens > 0 {
+        parts.push(format!("{accepted} of {written} tokens drafted"));
+    }
     parts.push(format!("${:.6}", outcome.cost_usd));
     if !is_single {
         parts.push(outcome.reason.clone());
@@ -380,6 +410,27 @@ mod tests {
     fn a_single_token_has_no_speed() {
         let usage = Usage { completion_tokens: 1, ..Usage::default() };
         assert_eq!(remark(&Outcome { usage, ..outcome() }, true), "[big · 1 token · $0.000250]");
+    }
+
+    #[test]
+    fn the_remark_says_how_much_was_drafted() {
+        let usage = Usage { accepted_prediction_tokens: 12, ..outcome().usage };
+        let drafted = "[big · 21 tokens at 10.0/s · 12 of 21 tokens drafted · $0.000250]";
+        assert_eq!(remark(&Outcome { usage, ..outcome() }, true), drafted);
+        let usage = Usage { rejected_prediction_tokens: 2, ..outcome().usage };
+        assert!(remark(&Outcome { usage, ..outcome() }, true).contains("0 of 21 tokens drafted"));
+    }
+
+    #[test]
+    fn drafted_tokens_are_underlined_on_request_where_that_is_seen() {
+        let delta = Delta { text: "word".to_owned(), is_drafted: true, ..Delta::default() };
+        let style = Style { dim: false, can_underline: true, shows_drafts: true };
+        assert_eq!(style.piece(&delta), "\u{1b}[4mword\u{1b}[24m");
+        assert_eq!(style.piece(&Delta { is_drafted: false, ..delta.clone() }), "word");
+        assert_eq!(style.piece(&Delta { text: String::new(), ..delta.clone() }), "");
+        for style in [Style { can_underline: false, ..style }, Style { shows_drafts: false, ..style }] {
+            assert_eq!(style.piece(&delta), "word");
+        }
     }
 
     #[test]

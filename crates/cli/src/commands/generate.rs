@@ -103,7 +103,7 @@ impl Sink for Printer {
         let mut told = self.told();
         match output {
             Output::Started { .. } | Output::Expired => {}
-            Output::Text { text, token } => {
+            Output::Text { text, token, .. } => {
                 told.ids.extend(token.map(|t| t.id));
                 told.text += &text;
                 if !self.is_silent && output::text(&text).is_err() {
@@ -153,11 +153,13 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
             top_p: args.top_p,
             top_k: args.top_k,
             seed: args.seed,
+            reproducible: true,
             ..SamplingParams::default()
         },
         top_logprobs: 0,
         client: None,
         priority: Priority::Interactive,
+        speculative: false,
         deadline: None,
         sink: Box::new(printer.clone()),
     });

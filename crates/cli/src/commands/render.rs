@@ -49,7 +49,7 @@ struct Rendered {
 }
 
 /// A template with what it needs of its model.
-struct Renderer {
+pub struct Renderer {
     template: ChatTemplate,
     bos_token: String,
     eos_token: String,
@@ -77,7 +77,11 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
 }
 
 impl Renderer {
-    fn new(reference: &str, context: &Context) -> Result<Self, CliError> {
+    /// The template of a model.
+    ///
+    /// # Errors
+    /// If the model can't be had, or has none.
+    pub fn new(reference: &str, context: &Context) -> Result<Self, CliError> {
         let path = context.resolve(reference)?;
         let gguf = context.open_gguf(reference)?;
         let tokenizer = Tokenizer::from_gguf(&gguf).map_err(|error| in_file(&path, &error.into()))?;
@@ -98,6 +102,15 @@ impl Renderer {
             now_unix_s: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
             template,
         })
+    }
+
+    /// The prompt for an answer to `messages`.
+    ///
+    /// # Errors
+    /// If they are no messages, or the template refuses them.
+    pub fn prompt(&self, messages: Value) -> Result<String, CliError> {
+        let line = Line { messages, tools: None, add_generation_prompt: None };
+        self.render(&line, true).map(|rendered| rendered.text)
     }
 
     fn render(&self, line: &Line, add_generation_prompt: bool) -> Result<Rendered, CliError> {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use contract::Role;
 use gateway::{Flow, FlowParts, Gateway, Metrics};
 use ledger::Ledger;
 use serde::Serialize;
@@ -13,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::budget::{Budget, Plan};
 use crate::context::Context;
+use crate::drafting::Part;
 use crate::error::CliError;
 use crate::output;
 use crate::pair::{Loading, Pair, name_upstream_models};
@@ -53,23 +53,23 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     for variable in settings::unknown_variables(context.environment()) {
         tracing::warn!("unknown environment variable {variable}");
     }
-    let pair = Pair::new(&settings.small, &settings.large)?;
-    if args.check || settings.memory_bytes.is_some() {
+    let pair = Pair::new([&settings.small, &settings.large], &settings.speculative)?;
+    if args.check || settings.memory_bytes.is_some() || settings.speculative.asks_for_model() {
         let plan = pair.plan(&Budget::new(&settings), context)?;
         if args.check {
-            return print(&settings, plan.map(|plan| (plan, pair.local_roles())), context);
+            return print(&settings, plan.map(|plan| (plan, pair.parts())), context);
         }
     }
     let runtime = io_runtime()?;
     runtime.block_on(name_upstream_models([&mut settings.small, &mut settings.large]))?;
-    let pair = Pair::new(&settings.small, &settings.large)?;
+    let pair = Pair::new([&settings.small, &settings.large], &settings.speculative)?;
     let served = runtime.block_on(serve(settings, pair, context));
     // A model that is still loading is not waited for.
     runtime.shutdown_background();
     served
 }
 
-fn print(settings: &Settings, plan: Option<(Plan, Vec<Role>)>, context: &Context) -> Result<(), CliError> {
+fn print(settings: &Settings, plan: Option<(Plan, Vec<Part>)>, context: &Context) -> Result<(), CliError> {
     if context.json {
         let sections = settings::effective(settings)?.into_iter();
         let mut sections: BTreeMap<&str, toml::Table> = sections.collect();
@@ -77,8 +77,8 @@ fn print(settings: &Settings, plan: Option<(Plan, Vec<Role>)>, context: &Context
         return output::json(&sections);
     }
     // Not part of the settings, which can be written to a file as they are.
-    if let Some((plan, roles)) = plan {
-        eprint!("{}", plan.table(&roles));
+    if let Some((plan, parts)) = plan {
+        eprint!("{}", plan.table(&parts));
     }
     let text = settings::effective_toml(settings)?;
     let file = settings.file.as_ref().map(|path| path.display().to_string());

@@ -27,6 +27,7 @@ pub fn effective(settings: &Settings) -> Result<Vec<(&'static str, Table)>, CliE
         ("small", role(&settings.small)?),
         ("large", role(&settings.large)?),
         ("policy", table(&settings.policy)?),
+        ("speculative", settings.speculative.effective()),
         ("ledger", ledger),
         ("cache", table(&settings.cache)?),
     ])

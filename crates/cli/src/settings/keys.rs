@@ -133,10 +133,8 @@ const LEDGER: &[Key] = &[
 
 const CACHE: &[Key] = &[key("packed", Kind::Switch), key("packed_bytes_max", Kind::Bytes)];
 
-const SPECULATIVE: &[Key] = &[key(
-    "enabled",
-    Kind::Unavailable("speculative decoding is not available in this version; take [speculative] out"),
-)];
+const SPECULATIVE: &[Key] =
+    &[key("enabled", Kind::Switch), key("drafter", Kind::Text), key("model", Kind::Text)];
 
 /// All sections.
 pub const SECTIONS: &[Section] = &[

@@ -233,7 +233,7 @@ mod tests {
             ("server = 3", "must be a section"),
             ("[[guard]]\nname = \"pii\"", "guards are not available"),
             ("[policy]\nmax_quality_loss = 0.02", "no calibrations in this version"),
-            ("[speculative]\nenabled = true", "speculative decoding is not available"),
+            ("[speculative]\ndraft = \"model\"", "did you mean `drafter`?"),
             ("[server]\nqueue_max = \"many\"", "server.queue_max must be a whole number, not string"),
             ("\n[server", "tandem.toml:2: not TOML"),
         ] {

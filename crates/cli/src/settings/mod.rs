@@ -7,6 +7,7 @@ mod keys;
 mod layers;
 mod roles;
 mod server;
+mod speculative;
 
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,7 @@ pub use keys::parse_bytes;
 pub use layers::{Flags, unknown_variables};
 pub use roles::{LocalSettings, RoleSettings};
 pub use server::Open;
+pub use speculative::{DrafterKind, SpeculativeSettings};
 
 /// Name of the ledger in the home folder.
 const LEDGER_FILE: &str = "ledger.db";
@@ -54,6 +56,9 @@ pub struct SettingsArgs {
     /// Budget for everything in memory, such as 3GiB
     #[arg(long, value_name = "BYTES")]
     pub memory: Option<String>,
+    /// Whether what local models write is drafted, which makes it faster, not different [default: true]
+    #[arg(long, value_name = "true|false")]
+    pub speculative: Option<String>,
 }
 
 impl SettingsArgs {
@@ -69,6 +74,7 @@ impl SettingsArgs {
             key("small", "context_tokens", "--context", &self.context),
             key("large", "context_tokens", "--context", &self.context),
             key("server", "memory", "--memory", &self.memory),
+            key("speculative", "enabled", "--speculative", &self.speculative),
         ];
         Flags {
             config: self.config.clone(),
@@ -106,6 +112,8 @@ pub struct Settings {
     pub large: RoleSettings,
     /// How requests are routed.
     pub policy: PolicySettings,
+    /// How local models' tokens are drafted.
+    pub speculative: SpeculativeSettings,
     /// The ledger.
     pub ledger: LedgerPlan,
     /// What is kept for the next start.
@@ -136,7 +144,20 @@ pub fn load(mut flags: Flags, context: &Context) -> Result<Settings, CliError> {
     let cache = CacheSettings::read(std::mem::take(raw.section("cache")))?;
     let mut role = |name| RoleSettings::read(name, std::mem::take(raw.section(name)), context);
     let (small, large) = (role("small")?, role("large")?);
-    Ok(Settings { file: raw.file, gateway, memory_bytes, open, threads, small, large, policy, ledger, cache })
+    let speculative = SpeculativeSettings::read(std::mem::take(raw.section("speculative")), context)?;
+    Ok(Settings {
+        file: raw.file,
+        gateway,
+        memory_bytes,
+        open,
+        threads,
+        small,
+        large,
+        policy,
+        speculative,
+        ledger,
+        cache,
+    })
 }
 
 /// Where the ledger is, by configuration file and environment.

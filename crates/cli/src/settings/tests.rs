@@ -171,6 +171,10 @@ fn settings_that_make_no_sense_are_refused_by_name() {
         ("[ledger]\nkeep_text = \"all\"", 2, "keep_text"),
         ("[ledger]\nqueue_rows_max = 0", 2, "queue_rows_max"),
         ("[ledger]\npath = \"\"", 2, "ledger.path"),
+        ("[speculative]\ndrafter = \"eagle\"", 2, "one of auto, prompt-lookup, model, chain"),
+        ("[speculative]\nenabled = 1", 2, "speculative.enabled must be true or false"),
+        ("[speculative]\nmodel = \"no/such.gguf\"", 3, "speculative.model"),
+        ("[speculative]\ndrafter = \"prompt-lookup\"\nmodel = \"smollm2-135m\"", 2, "has no meaning"),
         ("[cache]\npacked_bytes_max = \"some\"", 2, "cache.packed_bytes_max"),
         ("[cache]\npacked = 1", 2, "cache.packed must be true or false"),
     ] {
@@ -183,7 +187,8 @@ fn settings_that_make_no_sense_are_refused_by_name() {
 #[test]
 fn what_is_shown_is_a_configuration_that_means_the_same() {
     let url = "[large]\nurl = \"http://h/v1\"\nmodel = \"m\"\napi_key_env = \"KEY\"\ncontext_tokens = 7\n";
-    let extra = "[server]\nmemory = \"1GiB\"\nrequest_tokens_max = 9\n[small]\nkv_tokens = 300\n";
+    let extra = "[server]\nmemory = \"1GiB\"\nrequest_tokens_max = 9\n[small]\nkv_tokens = 300\n\
+                 [speculative]\ndrafter = \"chain\"\nmodel = \"smollm2-135m\"\n";
     for file in [String::new(), format!("{url}{extra}")] {
         let variables = [("KEY", "sk-secret")];
         let settings = Fixture::new(&file).load(&variables, SettingsArgs::default()).unwrap();
@@ -194,6 +199,27 @@ fn what_is_shown_is_a_configuration_that_means_the_same() {
         let again = Settings { file: None, open: settings.open, ..again };
         assert_eq!(again, Settings { file: None, ..settings });
     }
+}
+
+#[test]
+fn tokens_are_drafted_unless_told_otherwise() {
+    let with = |file: &str, variables: &[(&str, &str)], flag: Option<&str>| {
+        let args = SettingsArgs { speculative: flag.map(str::to_owned), ..SettingsArgs::default() };
+        Fixture::new(file).load(variables, args).map(|settings| settings.speculative)
+    };
+    let settings = with("", &[], None).unwrap();
+    let default = SpeculativeSettings { enabled: true, drafter: DrafterKind::Auto, model: None };
+    assert_eq!(settings, default);
+    assert!(!settings.asks_for_model());
+    let off = "[speculative]\nenabled = false\ndrafter = \"chain\"";
+    assert!(!with(off, &[], None).unwrap().enabled);
+    assert!(!with(off, &[], None).unwrap().asks_for_model());
+    assert!(with(off, &[("TANDEM_SPECULATIVE_ENABLED", "true")], None).unwrap().asks_for_model());
+    assert!(!with("", &[("TANDEM_SPECULATIVE_ENABLED", "true")], Some("false")).unwrap().enabled);
+    let named = with("", &[("TANDEM_SPECULATIVE_MODEL", "smollm2-135m")], None).unwrap();
+    assert_eq!(named.model.as_ref().unwrap().name, "smollm2-135m");
+    assert!(named.asks_for_model() && !named.alone().asks_for_model());
+    assert_eq!(with("", &[], Some("often")).unwrap_err().exit_code(), 2);
 }
 
 #[test]

@@ -18,6 +18,19 @@ fn lines_are_answered_and_answers_alone_are_on_stdout() {
 }
 
 #[test]
+fn drafts_are_marked_on_terminals_only() {
+    let home = Home::new();
+    let model = home.chat_model("tiny-qwen2");
+    let args = ["chat", "--model", &model, "--max-tokens", "60"];
+    let plain = home.run_with_input(&args, "the cat sat\n");
+    let shown =
+        home.run_with_input(&[args.as_slice(), &["--show-drafts"]].concat(), "the cat sat\n/drafts\n");
+    assert_eq!(shown.code, Some(0), "{shown:?}");
+    assert_eq!(shown.stdout, plain.stdout);
+    assert!(shown.stderr.contains("drafted tokens are not marked"), "{shown:?}");
+}
+
+#[test]
 fn auto_says_who_answered_and_the_ledger_knows() {
     let home = Home::new();
     let (small, large) = (home.chat_model("tiny-qwen2"), home.chat_model("tiny-llama-mqa"));

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backends::{EmbeddedBackend, EmbeddedOptions};
+use backends::{DraftOptions, EmbeddedBackend, EmbeddedOptions};
 use contract::{Backend, Price};
 use engine::decoder::DecoderOptions;
 use engine::model::{LoadOptions, Model};
@@ -71,6 +71,7 @@ fn engine() -> EmbeddedBackend {
         decoder: DecoderOptions::new(4, 1024),
         queue_max: 8,
         idle: None,
+        drafts: Some(DraftOptions { prompt_lookup: true, ..DraftOptions::default() }),
     };
     backend.start(model, &options).unwrap();
     backend
@@ -122,7 +123,7 @@ impl World {
 
     /// The sum of a metric's values.
     fn metric(&self, name: &str) -> f64 {
-        let text = self.flow.metrics().render(0).unwrap();
+        let text = self.flow.metrics().render(0, &[]).unwrap();
         let lines = text.lines().filter(|line| line.starts_with(name));
         lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
@@ -158,7 +159,7 @@ impl World {
             "DEBUG {}",
             self.flow
                 .metrics()
-                .render(0)
+                .render(0, &[])
                 .unwrap()
                 .lines()
                 .filter(|l| l.starts_with("tandem_requests"))

@@ -1,5 +1,7 @@
 //! The forward pass: [`Decoder`].
 
+mod head;
+
 use std::slice;
 use std::sync::Arc;
 
@@ -9,6 +11,7 @@ use kernels::kv::{AttentionBatch, AttentionScratch, SequenceRows};
 use kernels::pool::Pool;
 use kernels::product::{Columns, ColumnsShape, Rounding, Weights, announce, each_row, multiply};
 
+use self::head::Head;
 use super::kv::{KvBlocks, KvCache, KvError};
 use super::rope::RopeTable;
 use super::sizes::{Room, column_shapes, positions_max};
@@ -24,6 +27,10 @@ use crate::spec::{Activation, DecoderSpec};
 pub struct DecoderOptions {
     /// Sequences at once.
     pub sequences: usize,
+    /// Further sequences, of those who draft with this model for another.
+    pub guests: usize,
+    /// Drafted tokens of a pass at most: each has a row of logits, as each sequence has.
+    pub draft_tokens: usize,
     /// Positions of the key-value cache, shared by all sequences.
     pub kv_tokens: usize,
     /// How keys and values are stored; where this says f16, an exact model's are f32.
@@ -35,7 +42,19 @@ pub struct DecoderOptions {
 impl DecoderOptions {
     /// f16 keys and values, and passes of [`BATCH_TOKENS_DEFAULT`].
     pub fn new(sequences: usize, kv_tokens: usize) -> Self {
-        DecoderOptions { sequences, kv_tokens, kv_type: KvType::F16, batch_tokens: BATCH_TOKENS_DEFAULT }
+        DecoderOptions {
+            sequences,
+            guests: 0,
+            draft_tokens: 0,
+            kv_tokens,
+            kv_type: KvType::F16,
+            batch_tokens: BATCH_TOKENS_DEFAULT,
+        }
+    }
+
+    /// Sequences that the cache can hold.
+    pub(super) fn sequences_in_all(&self) -> usize {
+        self.sequences + self.guests
     }
 }
 
@@ -101,6 +120,7 @@ pub struct Decoder {
     batch_tokens: usize,
     /// Embedding rows read since their pages were given back.
     embedded: usize,
+    tokens_read: u64,
     ropes: Vec<RopeTable>,
     columns: Columns,
     scratch: AttentionScratch,
@@ -165,6 +185,7 @@ impl Decoder {
             watch: None,
             batch_tokens,
             embedded: 0,
+            tokens_read: 0,
             ropes: room.ropes.iter().map(|&values| RopeTable::with_room(values)).collect(),
             columns: Columns::with_room(&shapes, threads),
             scratch: AttentionScratch::new(spec.head_dim, threads, positions_max(spec, &options)),
@@ -217,6 +238,12 @@ impl Decoder {
         self.kv.settle(sequence.0, tokens);
     }
 
+    /// Forgets a sequence's tokens from the `tokens`th on, as far as they are not settled and were added by
+    /// the last pass.
+    pub fn truncate(&mut self, sequence: SequenceId, tokens: usize) {
+        self.kv.truncate(sequence.0, tokens);
+    }
+
     /// Gives a sequence and its part of the cache back.
     pub fn end(&mut self, sequence: SequenceId) {
         self.kv.give_back(sequence.0);
@@ -240,6 +267,11 @@ impl Decoder {
         self.kv.reserve(sequence.0, tokens)
     }
 
+    /// Tokens that all passes so far have read.
+    pub fn tokens_read(&self) -> u64 {
+        self.tokens_read
+    }
+
     /// Blocks of 64 positions, over all groups of layers.
     pub fn blocks(&self) -> KvBlocks {
         self.kv.blocks()
@@ -251,20 +283,36 @@ impl Decoder {
     /// # Errors
     /// If the batch is not well-formed or there is no room; then no sequence has advanced.
     pub fn forward(&mut self, works: &[Work]) -> Result<&[f32], ForwardError> {
+        let vocabulary = self.model.weights().vocabulary;
+        self.run(works, &Head { vocabulary, rounding: Rounding::Int16 })
+    }
+
+    /// As [`Decoder::forward`], with logits for drafting: of the first `vocabulary` tokens only, `[wanted][vocabulary]`,
+    /// and with less precision. What is kept of the sequences is the same.
+    ///
+    /// # Errors
+    /// As [`Decoder::forward`].
+    pub fn forward_draft(&mut self, works: &[Work], vocabulary: usize) -> Result<&[f32], ForwardError> {
+        let vocabulary = vocabulary.min(self.model.weights().vocabulary);
+        self.run(works, &Head { vocabulary, rounding: Rounding::Int8 })
+    }
+
+    fn run(&mut self, works: &[Work], head: &Head) -> Result<&[f32], ForwardError> {
         let mut rows = std::mem::take(&mut self.rows);
         let admitted = self.admit(works, &mut rows);
         if let Ok(tokens) = admitted {
-            self.pass(works, &Batch { rows: &rows, tokens });
+            self.pass((works, head), &Batch { rows: &rows, tokens });
         }
         self.rows = rows;
         admitted.map(|_| self.logits.as_slice())
     }
 
     /// The pass itself; the batch has its place in the cache.
-    fn pass(&mut self, works: &[Work], batch: &Batch) {
+    fn pass(&mut self, (works, head): (&[Work], &Head), batch: &Batch) {
         let model = self.model.clone();
         let spec = model.spec();
         self.resize(spec, batch.tokens);
+        self.tokens_read += batch.tokens as u64;
         for (row, &token) in works.iter().flat_map(|w| w.tokens).enumerate() {
             let to = &mut self.residual[row * spec.hidden..][..spec.hidden];
             model.embed(token, to);
@@ -285,7 +333,7 @@ impl Decoder {
             self.feed_forward_block(&model, (layer, next), batch.tokens);
             pending = Some(layer);
         }
-        self.head(&model, works, pending);
+        self.head(&model, (works, head), pending);
         for rows in batch.rows {
             self.kv.advance(rows.sequence, rows.tokens);
         }
@@ -445,50 +493,6 @@ impl Decoder {
             None => announce(&self.pool, &[model.weights().head.weights(file)]),
         }
         multiply(kernels, &[layer.down.weights(file)], &self.columns, projected);
-    }
-
-    /// The wanted rows' logits.
-    fn head(&mut self, model: &Model, works: &[Work], last: Option<&Layer>) {
-        let spec = model.spec();
-        let (hidden, isa) = (spec.hidden, self.isa);
-        let mut wanted = std::mem::take(&mut self.wanted);
-        wanted.clear();
-        let mut row = 0;
-        for work in works {
-            let end = row + work.tokens.len();
-            match work.logits {
-                Logits::None => {}
-                Logits::Last => wanted.push(end - 1),
-                Logits::All => wanted.extend(row..end),
-            }
-            row = end;
-        }
-        // Wanted rows move to the front; they ascend, so none is overwritten before it has moved.
-        for (to, &from) in wanted.iter().enumerate() {
-            self.residual.copy_within(from * hidden..(from + 1) * hidden, to * hidden);
-            self.projected.copy_within(from * hidden..(from + 1) * hidden, to * hidden);
-        }
-        let weights = model.weights();
-        let vocabulary = weights.vocabulary;
-        self.logits.resize(wanted.len() * vocabulary, 0.0);
-        let join = Join { isa, spec, added: &self.projected, norm: Some(&weights.final_norm) };
-        // Its rounding shows in the logits directly, and a prompt has few wanted rows.
-        let rounding = if weights.head.is_packed() { Rounding::Int16 } else { Rounding::None };
-        let shape = ColumnsShape { rounding, ..shape_for(slice::from_ref(&weights.head), wanted.len()) };
-        let residual = &mut self.residual[..wanted.len() * hidden];
-        self.wanted = wanted;
-        let post = last.map(|l| l.post_feed_forward_norm.as_deref());
-        let kernels = (isa, &*self.pool);
-        self.columns.fill(kernels, shape, residual, &|row, state, out| join.apply(row, post, state, out));
-        multiply(kernels, &[weights.head.weights(model.file())], &self.columns, &mut self.logits);
-        if spec.logit_scale != 1.0 || spec.logit_soft_cap.is_some() {
-            each_row(&self.pool, &mut self.logits, vocabulary, &|_, row| {
-                row.iter_mut().for_each(|x| *x *= spec.logit_scale);
-                if let Some(cap) = spec.logit_soft_cap {
-                    isa.soft_cap(row, cap);
-                }
-            });
-        }
     }
 }
 

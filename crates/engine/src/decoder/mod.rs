@@ -3,12 +3,15 @@
 mod forward;
 mod kv;
 mod rope;
+mod shared;
 mod sizes;
 mod smoothing;
 mod weights;
 
 pub use forward::{Decoder, DecoderOptions, ForwardError, Logits, SequenceId, Work};
 pub use kv::{KvBlocks, KvError};
+pub use shared::SharedDecoder;
+pub(crate) use shared::{GuestNumber, Held};
 pub use sizes::{Sizes, SizesFor};
 pub(crate) use weights::Weights;
 pub use weights::WeightsError;

@@ -91,14 +91,16 @@ impl Room {
     }
 }
 
-/// Rows of logits there is room for: one a sequence, as writing needs. Asking for more grows.
+/// Rows of logits there is room for: one a sequence, as writing needs, and those of drafted tokens. Asking for
+/// more grows.
 fn logit_rows(options: &DecoderOptions) -> usize {
-    options.sequences.min(options.batch_tokens)
+    (options.sequences + options.draft_tokens).min(options.batch_tokens)
 }
 
 /// Most positions of a sequence: whole blocks.
 pub(super) fn positions_max(spec: &DecoderSpec, options: &DecoderOptions) -> usize {
-    let all = options.kv_tokens.next_multiple_of(BLOCK_POSITIONS) + options.sequences * BLOCK_POSITIONS;
+    let all =
+        options.kv_tokens.next_multiple_of(BLOCK_POSITIONS) + options.sequences_in_all() * BLOCK_POSITIONS;
     spec.context_tokens.next_multiple_of(BLOCK_POSITIONS).min(all)
 }
 

@@ -64,7 +64,7 @@ impl Linear {
     /// As a product's operand; `file` is the whole file.
     pub fn weights<'a>(&'a self, file: &'a [u8]) -> product::Weights<'a> {
         match self {
-            Linear::Packed(panels) => product::Weights::Panels(panels),
+            Linear::Packed(panels) => panels.into(),
             Linear::Rows { format, at, rows, columns } => product::Weights::Float(product::FloatRows {
                 format: *format,
                 data: &file[at.clone()],

@@ -7,7 +7,8 @@ use kernels::isa::Isa;
 use super::job::{Finished, Job, Output, Priority, StopReason};
 use crate::decoder::{ForwardError, SequenceId};
 use crate::model::Model;
-use crate::sampling::Sampler;
+use crate::sampling::{Sampled, Sampler};
+use crate::speculation::{DRAFT_TOKENS_MAX, Draft, DraftJob};
 use crate::stop::StopFilter;
 use crate::tokenizer::StreamDecoder;
 
@@ -46,12 +47,19 @@ pub(super) struct Entry {
     pub promised: usize,
     pub written_max: usize,
     pub end: Option<End>,
+    /// What is guessed to follow.
+    pub draft: Draft,
+    /// The last token and its draft, as a step reads them.
+    pub ahead: Vec<u32>,
+    /// Drafted tokens so far that were written, and that were not.
+    accepted_tokens: usize,
+    rejected_tokens: usize,
     sampler: Sampler,
     decoder: StreamDecoder,
     filter: StopFilter,
     /// What the last token's bytes completed.
     decoded: String,
-    prompt_tokens: usize,
+    pub prompt_tokens: usize,
     cached_tokens: usize,
     arrived: Instant,
     started: Option<Instant>,
@@ -78,6 +86,10 @@ impl Entry {
             promised: 0,
             written_max,
             end: None,
+            draft: Draft::default(),
+            ahead: Vec::new(),
+            accepted_tokens: 0,
+            rejected_tokens: 0,
             sampler: Sampler::new(job.sampling.clone(), isa, &tokens),
             decoder: StreamDecoder::default(),
             filter: StopFilter::new(&job.stop),
@@ -122,12 +134,59 @@ impl Entry {
     /// Leaves its place, to start again later where it is. Gives the place.
     pub fn step_back(&mut self) -> Option<SequenceId> {
         (self.read, self.promised) = (0, 0);
+        self.draft.clear();
         self.sequence.take()
     }
 
-    /// Draws a token from its logits and hands on the text that it completes.
-    pub fn draw(&mut self, model: &Model, logits: &[f32]) {
-        let sampled = self.sampler.draw(logits, self.job.top_logprobs);
+    /// Tokens that may be drafted for it.
+    pub fn draft_limit(&self) -> usize {
+        let left = self.written_max - self.written();
+        // The last token is the target's own in any case.
+        left.saturating_sub(1).min(self.promised.saturating_sub(self.tokens.len())).min(DRAFT_TOKENS_MAX)
+    }
+
+    /// What drafters are told. `answer_tokens`: what answers are long on average.
+    pub fn draft_job(&mut self, answer_tokens: f64) -> DraftJob<'_> {
+        let limit = self.draft_limit();
+        let left = self.written_max - self.written();
+        // Who has written more than most may go on for as long again.
+        let expected = (answer_tokens - self.written() as f64).max(answer_tokens / 2.0);
+        DraftJob {
+            id: self.due.arrival,
+            client: self.job.client.as_ref(),
+            text: &self.tokens,
+            prompt_tokens: self.prompt_tokens,
+            expected_tokens: left.min(expected as usize),
+            limit,
+            sampler: &mut self.sampler,
+            draft: &mut self.draft,
+        }
+    }
+
+    /// Draws tokens from the logits after the last token and after each drafted one, as long as the draft
+    /// is right. Returns how much of it was.
+    pub fn write(&mut self, model: &Model, logits: &[f32]) -> usize {
+        let drafted = self.draft.ids().len();
+        for (place, row) in logits.chunks_exact(model.vocabulary()).enumerate() {
+            let top = self.job.top_logprobs;
+            let guess = self.draft.proposals().get(place);
+            let sampled = match guess {
+                Some(proposal) => self.sampler.verify(row, proposal, top),
+                None => self.sampler.draw(row, top),
+            };
+            let is_drafted = guess.is_some_and(|proposal| proposal.id == sampled.id);
+            self.take(model, sampled, is_drafted);
+            self.accepted_tokens += usize::from(is_drafted);
+            if !is_drafted || self.end.is_some() {
+                self.rejected_tokens += drafted - place - usize::from(is_drafted);
+                return place + usize::from(is_drafted);
+            }
+        }
+        drafted
+    }
+
+    /// Takes a drawn token and hands on the text that it completes.
+    fn take(&mut self, model: &Model, sampled: Sampled, is_drafted: bool) {
         self.first_token.get_or_insert_with(Instant::now);
         self.tokens.push(sampled.id);
         let tokenizer = model.tokenizer();
@@ -154,7 +213,7 @@ impl Entry {
             text += &self.filter.finish();
         }
         if token.is_some() || !text.is_empty() {
-            self.job.sink.send(Output::Text { text, token });
+            self.job.sink.send(Output::Text { text, token, is_drafted });
         }
         self.end = end.map(End::Finished);
     }
@@ -180,6 +239,8 @@ impl Entry {
             prompt_tokens: self.prompt_tokens,
             cached_tokens: self.cached_tokens,
             completion_tokens: self.written(),
+            accepted_tokens: self.accepted_tokens,
+            rejected_tokens: self.rejected_tokens,
             queue_ms: milliseconds(self.arrived, started),
             prompt_ms: milliseconds(started, first),
             decode_ms: milliseconds(first, now),

@@ -32,6 +32,9 @@ pub struct Job {
     pub client: Option<Arc<str>>,
     /// Who goes first.
     pub priority: Priority,
+    /// Whether its tokens may be drafted. They are the same either way, but for their randomness where they
+    /// are sampled and not reproducible.
+    pub speculative: bool,
     /// When nobody wants it any more.
     pub deadline: Option<Instant>,
     /// Where the output goes.
@@ -62,6 +65,8 @@ pub enum Output {
         text: String,
         /// The token; `None` where held-back text is flushed at the end.
         token: Option<Sampled>,
+        /// Whether a drafter had guessed it.
+        is_drafted: bool,
     },
     /// It is complete.
     Finished(Finished),
@@ -93,6 +98,10 @@ pub struct Finished {
     pub cached_tokens: usize,
     /// Tokens written, an end-of-generation token included.
     pub completion_tokens: usize,
+    /// Drafted tokens that were written, and that were not.
+    pub accepted_tokens: usize,
+    /// See `accepted_tokens`.
+    pub rejected_tokens: usize,
     /// Milliseconds in the queue, to the first token, and from there to the last.
     pub queue_ms: f64,
     /// See `queue_ms`.

@@ -7,25 +7,27 @@
 //! nothing is, the job that is due last steps back: its blocks stay in the cache as long as they can, and
 //! when there is room it reads on from what is still there. Results depend on none of this.
 
+mod drafting;
 mod entry;
 mod job;
 mod pace;
 mod turns;
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Instant;
 
 use kernels::attention::BLOCK_POSITIONS;
 use kernels::isa::Isa;
 
+pub use self::drafting::{DraftCounts, Speculation};
 use self::entry::{Due, End, Entry, milliseconds};
 pub use self::job::{Finished, Job, Output, Priority, Sink, StopReason, SubmitError};
 use self::pace::Pace;
 pub use self::turns::{Seat, Turns};
-use crate::decoder::{Decoder, KvBlocks, Logits, Work};
+use crate::decoder::{Decoder, Held, KvBlocks, Logits, SequenceId, SharedDecoder, Work};
 use crate::model::Model;
 use crate::recycle::emptied;
+use crate::speculation::DRAFT_TOKENS_MAX;
 
 /// Limits of a [`Scheduler`].
 #[derive(Clone, Copy, Debug)]
@@ -40,13 +42,14 @@ pub struct SchedulerLimits {
 
 /// Runs jobs on one decoder.
 pub struct Scheduler {
-    decoder: Decoder,
+    decoder: Arc<SharedDecoder>,
+    model: Arc<Model>,
     isa: Isa,
     limits: SchedulerLimits,
+    batch_tokens: usize,
     seat: Seat,
     pace: Pace,
-    /// Makes cache scopes of clients' names.
-    scopes: RandomState,
+    speculation: Option<Speculation>,
     arrivals: u64,
     hit_tokens: u64,
     waiting: Vec<Entry>,
@@ -66,6 +69,8 @@ struct Planned {
     chunk: usize,
     /// Whether a token is to be drawn after them.
     draws: bool,
+    /// Whether it writes: its tokens are the last one and the draft of what follows.
+    writes: bool,
 }
 
 /// Figures of a [`Scheduler`] at one moment.
@@ -79,6 +84,8 @@ pub struct Load {
     pub blocks: KvBlocks,
     /// Prompt tokens so far that were in the cache already.
     pub hit_tokens: u64,
+    /// Drafted tokens so far.
+    pub drafts: DraftCounts,
 }
 
 impl std::fmt::Debug for Scheduler {
@@ -99,12 +106,14 @@ impl Scheduler {
         let running_max = limits.running_max.min(decoder.batch_tokens());
         let limits = SchedulerLimits { running_max, ..limits };
         Scheduler {
-            decoder,
+            model: decoder.model().clone(),
+            batch_tokens: decoder.batch_tokens(),
+            decoder: Arc::new(SharedDecoder::new(decoder)),
             isa,
             limits,
             seat,
             pace: Pace::default(),
-            scopes: RandomState::new(),
+            speculation: None,
             arrivals: 0,
             hit_tokens: 0,
             waiting: Vec::new(),
@@ -115,20 +124,39 @@ impl Scheduler {
         }
     }
 
+    /// Lets its jobs' tokens be drafted.
+    #[must_use]
+    pub fn with_speculation(mut self, speculation: Speculation) -> Self {
+        self.speculation = Some(speculation);
+        self
+    }
+
     /// The model.
     pub fn model(&self) -> &Model {
-        self.decoder.model()
+        &self.model
+    }
+
+    /// The decoder, for drafters of other models' tokens.
+    pub fn decoder(&self) -> &Arc<SharedDecoder> {
+        &self.decoder
+    }
+
+    /// How its jobs' tokens are drafted.
+    pub fn speculation(&self) -> Option<&Speculation> {
+        self.speculation.as_ref()
     }
 
     /// How much there is to do, and what it holds.
     pub fn load(&self) -> Load {
         let (waiting, running) = (self.waiting.len(), self.running.len());
-        Load { waiting, running, blocks: self.decoder.blocks(), hit_tokens: self.hit_tokens }
+        let drafts = self.speculation.as_ref().map_or_else(DraftCounts::default, Speculation::counts);
+        let blocks = self.decoder.lock().decoder.blocks();
+        Load { waiting, running, blocks, hit_tokens: self.hit_tokens, drafts }
     }
 
     /// Longest prompt and answer of one job.
     fn context_tokens(&self) -> usize {
-        self.decoder.model().spec().context_tokens.min(self.limits.kv_tokens)
+        self.model.spec().context_tokens.min(self.limits.kv_tokens)
     }
 
     /// Queues a job, or tells its sink why not: the queue is full, or it can never run.
@@ -139,7 +167,7 @@ impl Scheduler {
         }
         let prompt = job.prompt.len();
         let written_max = job.max_tokens.unwrap_or(self.context_tokens() - prompt);
-        let scope = self.scopes.hash_one(&job.client);
+        let scope = self.decoder.scope(job.client.as_ref());
         self.arrivals += 1;
         let timing = (self.pace.prompt_ms(prompt), self.arrivals);
         self.waiting.push(Entry::new(job, (self.isa, scope), written_max, timing));
@@ -152,7 +180,7 @@ impl Scheduler {
         if prompt == 0 {
             return Err(SubmitError::EmptyPrompt);
         }
-        let vocabulary = self.decoder.model().vocabulary();
+        let vocabulary = self.model.vocabulary();
         if let Some(&token) = job.prompt.iter().find(|&&t| t as usize >= vocabulary) {
             return Err(SubmitError::Token { token, vocabulary });
         }
@@ -171,9 +199,10 @@ impl Scheduler {
         self.admit();
         if self.running.is_empty() {
             self.seat.tell(None);
-            return false;
+            return self.prepare();
         }
         self.schedule();
+        self.draft();
         self.run();
         self.settle();
         true
@@ -221,16 +250,18 @@ impl Scheduler {
             return false;
         }
         let entry = &mut self.waiting[index];
-        let Ok((sequence, cached)) = self.decoder.begin_with(entry.scope, &entry.tokens) else {
-            return false;
-        };
         // The prompt, and the beginning of an answer.
         let ahead = (entry.written_max - entry.written()).min(BLOCK_POSITIONS);
         entry.promised = entry.tokens.len() + ahead;
-        if !self.decoder.promise(sequence, entry.promised) {
-            self.decoder.end(sequence);
-            return false;
-        }
+        let held = &mut *self.decoder.lock();
+        let (sequence, cached) = loop {
+            if let Some(found) = place(&mut held.decoder, entry) {
+                break found;
+            }
+            if !held.make_room() {
+                return false;
+            }
+        };
         let mut entry = self.waiting.remove(index);
         self.hit_tokens += cached as u64;
         entry.start(sequence, cached);
@@ -243,7 +274,7 @@ impl Scheduler {
         let Some(index) = self.running.iter().position(|entry| entry.due == due) else { return };
         let mut entry = self.running.remove(index);
         if let Some(sequence) = entry.step_back() {
-            self.decoder.end(sequence);
+            self.decoder.lock().decoder.end(sequence);
         }
         self.waiting.push(entry);
     }
@@ -255,13 +286,13 @@ impl Scheduler {
         self.readers.clear();
         for (index, entry) in self.running.iter().enumerate() {
             if entry.is_writing() {
-                self.plan.push(Planned { index, chunk: 1, draws: true });
+                self.plan.push(Planned { index, chunk: 1, draws: true, writes: true });
             } else {
                 self.readers.push((entry.due, index));
             }
         }
         let writing = self.plan.len();
-        let mut room = self.decoder.batch_tokens() - writing;
+        let mut room = self.batch_tokens - writing;
         let own = if writing > 0 { self.pace.step_ms() } else { None };
         let others = self.seat.others_step_ms();
         self.seat.tell(own);
@@ -274,25 +305,30 @@ impl Scheduler {
             let left = self.running[index].unread();
             let chunk = left.min(room);
             if chunk > 0 {
-                self.plan.push(Planned { index, chunk, draws: chunk == left });
+                self.plan.push(Planned { index, chunk, draws: chunk == left, writes: false });
                 room -= chunk;
             }
         }
     }
 
-    /// Sees to it that everyone who writes has room for the next token.
+    /// Sees to it that everyone who writes has room for the next token, and for a draft if there is.
     fn make_room(&mut self) {
         let mut index = 0;
         while let Some(entry) = self.running.get_mut(index) {
-            if entry.tokens.len() <= entry.promised {
+            let Some(sequence) = entry.sequence else { break };
+            let left = entry.written_max - entry.written();
+            let draft = if self.speculation.is_some() { left.min(DRAFT_TOKENS_MAX) } else { 0 };
+            if entry.tokens.len() + draft <= entry.promised {
                 index += 1;
                 continue;
             }
-            let Some(sequence) = entry.sequence else { break };
-            let ahead = (entry.written_max - entry.written()).min(BLOCK_POSITIONS);
-            let wanted = entry.tokens.len() + ahead;
-            if self.decoder.promise(sequence, wanted) {
+            let wanted = entry.tokens.len() + left.min(BLOCK_POSITIONS);
+            let has_room = self.decoder.lock().promise(sequence, wanted);
+            if has_room {
                 entry.promised = wanted;
+            }
+            if has_room || entry.tokens.len() <= entry.promised {
+                index += 1;
                 continue;
             }
             let Some(last) = self.running.iter().map(|entry| entry.due).max() else { break };
@@ -307,53 +343,73 @@ impl Scheduler {
         let mut works: Vec<Work> = emptied(std::mem::take(&mut self.works));
         works.extend(self.plan.iter().filter_map(|planned| {
             let entry = &self.running[planned.index];
-            let tokens = &entry.tokens[entry.read..entry.read + planned.chunk];
-            let logits = if planned.draws { Logits::Last } else { Logits::None };
-            Some(Work { sequence: entry.sequence?, tokens, logits })
+            let sequence = entry.sequence?;
+            Some(match (planned.writes, planned.draws) {
+                (true, _) => Work { sequence, tokens: &entry.ahead, logits: Logits::All },
+                (false, draws) => Work {
+                    sequence,
+                    tokens: &entry.tokens[entry.read..entry.read + planned.chunk],
+                    logits: if draws { Logits::Last } else { Logits::None },
+                },
+            })
         }));
-        let model = self.decoder.model().clone();
         let turn = self.seat.take();
+        let shared = self.decoder.clone();
+        let held = &mut *shared.lock();
         let began = Instant::now();
-        let result = self.decoder.forward(&works);
+        let result = held.decoder.forward(&works);
         let took_ms = milliseconds(began, Instant::now());
         drop(turn);
         self.works = emptied(works);
-        match result {
-            Ok(logits) => {
-                let mut rows = logits.chunks_exact(model.vocabulary());
-                for &Planned { index, draws, .. } in &self.plan {
-                    let row = if draws { rows.next() } else { None };
-                    if let Some(row) = row {
-                        self.running[index].draw(&model, row);
-                    }
-                }
-                self.note(took_ms);
-            }
+        let logits = match result {
+            Ok(logits) => logits,
             Err(error) => {
                 for planned in &self.plan {
                     self.running[planned.index].end = Some(End::Failed(error.clone()));
                 }
+                return;
+            }
+        };
+        let mut rest = logits;
+        for planned in self.plan.iter_mut().filter(|planned| planned.draws) {
+            let entry = &mut self.running[planned.index];
+            let rows;
+            (rows, rest) = rest.split_at((1 + entry.draft.ids().len()) * self.model.vocabulary());
+            let right = entry.write(&self.model, rows);
+            if planned.writes {
+                if let (Some(speculation), false) = (&mut self.speculation, entry.draft.ids().is_empty()) {
+                    speculation.learn(entry, right);
+                }
+                planned.chunk = 1 + right;
             }
         }
+        self.note(held, took_ms, milliseconds(began, Instant::now()));
     }
 
-    /// Counts what the step has read, and how long it took.
-    fn note(&mut self, took_ms: f64) {
+    /// Counts what the step has read, and how long it took: the pass, and with what follows from it.
+    fn note(&mut self, held: &mut Held, pass_ms: f64, step_ms: f64) {
         let (mut writing, mut reading) = (0, 0);
-        for &Planned { index, chunk, .. } in &self.plan {
+        for &Planned { index, chunk, writes, .. } in &self.plan {
             let entry = &mut self.running[index];
             let read = entry.read..entry.read + chunk;
-            if chunk == 1 {
-                writing += 1;
+            if writes {
+                writing += entry.ahead.len();
             } else {
                 reading += chunk;
             }
             if let Some(sequence) = entry.sequence {
-                self.decoder.settle(sequence, &entry.tokens[read.clone()]);
+                if writes && chunk < entry.ahead.len() {
+                    held.decoder.truncate(sequence, read.end);
+                }
+                held.decoder.settle(sequence, &entry.tokens[read.clone()]);
             }
             entry.read = read.end;
         }
-        self.pace.note((writing, reading), took_ms);
+        self.pace.note((writing, reading), pass_ms);
+        if let (Some(speculation), 0) = (&mut self.speculation, reading) {
+            let tokens = self.plan.iter().map(|planned| planned.chunk).sum();
+            speculation.note((self.plan.len(), writing, tokens), step_ms);
+        }
     }
 
     /// Takes ended jobs out and tells their sinks.
@@ -366,9 +422,23 @@ impl Scheduler {
             }
             let mut entry = self.running.remove(index);
             if let Some(sequence) = entry.step_back() {
-                self.decoder.end(sequence);
+                self.decoder.lock().decoder.end(sequence);
+            }
+            if let Some(speculation) = &mut self.speculation {
+                speculation.end(&entry);
             }
             entry.leave();
         }
     }
+}
+
+/// A sequence for a waiting job, with what the cache has of its text, and how much that is. `None` if there is
+/// no room.
+fn place(decoder: &mut Decoder, entry: &Entry) -> Option<(SequenceId, usize)> {
+    let (sequence, cached) = decoder.begin_with(entry.scope, &entry.tokens).ok()?;
+    if !decoder.promise(sequence, entry.promised) {
+        decoder.end(sequence);
+        return None;
+    }
+    Some((sequence, cached))
 }

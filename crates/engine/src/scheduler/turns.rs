@@ -32,7 +32,7 @@ pub struct Seat {
 
 /// The pool is its holder's until this is dropped.
 #[derive(Debug)]
-pub(super) struct Turn<'a>(&'a Turns);
+pub(crate) struct Turn<'a>(&'a Turns);
 
 impl Turns {
     /// A place for one more model.
@@ -54,7 +54,7 @@ impl Turns {
 
 impl Seat {
     /// Waits for its turn.
-    pub(super) fn take(&self) -> Turn<'_> {
+    pub(crate) fn take(&self) -> Turn<'_> {
         let mut state = self.turns.lock();
         let number = state.next;
         state.next += 1;

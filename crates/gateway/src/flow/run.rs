@@ -275,6 +275,7 @@ impl Run {
         // Counted here so that a call that is given up has a figure; `Finished` brings the exact one.
         let untold = u64::from(delta.tokens.is_empty() && !delta.text.is_empty());
         attempt.usage.completion_tokens += delta.tokens.len() as u64 + untold;
+        attempt.usage.accepted_prediction_tokens += u64::from(delta.is_drafted);
 
         if self.released == Some(index) {
             self.note_live(&delta);

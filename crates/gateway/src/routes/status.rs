@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use contract::{Readiness, Role};
+use contract::{Backend, DrafterState, Drafting, Readiness, Role};
 use serde::Serialize;
 
 use super::App;
@@ -29,6 +29,34 @@ struct BackendLine {
     ready: bool,
     /// Why it is not ready.
     why: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    speculative: Option<Speculative>,
+}
+
+/// Who drafts what a backend writes.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Speculative {
+    Off { enabled: bool },
+    On { drafters: Vec<DrafterLine> },
+}
+
+#[derive(Serialize)]
+struct DrafterLine {
+    name: &'static str,
+    /// Why it does not draft at present.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idle: Option<String>,
+}
+
+impl From<Drafting> for Speculative {
+    fn from(drafting: Drafting) -> Self {
+        if drafting.drafters.is_empty() {
+            return Speculative::Off { enabled: false };
+        }
+        let line = |DrafterState { name, idle }| DrafterLine { name, idle };
+        Speculative::On { drafters: drafting.drafters.into_iter().map(line).collect() }
+    }
 }
 
 /// The process is alive; says nothing about models.
@@ -38,11 +66,8 @@ pub(super) async fn health() -> Response {
 
 /// Whether requests can be answered: both backends are ready and the server is not going down.
 pub(super) async fn ready(State(app): State<App>) -> Response {
-    let (small, large) = (app.flow.backend(Role::Small), app.flow.backend(Role::Large));
-    let mut backends = vec![line(&app, Role::Small)];
-    if !Arc::ptr_eq(small, large) {
-        backends.push(line(&app, Role::Large));
-    }
+    let backends: Vec<BackendLine> =
+        backends(&app).into_iter().map(|(role, backend)| line(role, &**backend)).collect();
     let (code, status) = if app.draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining")
     } else if backends.iter().all(|backend| backend.ready) {
@@ -53,20 +78,39 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
     (code, wire::json(Ready { status, backends })).into_response()
 }
 
-fn line(app: &App, role: Role) -> BackendLine {
-    let backend = app.flow.backend(role);
+/// The backends by role; one that fills both stands once.
+fn backends(app: &App) -> Vec<(Role, &Arc<dyn Backend>)> {
+    let (small, large) = (app.flow.backend(Role::Small), app.flow.backend(Role::Large));
+    let mut backends = vec![(Role::Small, small)];
+    if !Arc::ptr_eq(small, large) {
+        backends.push((Role::Large, large));
+    }
+    backends
+}
+
+fn line(role: Role, backend: &dyn Backend) -> BackendLine {
     let why = match backend.readiness() {
         Readiness::Ready => None,
         Readiness::Loading => Some("loading".to_owned()),
         Readiness::Failed(why) => Some(why),
     };
-    BackendLine { role: role.as_str(), model: backend.info().model, ready: why.is_none(), why }
+    BackendLine {
+        role: role.as_str(),
+        model: backend.info().model,
+        ready: why.is_none(),
+        why,
+        speculative: backend.drafting().map(Speculative::from),
+    }
 }
 
 /// Prometheus' text format.
 pub(super) async fn metrics(State(app): State<App>) -> Response {
     let lag_rows = app.flow.ledger().map_or(0, ledger::Ledger::lag_rows);
-    match app.flow.metrics().render(lag_rows) {
+    let drafting: Vec<(String, Drafting)> = backends(&app)
+        .into_iter()
+        .filter_map(|(_, backend)| Some((backend.info().model, backend.drafting()?)))
+        .collect();
+    match app.flow.metrics().render(lag_rows, &drafting) {
         Ok(text) => {
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
         }

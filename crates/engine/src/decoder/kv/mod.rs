@@ -14,6 +14,7 @@ use kernels::kv::{KvMemory, KvShape};
 use self::prefix::{NONE, Prefixes};
 use super::DecoderOptions;
 use crate::spec::DecoderSpec;
+use crate::speculation::DRAFT_TOKENS_MAX;
 
 /// Marks a block that a window has passed.
 const PASSED: u32 = NONE;
@@ -61,7 +62,8 @@ pub(super) fn group_sizes(
     spec: &DecoderSpec,
     options: &DecoderOptions,
 ) -> (Vec<GroupSize>, Vec<(usize, usize)>) {
-    let &DecoderOptions { sequences, kv_tokens, kv_type, batch_tokens } = options;
+    let &DecoderOptions { kv_tokens, kv_type, batch_tokens, .. } = options;
+    let sequences = options.sequences_in_all();
     // A sequence's last block is seldom full.
     let all = kv_tokens.div_ceil(BLOCK_POSITIONS) + sequences;
     let mut groups: Vec<GroupSize> = Vec::new();
@@ -136,6 +138,8 @@ pub(super) struct KvCache {
     context_tokens: usize,
     /// Blocks that one pass may write beyond the windows.
     in_flight: usize,
+    /// Tokens that may be cut off again after several passes: what their windows have passed stays.
+    rollback: usize,
 }
 
 impl KvCache {
@@ -160,12 +164,13 @@ impl KvCache {
         };
         let nodes = groups.iter().map(|g| g.memory.shape().blocks).max().unwrap_or(0);
         KvCache {
-            sequences: (0..options.sequences).map(|_| sequence()).collect(),
+            sequences: (0..options.sequences_in_all()).map(|_| sequence()).collect(),
             prefixes: Prefixes::new(groups.len(), nodes),
             groups,
             layers,
             context_tokens: spec.context_tokens,
             in_flight: options.batch_tokens.div_ceil(BLOCK_POSITIONS),
+            rollback: if options.guests > 0 { DRAFT_TOKENS_MAX + 1 } else { 0 },
         }
     }
 
@@ -175,10 +180,11 @@ impl KvCache {
         let blocks = || sizes.iter().map(|size| size.shape.blocks);
         let longest = spec.context_tokens.min(options.kv_tokens).div_ceil(BLOCK_POSITIONS) + 1;
         let sequence = (sizes.len() + 1) * longest + BLOCK_POSITIONS;
-        let numbers = options.sequences * sequence + blocks().sum::<usize>();
+        let sequences = options.sequences_in_all();
+        let numbers = sequences * sequence + blocks().sum::<usize>();
         let own = size_of::<Sequence>() + sizes.len() * size_of::<Vec<u32>>();
         let prefixes = Prefixes::bytes(sizes.len(), blocks().max().unwrap_or(0));
-        numbers * size_of::<u32>() + options.sequences * own + prefixes
+        numbers * size_of::<u32>() + sequences * own + prefixes
     }
 
     /// Takes a free sequence, empty.
@@ -407,7 +413,8 @@ impl KvCache {
     }
 
     /// Forgets all but the first `tokens` tokens, as far as they are not settled. Positions that a window has
-    /// passed stay lost: the caller may cut back only what it added since.
+    /// passed stay lost: the caller may cut back only what the last pass added, and, where there are guests, one
+    /// draft of up to [`DRAFT_TOKENS_MAX`] tokens.
     pub fn truncate(&mut self, sequence: usize, tokens: usize) {
         let Sequence { position, tables, chain, .. } = &mut self.sequences[sequence];
         *position = (*position).min(tokens.max(chain.len() * BLOCK_POSITIONS));
@@ -421,8 +428,9 @@ impl KvCache {
     /// Frees blocks that no later token sees.
     fn release_passed(&mut self, sequence: usize) {
         let Sequence { position, tables, chain, .. } = &mut self.sequences[sequence];
+        let certain = position.saturating_sub(self.rollback);
         for (index, (group, table)) in self.groups.iter_mut().zip(tables).enumerate() {
-            let passed = (first_visible(*position, group.window) / BLOCK_POSITIONS).min(table.len());
+            let passed = (first_visible(certain, group.window) / BLOCK_POSITIONS).min(table.len());
             for at in (0..passed).rev() {
                 let block = std::mem::replace(&mut table[at], PASSED);
                 if block == PASSED {
@@ -516,7 +524,7 @@ mod tests {
 
     impl Rig {
         fn new(windows: &[Option<usize>], seed: u64) -> Self {
-            let options = DecoderOptions { batch_tokens: 160, ..DecoderOptions::new(5, 2000) };
+            let options = DecoderOptions { batch_tokens: 160, guests: 2, ..DecoderOptions::new(3, 2000) };
             let cache = KvCache::new(&spec(windows), &options);
             let (live, written) = (Vec::new(), HashMap::new());
             Rig { cache, live, written, random: Random(seed), hits: 0, full: 0 }
@@ -544,27 +552,48 @@ mod tests {
             self.check(self.live.len() - 1);
         }
 
-        /// Reads on, or writes; sometimes more than stays.
+        /// Reads on, or writes; sometimes, in one pass or several, more than stays.
         fn write(&mut self, which: usize) {
+            let (before, left) = {
+                let Twin { prompt, tokens, .. } = &self.live[which];
+                (tokens.len(), prompt.len().saturating_sub(tokens.len()))
+            };
+            let counts: Vec<usize> = match left {
+                0 => (0..=self.random.below(3)).map(|_| self.random.below(5) + 1).collect(),
+                left => vec![left.min(self.random.below(160) + 1)],
+            };
+            let all: usize = counts.iter().sum();
+            let sequence = self.live[which].sequence;
+            let fits = left > 0 || self.cache.promise(sequence, before + all);
+            for count in counts {
+                match self.cache.reserve(sequence, count) {
+                    Ok(()) if fits => {}
+                    Err(KvError::ContextFull { .. }) => {
+                        assert!(before + all > CONTEXT);
+                        return self.end(which);
+                    }
+                    // What was promised is there; what was not may be.
+                    Err(KvError::NoBlock { .. }) | Ok(()) => {
+                        assert!(!fits);
+                        self.full += 1;
+                        return self.end(which);
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+                self.pass(which, count);
+            }
+            let stay = if left > 0 { all } else { self.random.below(all + 1) };
+            let Twin { tokens, .. } = &mut self.live[which];
+            self.cache.truncate(sequence, before + stay);
+            tokens.truncate(before + stay);
+            self.cache.settle(sequence, &tokens[before..]);
+            self.check(which);
+        }
+
+        /// One pass over `count` tokens that have their place.
+        fn pass(&mut self, which: usize, count: usize) {
             let Rig { cache, live, written, random, .. } = self;
             let Twin { sequence, scope, prompt, tokens } = &mut live[which];
-            let left = prompt.len().saturating_sub(tokens.len());
-            let count = if left > 0 { left.min(random.below(160) + 1) } else { random.below(8) + 1 };
-            let fits = left > 0 || cache.promise(*sequence, tokens.len() + count);
-            match cache.reserve(*sequence, count) {
-                Ok(()) if fits => {}
-                Err(KvError::ContextFull { .. }) => {
-                    assert!(tokens.len() + count > CONTEXT);
-                    return self.end(which);
-                }
-                // What was promised is there; what was not may be.
-                Err(KvError::NoBlock { .. }) | Ok(()) => {
-                    assert!(!fits);
-                    self.full += 1;
-                    return self.end(which);
-                }
-                Err(error) => panic!("{error}"),
-            }
             let before = tokens.len();
             tokens.extend((before..before + count).map(|at| match prompt.get(at) {
                 Some(&token) => token,
@@ -577,11 +606,6 @@ mod tests {
                 }
             }
             cache.advance(*sequence, count);
-            let stay = if left > 0 { count } else { random.below(count + 1) };
-            cache.truncate(*sequence, before + stay);
-            tokens.truncate(before + stay);
-            cache.settle(*sequence, &tokens[before..]);
-            self.check(which);
         }
 
         fn end(&mut self, which: usize) {

@@ -1,5 +1,7 @@
 //! `tandem bench`: how fast a model runs, beside what the machine could do at most.
 
+mod speculation;
+
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -28,7 +30,8 @@ const WARM_UP_TOKENS_MAX: usize = BATCH_TOKENS_MAX;
 
 /// Measures reading a prompt, writing, and verifying drafts
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  tandem bench qwen2.5-coder-1.5b --threads 2 --json")]
+#[command(after_help = "Examples:\n  tandem bench qwen2.5-coder-1.5b --threads 2 --json\n  \
+                       tandem bench qwen2.5-coder-1.5b --speculative --draft qwen2.5-coder-0.5b")]
 pub struct Args {
     /// The model: a .gguf file, a catalogue name, or hf:OWNER/REPO/FILE
     #[arg(value_name = "REF")]
@@ -48,6 +51,11 @@ pub struct Args {
     /// Repeats; medians are told
     #[arg(long, value_name = "N", default_value_t = 3)]
     repeat: usize,
+    /// Measure speculative decoding instead: every prompt is answered with drafts and without, in turn
+    #[arg(long)]
+    speculative: bool,
+    #[command(flatten)]
+    drafting: speculation::Drafting,
     #[command(flatten)]
     kv_type: KvTypeArg,
 }
@@ -123,6 +131,9 @@ impl Drop for Run<'_> {
 
 pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     args.check()?;
+    if args.speculative {
+        return speculation::run(&args.model, args.generate_tokens, &args.drafting, context);
+    }
     let (model, load) = load_twice(&args.model, context)?;
     let longest = args.longest();
     if longest > model.spec().context_tokens {

@@ -1,9 +1,17 @@
-//! Drawing the next token: penalties, temperature, top-k, top-p, min-p, seed.
+//! Drawing the next token: penalties, temperature, top-k, top-p, min-p, seed; drafted tokens by the same.
+
+mod choices;
+mod proposal;
+mod random;
 
 use std::cell::RefCell;
 
 use kernels::isa::Isa;
 
+pub use self::proposal::{Distribution, Proposal};
+
+use self::choices::{Choices, Uniforms, mass};
+use self::random::{Use, uniform};
 use crate::score::likeliest;
 
 /// Values that are looked at as one: those far below what is sought are passed over by their highest.
@@ -30,6 +38,9 @@ pub struct SamplingParams {
     pub logit_bias: Vec<(u32, f32)>,
     /// Same seed, same tokens.
     pub seed: u64,
+    /// Whether they are to be the same with and without speculation. Then drafts are compared with what
+    /// is drawn, which accepts fewer than rejection sampling.
+    pub reproducible: bool,
 }
 
 impl Default for SamplingParams {
@@ -44,6 +55,7 @@ impl Default for SamplingParams {
             frequency_penalty: 0.0,
             logit_bias: Vec::new(),
             seed: 0,
+            reproducible: false,
         }
     }
 }
@@ -66,6 +78,8 @@ pub struct Sampler {
     isa: Isa,
     /// Tokens drawn so far.
     drawn: u64,
+    /// Tokens proposed so far.
+    proposed: u64,
     /// Tokens of the prompt, until the first draw, if a penalty looks at them.
     prompt: Vec<u32>,
     seen: Vec<Seen>, // [vocabulary], or empty if no penalty looks at it
@@ -100,22 +114,27 @@ impl Sampler {
     /// A sampler for a sequence that starts with `prompt`.
     pub fn new(params: SamplingParams, isa: Isa, prompt: &[u32]) -> Self {
         let prompt = if params.repetition_penalty != 1.0 { prompt.to_vec() } else { Vec::new() };
-        Sampler { params, isa, drawn: 0, prompt, seen: Vec::new() }
+        Sampler { params, isa, drawn: 0, proposed: 0, prompt, seen: Vec::new() }
     }
 
     /// Draws a token from `logits` and remembers it. `top`: how many of the likeliest to report. After
     /// the first draw only the report allocates.
     pub fn draw(&mut self, logits: &[f32], top: usize) -> Sampled {
+        self.next(logits, None, top)
+    }
+
+    /// Draws a token, against a drafted one if there is one.
+    fn next(&mut self, logits: &[f32], drafted: Option<(u32, &Distribution)>, top: usize) -> Sampled {
+        self.watch(logits.len());
+        self.prompt = Vec::new();
         let (id, log_sum) = SCRATCH.with_borrow_mut(|scratch| {
-            self.prepare(scratch, logits.len());
-            let (at, highest) = highest(self.isa, logits);
-            let sum = self.isa.exp_shifted(logits, (highest, 1.0), &mut scratch.weights);
-            (self.pick(logits, (at, highest), scratch), f64::from(highest) + sum.ln())
+            let weights = sized(&mut scratch.weights, logits.len());
+            let found = highest(self.isa, logits);
+            let sum = self.isa.exp_shifted(logits, (found.1, 1.0), weights);
+            (self.pick((logits, found), drafted, scratch), f64::from(found.1) + sum.ln())
         });
         self.drawn += 1;
-        if let Some(seen) = self.seen.get_mut(id as usize) {
-            *seen += 1;
-        }
+        self.count(&[id], 1);
         let report = if top > 0 { likeliest(logits, log_sum, top) } else { Vec::new() };
         Sampled {
             id,
@@ -124,36 +143,56 @@ impl Sampler {
         }
     }
 
-    /// Sizes the buffers that draws from `vocabulary` logits need.
-    fn prepare(&mut self, scratch: &mut Scratch, vocabulary: usize) {
-        scratch.weights.resize(vocabulary, 0.0);
-        if self.adjusts() {
-            scratch.adjusted.resize(vocabulary, 0.0);
+    /// Draws by logits, given with their highest.
+    fn pick(
+        &self,
+        (logits, found): (&[f32], (u32, f32)),
+        drafted: Option<(u32, &Distribution)>,
+        scratch: &mut Scratch,
+    ) -> u32 {
+        let Scratch { adjusted, weights, kept } = scratch;
+        let logits = self.adjusted(logits, adjusted);
+        let (at, top) = if self.adjusts() { highest(self.isa, logits) } else { found };
+        if self.is_greedy() {
+            return at;
         }
-        scratch.kept.clear();
-        if self.params.temperature > 0.0 && self.filters() {
-            scratch.kept.reserve_exact(vocabulary);
+        let choices = self.choices(logits, top, (sized(weights, logits.len()), kept));
+        let uniform = |of| uniform(self.params.seed, of, self.drawn);
+        match drafted {
+            None => choices.pick(uniform(Use::Draw)),
+            Some((id, draft)) => {
+                let (acceptance, residual) = (uniform(Use::Acceptance), uniform(Use::Residual));
+                choices.settle((id, draft), &Uniforms { acceptance, residual })
+            }
         }
-        if self.drawn == 0 && self.penalizes() {
-            self.seen = vec![0; vocabulary];
-            for id in std::mem::take(&mut self.prompt) {
-                if let Some(seen) = self.seen.get_mut(id as usize) {
-                    *seen = IN_PROMPT;
+    }
+
+    /// Makes the counts of tokens as many as the vocabulary, if a penalty looks at them. A drafter's may
+    /// be smaller than the target's.
+    fn watch(&mut self, vocabulary: usize) {
+        let counted = self.seen.len();
+        if self.penalizes() && counted < vocabulary {
+            self.seen.reserve_exact(vocabulary - counted);
+            self.seen.resize(vocabulary, 0);
+            for &id in &self.prompt {
+                if let Some(seen) = self.seen[counted..].get_mut((id as usize).wrapping_sub(counted)) {
+                    *seen |= IN_PROMPT;
                 }
             }
         }
     }
 
-    fn pick(&self, logits: &[f32], (at, top): (u32, f32), scratch: &mut Scratch) -> u32 {
-        let Scratch { adjusted, weights, kept } = scratch;
-        if !self.adjusts() {
-            let greedy = self.params.temperature == 0.0;
-            return if greedy { at } else { self.sample(logits, top, (weights, kept)) };
+    /// Counts tokens of the output, or takes them back.
+    fn count(&mut self, tokens: &[u32], by: i32) {
+        for &id in tokens {
+            if let Some(seen) = self.seen.get_mut(id as usize) {
+                *seen = seen.wrapping_add_signed(by);
+            }
         }
-        adjusted.copy_from_slice(logits);
-        self.adjust(adjusted);
-        let (at, top) = highest(self.isa, adjusted);
-        if self.params.temperature == 0.0 { at } else { self.sample(adjusted, top, (weights, kept)) }
+    }
+
+    fn is_greedy(&self) -> bool {
+        self.params.temperature == 0.0
     }
 
     fn adjusts(&self) -> bool {
@@ -168,6 +207,17 @@ impl Sampler {
     fn filters(&self) -> bool {
         let p = &self.params;
         p.top_k > 0 || p.top_p < 1.0 || p.min_p > 0.0
+    }
+
+    /// Logits with bias and penalties: `logits` itself if there are none.
+    fn adjusted<'a>(&self, logits: &'a [f32], room: &'a mut Vec<f32>) -> &'a [f32] {
+        if !self.adjusts() {
+            return logits;
+        }
+        let adjusted = sized(room, logits.len());
+        adjusted.copy_from_slice(logits);
+        self.adjust(adjusted);
+        adjusted
     }
 
     fn adjust(&self, logits: &mut [f32]) {
@@ -190,25 +240,53 @@ impl Sampler {
         }
     }
 
-    /// Draws by the remaining tokens' weights.
-    fn sample(
+    /// What temperature and filters leave of logits, whose highest is given. In `all_weights`, as many;
+    /// with filters in `kept` too.
+    fn choices<'a>(
         &self,
         logits: &[f32],
         highest: f32,
-        (all_weights, kept): (&mut [f32], &mut Vec<(u32, f32)>),
-    ) -> u32 {
-        let p = &self.params;
-        let total = self.isa.exp_shifted(logits, (highest, 1.0 / p.temperature), all_weights);
-        let uniform = uniform(p.seed, self.drawn);
+        (all_weights, kept): (&'a mut [f32], &'a mut Vec<(u32, f32)>),
+    ) -> Choices<'a> {
+        let total = self.isa.exp_shifted(logits, (highest, 1.0 / self.params.temperature), all_weights);
         if !self.filters() {
-            return pick_by_weight((0u32..).zip(all_weights.iter().copied()), uniform * total);
+            return Choices::all(all_weights, total);
         }
+        self.filter((all_weights, total), kept);
+        Choices::kept(kept)
+    }
+
+    /// Puts the tokens into `kept` that min-p, top-k and top-p leave, the likeliest first.
+    fn filter(&self, (all_weights, total): (&[f32], f64), kept: &mut Vec<(u32, f32)>) {
+        let p = &self.params;
         // Weights are relative to the likeliest token's, which is 1. Tokens below a share (1 − top_p) / n
-        // of all have less than 1 − top_p together, so the nucleus lies above it.
+        // of all have less than 1 − top_p together, so the nucleus lies above it. With min-p the mass is
+        // that of what it leaves, all of which is needed.
         let mut floor = p.min_p;
-        if p.top_p < 1.0 {
-            floor = floor.max(((1.0 - f64::from(p.top_p)) * total / logits.len() as f64) as f32 * 0.5);
+        if p.top_p < 1.0 && p.min_p == 0.0 {
+            floor = ((1.0 - f64::from(p.top_p)) * total / all_weights.len() as f64) as f32 * 0.5;
         }
+        self.keep_likeliest((all_weights, floor), kept);
+        if p.top_p < 1.0 {
+            let is_all = p.top_k == 0 && p.min_p == 0.0;
+            let mut end = self.nucleus(kept, if is_all { total } else { mass(kept) });
+            if p.top_k > 0 && p.min_p == 0.0 {
+                // Top-k leaves tokens below the floor too, if too few are above it: their mass counts.
+                let absent = all_weights.len().min(p.top_k as usize).saturating_sub(kept.len());
+                let most = mass(kept) + absent as f64 * f64::from(floor);
+                if end != self.nucleus(kept, most) {
+                    self.keep_likeliest((all_weights, 0.0), kept);
+                    end = self.nucleus(kept, mass(kept));
+                }
+            }
+            kept.truncate(end);
+        }
+    }
+
+    /// Puts the tokens of at least a weight, at most top-k of them, into `kept`, the likeliest first.
+    fn keep_likeliest(&self, (all_weights, floor): (&[f32], f32), kept: &mut Vec<(u32, f32)>) {
+        kept.clear();
+        kept.reserve_exact(all_weights.len());
         for (stretch, weights) in all_weights.chunks(STRETCH).enumerate() {
             if self.isa.highest(weights) >= floor {
                 let all = weights.iter().enumerate().map(|(i, &w)| ((stretch * STRETCH + i) as u32, w));
@@ -216,43 +294,29 @@ impl Sampler {
             }
         }
         kept.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        if p.top_k > 0 {
-            kept.truncate(p.top_k as usize);
+        if self.params.top_k > 0 {
+            kept.truncate(self.params.top_k as usize);
         }
-        if p.top_p < 1.0 {
-            // The mass is that of what min-p and top-k left.
-            let whole: f64 = if p.top_k > 0 || p.min_p > 0.0 { mass(kept) } else { total };
-            let mut sum = 0.0;
-            let end = kept.iter().position(|&(_, w)| {
-                sum += f64::from(w);
-                sum >= f64::from(p.top_p) * whole
-            });
-            kept.truncate(end.map_or(kept.len(), |end| end + 1));
-        }
-        let target = uniform * mass(kept);
-        pick_by_weight(kept.iter().copied(), target)
+    }
+
+    /// How many of `kept` have a share top-p of a mass together.
+    fn nucleus(&self, kept: &[(u32, f32)], mass: f64) -> usize {
+        let mut sum = 0.0;
+        let end = kept.iter().position(|&(_, w)| {
+            sum += f64::from(w);
+            sum >= f64::from(self.params.top_p) * mass
+        });
+        end.map_or(kept.len(), |end| end + 1)
     }
 }
 
-fn mass(kept: &[(u32, f32)]) -> f64 {
-    kept.iter().map(|&(_, w)| f64::from(w)).sum()
-}
-
-/// The first token whose running weight passes `target`; the last with any weight if rounding left
-/// none.
-fn pick_by_weight(weights: impl Iterator<Item = (u32, f32)>, target: f64) -> u32 {
-    let mut sum = 0.0;
-    let mut last = 0;
-    for (id, weight) in weights {
-        if weight > 0.0 {
-            sum += f64::from(weight);
-            last = id;
-            if sum > target {
-                break;
-            }
-        }
+/// The first `length` values of a buffer, which grows to them.
+fn sized(buffer: &mut Vec<f32>, length: usize) -> &mut [f32] {
+    if buffer.len() < length {
+        buffer.reserve_exact(length - buffer.len());
+        buffer.resize(length, 0.0);
     }
-    last
+    &mut buffer[..length]
 }
 
 /// The highest logit and the first id that has it; id 0 if none has (all are NaN).
@@ -266,16 +330,6 @@ fn highest(isa: Isa, logits: &[f32]) -> (u32, f32) {
     }
     let at = logits[from..].iter().position(|&x| x == top);
     (at.map_or(0, |at| from + at) as u32, top)
-}
-
-/// The `index`th number in 0..1 of a seed's sequence: SplitMix64 (Steele et al. 2014) on a counter, so
-/// that a draw depends on nothing but the seed and its place.
-fn uniform(seed: u64, index: u64) -> f64 {
-    let mut z = seed.wrapping_add((index + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^= z >> 31;
-    (z >> 11) as f64 / (1u64 << 53) as f64
 }
 
 #[cfg(test)]
@@ -324,7 +378,13 @@ mod tests {
         assert_eq!(kept(SamplingParams { top_p: 0.01, ..base.clone() }), 1);
         assert_eq!(kept(SamplingParams { min_p: 0.2, ..base.clone() }), 3);
         // Of the two that top-k leaves, the first holds two thirds.
-        assert_eq!(kept(SamplingParams { top_k: 2, top_p: 0.6, ..base }), 1);
+        assert_eq!(kept(SamplingParams { top_k: 2, top_p: 0.6, ..base.clone() }), 1);
+        // Of what min-p or top-k leaves everything counts, also what the nucleus can't reach.
+        let logits: Vec<f32> = [0.72f32, 0.235, 0.024, 0.02, 0.001].iter().map(|p: &f32| p.ln()).collect();
+        let kept =
+            |params: SamplingParams| frequencies(&params, &logits).iter().filter(|&&f| f > 0.0).count();
+        assert_eq!(kept(SamplingParams { min_p: 0.02, top_p: 0.735, ..base.clone() }), 2);
+        assert_eq!(kept(SamplingParams { top_k: 4, top_p: 0.735, ..base }), 2);
     }
 
     #[test]

@@ -1,0 +1,405 @@
+//! Drafts with a smaller model of the same vocabulary: [`DraftModel`].
+//!
+//! It is a guest in that model's decoder: where the model has read a request already, its cache is the
+//! drafter's, and the text is not read a second time.
+//!
+//! Its head is cut to the first tokens of the vocabulary. Byte-pair tokens are numbered in the order of their
+//! merges, that is by frequency, so those are the ones that occur (Zhao et al. 2025, "FR-Spec", rank tokens
+//! for the same end); the head is most of what a small model's step reads.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use super::costs::{StepCosts, Terms};
+use super::shares::{Probe, Share};
+use super::{Draft, DraftJob, Drafter};
+use crate::decoder::{GuestNumber, Held, Logits, SequenceId, SharedDecoder, Work};
+use crate::scheduler::Seat;
+
+/// Tokens of the drafter's head.
+pub const DRAFT_VOCABULARY: usize = 48 << 10;
+/// Tokens that it reads on the way to a draft; a text that is further behind is read first, and drafted for
+/// in a later step.
+const CATCH_UP_TOKENS: usize = 24;
+/// Tokens of such a text that are read in one step while others write.
+const READ_TOKENS: usize = 64;
+/// Steps without a draft after there was no room for one.
+const NO_ROOM_STEPS: u32 = 64;
+/// Tokens, beyond the text and a draft, that room is asked for at once.
+const ROOM_AHEAD: usize = 64;
+/// Drafted tokens in a try.
+const PROBE_TOKENS: usize = 2;
+/// The drafter's own probabilities, from which a class of them starts.
+const CLASSES: [f32; 9] = [0.0, 0.2, 0.4, 0.6, 0.75, 0.85, 0.93, 0.97, 0.99];
+/// What share of a class to expect to be right before anything was seen.
+const EXPECTED: [f64; CLASSES.len()] = [0.15, 0.3, 0.5, 0.65, 0.78, 0.86, 0.92, 0.95, 0.98];
+/// Share of drafted tokens to expect to be right.
+const EXPECTED_MEAN: f64 = 0.75;
+
+/// Finds the draft model's decoder, if the model is in memory.
+pub type FindDecoder = Box<dyn Fn() -> Option<Arc<SharedDecoder>> + Send>;
+
+/// The drafter.
+pub struct DraftModel {
+    find: FindDecoder,
+    seat: Seat,
+    vocabulary: usize,
+    costs: StepCosts,
+    jobs: HashMap<u64, State>,
+    seen: [Share; CLASSES.len()],
+    mean: Share,
+    /// The decoder that the jobs' guests are in.
+    host: Weak<SharedDecoder>,
+    players: Vec<Player>,
+}
+
+/// What it knows of a job.
+struct State {
+    guest: Option<GuestNumber>,
+    /// Of the job's text, tokens in the drafter's cache.
+    read: usize,
+    /// Of these, tokens that the decoder was told of.
+    settled: usize,
+    /// Drafted tokens in the cache after them.
+    ahead: Vec<u32>,
+    mean: Share,
+    probe: Probe,
+    is_probing: bool,
+    /// Steps to wait until room is looked for again.
+    wait: u32,
+}
+
+/// A job in the rounds of a step.
+#[derive(Clone, Copy)]
+struct Player {
+    /// Which one of the step's.
+    job: usize,
+    guest: GuestNumber,
+    /// Tokens that the drafter has not read: of the text, or the one it drafted last.
+    unread: usize,
+    /// That all it has drafted is right.
+    chance: f64,
+    /// Longest draft.
+    limit: usize,
+    is_probing: bool,
+}
+
+impl DraftModel {
+    /// What configurations call it.
+    pub const NAME: &'static str = "model";
+
+    /// Drafts with the decoder that `find` finds; `seat` is one at its pool. Only the first `vocabulary` tokens are
+    /// drafted, all of which the model that it drafts for must have.
+    pub fn new(find: FindDecoder, seat: Seat, vocabulary: usize) -> Self {
+        DraftModel {
+            find,
+            seat,
+            vocabulary,
+            costs: StepCosts::default(),
+            jobs: HashMap::new(),
+            seen: EXPECTED.map(Share::expected),
+            mean: Share::expected(EXPECTED_MEAN),
+            host: Weak::new(),
+            players: Vec::new(),
+        }
+    }
+
+    /// The decoder, if the model is in memory. If it was loaded anew, nobody is a guest there yet.
+    fn host(&mut self) -> Option<Arc<SharedDecoder>> {
+        let host = (self.find)()?;
+        if !Weak::ptr_eq(&self.host, &Arc::downgrade(&host)) {
+            self.host = Arc::downgrade(&host);
+            self.jobs.values_mut().for_each(|state| state.guest = None);
+        }
+        if !self.costs.is_known() {
+            self.measure(&host);
+        }
+        Some(host)
+    }
+
+    /// What a token takes in a pass of `jobs` jobs.
+    fn ms_each(&self, jobs: usize) -> f64 {
+        self.costs.at(jobs) / jobs.max(1) as f64
+    }
+
+    fn class(probability: f32) -> usize {
+        CLASSES.partition_point(|&from| from <= probability).max(1) - 1
+    }
+
+    /// Measures what its steps take, when it can.
+    fn measure(&mut self, shared: &SharedDecoder) {
+        const WIDTHS: [usize; 4] = [1, 2, 4, 8];
+        let _turn = self.seat.take();
+        let mut held = shared.lock();
+        let Ok(sequence) = held.decoder.begin() else { return };
+        let mut points = Vec::with_capacity(WIDTHS.len());
+        for width in WIDTHS {
+            let mut least = f64::INFINITY;
+            // The first brings the weights near.
+            for _ in 0..3 {
+                let work = Work { sequence, tokens: &[0; 8][..width], logits: Logits::Last };
+                let began = Instant::now();
+                if held.decoder.forward_draft(&[work], self.vocabulary).is_err() {
+                    break;
+                }
+                least = least.min(began.elapsed().as_secs_f64() * 1e3);
+                held.decoder.truncate(sequence, 0);
+            }
+            if least.is_finite() {
+                points.push((width, least));
+            }
+        }
+        held.decoder.end(sequence);
+        self.costs = StepCosts::measured(&points);
+    }
+}
+
+impl State {
+    fn new(mean: Share) -> Self {
+        State {
+            guest: None,
+            read: 0,
+            settled: 0,
+            ahead: Vec::new(),
+            mean,
+            probe: Probe::default(),
+            is_probing: false,
+            wait: 0,
+        }
+    }
+
+    /// Sees to it that the job's sequence holds nothing but its text. Returns the guest and the tokens that it
+    /// does not hold yet; `None`: there is no room.
+    fn catch_up(&mut self, held: &mut Held, scope: u64, job: &DraftJob) -> Option<(GuestNumber, usize)> {
+        let wanted = job.text.len() + job.limit + 1;
+        if let Some((guest, sequence)) = self.guest.and_then(|g| Some((g, held.sequence(g)?))) {
+            let new = &job.text[self.read..];
+            let right = self.ahead.iter().zip(new).take_while(|(a, b)| a == b).count();
+            // The last token is read again: what follows it is wanted.
+            self.read = (self.read + right).min(job.text.len() - 1);
+            self.ahead.clear();
+            held.decoder.truncate(sequence, self.read);
+            self.settle(held, sequence, job.text);
+            if held.decoder.promise(sequence, wanted) {
+                return Some((guest, job.text.len() - self.read));
+            }
+            held.leave(guest);
+        }
+        self.guest = None;
+        let Some((guest, cached)) = held.invite(scope, job.text, wanted + ROOM_AHEAD) else {
+            self.wait = NO_ROOM_STEPS;
+            return None;
+        };
+        (self.guest, self.read, self.settled) = (Some(guest), cached, cached);
+        self.ahead.clear();
+        Some((guest, job.text.len() - cached))
+    }
+
+    /// Drafts no more for this job: its text is not for this model.
+    fn give_up(&mut self, held: &mut Held) {
+        if let Some(guest) = self.guest.take() {
+            held.leave(guest);
+        }
+        self.wait = u32::MAX;
+    }
+
+    /// Tells the decoder which tokens stay.
+    fn settle(&mut self, held: &mut Held, sequence: SequenceId, text: &[u32]) {
+        if self.settled < self.read {
+            held.decoder.settle(sequence, &text[self.settled..self.read]);
+            self.settled = self.read;
+        }
+    }
+}
+
+impl Drafter for DraftModel {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn offer(&mut self, job: &DraftJob, terms: &Terms) -> f64 {
+        let Some(host) = self.host() else { return 0.0 };
+        let ms_each = self.ms_each(terms.writers());
+        let mean = self.mean;
+        let state = self.jobs.entry(job.id).or_insert_with(|| State::new(mean));
+        if state.wait > 0 {
+            state.wait = state.wait.saturating_sub(1);
+            return 0.0;
+        }
+        let right = state.mean.mean();
+        let chances = || (1..=job.limit as i32).map(|place| right.powi(place));
+        let (length, gain) = terms.best_length(chances(), ms_each);
+        state.is_probing = gain <= 0.0;
+        if state.is_probing {
+            return if state.probe.is_due() { f64::MIN_POSITIVE } else { 0.0 };
+        }
+        state.probe.reset();
+        let unread = match state.guest {
+            Some(_) => job.text.len() - state.read,
+            None => match state.catch_up(&mut host.lock(), host.scope(job.client), job) {
+                Some((_, unread)) => unread,
+                None => return 0.0,
+            },
+        };
+        if unread > CATCH_UP_TOKENS {
+            // Reading it all must pay within what is left to write.
+            let in_a_step = 1.0 + chances().take(length).sum::<f64>();
+            let saved = gain * job.expected_tokens as f64 / in_a_step;
+            if saved < terms.time(self.costs.at(unread)) {
+                return 0.0;
+            }
+        }
+        gain
+    }
+
+    fn draft(&mut self, jobs: &mut [DraftJob], terms: &mut Terms) {
+        let Some(host) = self.host() else { return };
+        let mut players = std::mem::take(&mut self.players);
+        players.clear();
+        for (index, job) in jobs.iter().enumerate() {
+            let Some(state) = self.jobs.get_mut(&job.id) else { continue };
+            let scope = host.scope(job.client);
+            let Some((guest, unread)) = state.catch_up(&mut host.lock(), scope, job) else { continue };
+            let limit = if state.is_probing { job.limit.min(PROBE_TOKENS) } else { job.limit };
+            let is_probing = state.is_probing;
+            players.push(Player { job: index, guest, unread, chance: 1.0, limit, is_probing });
+        }
+        let alone = terms.writers() == 1;
+        for player in players.extract_if(.., |player| player.unread > CATCH_UP_TOKENS) {
+            let job = &jobs[player.job];
+            self.read(&host, (job.id, job.text), (player, if alone { usize::MAX } else { READ_TOKENS }));
+        }
+        loop {
+            let ms_each = self.ms_each(players.len());
+            players.retain(|player| self.goes_on(player, (&jobs[player.job], ms_each), terms));
+            if players.is_empty() || !self.round(&host, &mut players, (jobs, terms)) {
+                break;
+            }
+        }
+        self.players = players;
+    }
+
+    fn learn(&mut self, job: u64, draft: &Draft, accepted: usize) {
+        let Some(state) = self.jobs.get_mut(&job) else { return };
+        for (place, proposal) in draft.proposals().iter().take(accepted + 1).enumerate() {
+            let is_right = place < accepted;
+            let class = Self::class(proposal.probability);
+            self.seen[class].note(is_right);
+            self.mean.note(is_right);
+            state.mean.note(is_right);
+        }
+    }
+
+    fn end(&mut self, job: u64, _client: Option<&Arc<str>>, _answer: &[u32]) {
+        let guest = self.jobs.remove(&job).and_then(|state| state.guest);
+        if let (Some(guest), Some(host)) = (guest, self.host.upgrade()) {
+            host.lock().leave(guest);
+        }
+    }
+
+    fn prepare(&mut self) -> bool {
+        !self.costs.is_known() && self.host().is_some()
+    }
+
+    fn draft_ms(&self) -> f64 {
+        self.costs.at(1)
+    }
+
+    fn idle_reason(&self) -> Option<String> {
+        let is_there = (self.find)().is_some();
+        (!is_there).then(|| "the draft model is not in memory".to_owned())
+    }
+}
+
+impl DraftModel {
+    /// Whether one more token is worth its time, given what it and a further column of the step cost.
+    fn goes_on(&self, player: &Player, (job, ms_each): (&DraftJob, f64), terms: &Terms) -> bool {
+        if job.draft.ids().len() >= player.limit || terms.room() == 0 {
+            return false;
+        }
+        let right = self.jobs.get(&job.id).map_or(0.0, |state| state.mean.mean());
+        player.is_probing || player.chance * right > terms.price(1) + terms.time(ms_each)
+    }
+
+    /// Reads a part of a text that the drafter is far behind with.
+    fn read(
+        &mut self,
+        host: &SharedDecoder,
+        (job, text): (u64, &[u32]),
+        (player, tokens_max): (Player, usize),
+    ) {
+        let Some(state) = self.jobs.get_mut(&job) else { return };
+        let _turn = self.seat.take();
+        let mut held = host.lock();
+        let Some(sequence) = held.sequence(player.guest) else { return };
+        let tokens = player.unread.min(tokens_max).min(held.decoder.batch_tokens());
+        let work = Work { sequence, tokens: &text[state.read..state.read + tokens], logits: Logits::None };
+        match held.decoder.forward_draft(&[work], self.vocabulary) {
+            Ok(_) => {
+                state.read += tokens;
+                state.settle(&mut held, sequence, text);
+            }
+            Err(_) => state.give_up(&mut held),
+        }
+    }
+
+    /// Drafts one more token for each player. False if that can't be.
+    fn round(
+        &mut self,
+        host: &SharedDecoder,
+        players: &mut Vec<Player>,
+        (jobs, terms): (&mut [DraftJob], &mut Terms),
+    ) -> bool {
+        let turn = self.seat.take();
+        let mut held = host.lock();
+        // Whoever was put out meanwhile drafts no more.
+        players.retain(|player| held.sequence(player.guest).is_some());
+        let works: Vec<Work> = players
+            .iter()
+            .filter_map(|player| {
+                let job = &jobs[player.job];
+                let tokens = match job.draft.ids() {
+                    [] => &job.text[job.text.len() - player.unread..],
+                    ids => &ids[ids.len() - 1..],
+                };
+                Some(Work { sequence: held.sequence(player.guest)?, tokens, logits: Logits::Last })
+            })
+            .collect();
+        let columns = works.iter().map(|work| work.tokens.len()).sum();
+        terms.spend(self.costs.at(columns));
+        let began = Instant::now();
+        let Held { decoder, .. } = &mut *held;
+        let vocabulary = self.vocabulary.min(decoder.model().vocabulary());
+        let Ok(logits) = decoder.forward_draft(&works, vocabulary) else {
+            for player in players {
+                if let Some(state) = self.jobs.get_mut(&jobs[player.job].id) {
+                    state.give_up(&mut held);
+                }
+            }
+            return false;
+        };
+        drop(turn);
+        for (player, row) in players.iter_mut().zip(logits.chunks_exact(vocabulary)) {
+            let job = &mut jobs[player.job];
+            if let Some(state) = self.jobs.get_mut(&job.id) {
+                match job.draft.ids().last() {
+                    None => state.read = job.text.len(),
+                    Some(&last) => state.ahead.push(last),
+                }
+            }
+            let confidence = job.draft.propose(job.sampler, row);
+            player.chance *= self.seen[Self::class(confidence)].mean();
+            // Whether a drawn token is verified must not depend on which it is.
+            let is_drawn = job.draft.proposals().last().is_some_and(|p| p.distribution().is_some());
+            if player.chance < terms.price(1) && !player.is_probing && !is_drawn {
+                job.draft.pop();
+                player.limit = 0;
+            } else {
+                terms.take(std::iter::once(player.chance));
+            }
+        }
+        self.costs.note(columns, began.elapsed().as_secs_f64() * 1e3);
+        true
+    }
+}
