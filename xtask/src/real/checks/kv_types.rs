@@ -12,7 +12,7 @@ pub const CHECK: Check =
 /// (docs/memory.md tells both); q8 and k8v4 keep to 0.1 % and 1 %. Qwen2.5 is there for its keys' large biases.
 const COSTS: &[(&str, &[(&str, f64)])] = &[
     ("smollm2-135m", &[("q8", 0.001), ("k8v4", 0.01), ("q4", 0.025)]),
-    ("gemma3-270m", &[("q8", 0.001), ("q4", 0.025)]),
+    ("gemma3-270m", &[("q8", 0.001), ("k8v4", 0.01), ("q4", 0.025)]),
     ("qwen2.5-coder-0.5b", &[("q8", 0.001), ("k8v4", 0.01), ("q4", 0.03)]),
 ];
 /// Gone through unless everything is, as the quickest.
