@@ -156,6 +156,7 @@ fn kv_type(kind: KvKind) -> KvType {
     match kind {
         KvKind::F16 => KvType::F16,
         KvKind::Q8 => KvType::Q8,
+        KvKind::K8V4 => KvType::K8V4,
         KvKind::Q4 => KvType::Q4,
     }
 }

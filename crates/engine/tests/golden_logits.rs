@@ -150,7 +150,7 @@ fn logits_depend_on_the_tokens_only(model: &str, kv_type: KvType) {
 /// it much; the bounds are what is measured, and a fifth.)
 #[test]
 fn quantized_caches_stay_near_the_exact_answer() {
-    for (kv_type, mean_max) in [(KvType::Q8, 0.04), (KvType::Q4, 0.6)] {
+    for (kv_type, mean_max) in [(KvType::Q8, 0.04), (KvType::K8V4, 0.6), (KvType::Q4, 0.6)] {
         let mut found = Vec::new();
         for line in lines("tiny/logits_f32.jsonl") {
             let model = line["model"].as_str().unwrap();
@@ -166,7 +166,7 @@ fn quantized_caches_stay_near_the_exact_answer() {
 
 #[test]
 fn a_cache_that_does_not_suit_the_heads_is_refused() {
-    for kv_type in [KvType::Q8, KvType::Q4] {
+    for kv_type in [KvType::Q8, KvType::K8V4, KvType::Q4] {
         let model = ("tiny-llama-mha", LoadOptions::default());
         let error = typed_decoder(model, kv_type, Isa::detect()).unwrap_err();
         assert_eq!(Err(error), kv_type.check(16));

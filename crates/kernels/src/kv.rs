@@ -29,7 +29,7 @@ pub struct KvShape {
 impl KvShape {
     /// Bytes of one block: those of `layers · 2 · kv_heads · 64 · head_dim` elements.
     pub fn block_bytes(&self) -> usize {
-        self.layers * self.kv_heads * 2 * self.half_bytes()
+        self.layers * self.kv_heads * self.head_bytes()
     }
 
     /// Bytes of all blocks.
@@ -37,9 +37,15 @@ impl KvShape {
         self.block_bytes().saturating_mul(self.blocks)
     }
 
-    /// Bytes of one head's keys (or values) in a block.
-    fn half_bytes(&self) -> usize {
+    /// Bytes of one head's keys in a block, and of its values, which follow.
+    fn half_bytes(&self) -> (usize, usize) {
         self.kv_type.bytes_of(BLOCK_POSITIONS * self.head_dim)
+    }
+
+    /// Bytes of both.
+    fn head_bytes(&self) -> usize {
+        let (keys, values) = self.half_bytes();
+        keys + values
     }
 }
 
@@ -100,7 +106,7 @@ impl KvMemory {
     }
 
     fn head_offset(&self, layer: usize, head: usize) -> usize {
-        (layer * self.shape.kv_heads + head) * 2 * self.shape.half_bytes()
+        (layer * self.shape.kv_heads + head) * self.shape.head_bytes()
     }
 
     /// Writes one token's keys and values (`[kv_head][head_dim]` each) of `layer` at `slot` of `block`.
@@ -123,7 +129,7 @@ impl KvMemory {
             let keys_at = base.wrapping_add(offset);
             let to = KvSlot {
                 keys: keys_at,
-                values: keys_at.wrapping_add(self.shape.half_bytes()),
+                values: keys_at.wrapping_add(self.shape.half_bytes().0),
                 slot,
                 kv_type,
             };
@@ -311,7 +317,7 @@ impl<'a> Job<'a> {
             memory: self.memory.memory.as_ptr().cast(),
             block_stride: kv.block_bytes(),
             keys_offset,
-            values_offset: keys_offset + kv.half_bytes(),
+            values_offset: keys_offset + kv.half_bytes().0,
             table: sequence.table,
             kv_type: kv.kv_type,
         };
@@ -433,7 +439,7 @@ mod tests {
             positions in 1usize..2300,
             tokens in (1usize..40, 0usize..12),
             window in prop::option::of(1usize..1500),
-            kv_type in prop::sample::select(vec![KvType::F32, KvType::F16, KvType::Q8, KvType::Q4]),
+            kv_type in prop::sample::select(vec![KvType::F32, KvType::F16, KvType::Q8, KvType::K8V4, KvType::Q4]),
         ) {
             let head_dim = if kv_type.check(16 * vectors).is_ok() { 16 * vectors } else { 32 * vectors };
             let blocks = 2 * positions.div_ceil(BLOCK_POSITIONS);
@@ -469,12 +475,15 @@ mod tests {
 
     #[test]
     fn a_cache_weighs_its_elements_and_their_scales() {
-        for (kv_type, numerator) in [(KvType::F16, 64), (KvType::Q8, 34), (KvType::Q4, 18)] {
+        for (kv_type, numerator) in
+            [(KvType::F16, 64), (KvType::Q8, 34), (KvType::K8V4, 26), (KvType::Q4, 18)]
+        {
             let shape = KvShape { layers: 3, kv_heads: 2, head_dim: 96, blocks: 5, kv_type };
             let elements = 3 * 2 * 2 * 96 * BLOCK_POSITIONS;
             assert_eq!(shape.block_bytes(), elements / 32 * numerator);
             // Whole lines, so that every head's keys and values begin with one.
-            assert!(shape.half_bytes().is_multiple_of(LINE_BYTES));
+            let (keys, values) = shape.half_bytes();
+            assert!(keys.is_multiple_of(LINE_BYTES) && values.is_multiple_of(LINE_BYTES));
             let held = KvMemory::new(shape).memory.len() * LINE_BYTES;
             assert_eq!(held, 5 * shape.block_bytes());
         }

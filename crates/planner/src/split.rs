@@ -32,19 +32,22 @@ pub enum KvKind {
     F16,
     /// 8-bit integers.
     Q8,
+    /// 8-bit keys and 4-bit values.
+    K8V4,
     /// 4-bit integers.
     Q4,
 }
 
 impl KvKind {
     /// From the largest to the smallest.
-    pub const ALL: [KvKind; 3] = [KvKind::F16, KvKind::Q8, KvKind::Q4];
+    pub const ALL: [KvKind; 4] = [KvKind::F16, KvKind::Q8, KvKind::K8V4, KvKind::Q4];
 
     /// Its name in settings.
     pub fn as_str(self) -> &'static str {
         match self {
             KvKind::F16 => "f16",
             KvKind::Q8 => "q8",
+            KvKind::K8V4 => "k8v4",
             KvKind::Q4 => "q4",
         }
     }
@@ -324,14 +327,15 @@ mod tests {
 
     /// A model of `layers` full layers of 2 · 64 elements a token, and a kilobyte of work a token.
     fn taken(layers: u64, choice: &Choice) -> Taken {
-        let element_halves = match choice.kv {
-            KvKind::F16 => 4,
-            KvKind::Q8 => 2,
-            KvKind::Q4 => 1,
+        let element_quarters = match choice.kv {
+            KvKind::F16 => 8,
+            KvKind::Q8 => 4,
+            KvKind::K8V4 => 3,
+            KvKind::Q4 => 2,
         };
         let tokens = u64::from(choice.kv_tokens) + 64 * u64::from(choice.sequences);
         Taken {
-            kv_bytes: tokens * layers * 2 * 64 * element_halves / 2,
+            kv_bytes: tokens * layers * 2 * 64 * element_quarters / 4,
             working_bytes: u64::from(choice.batch_tokens) * 1024 * layers
                 + u64::from(choice.sequences) * 100_000,
         }

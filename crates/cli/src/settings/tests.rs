@@ -162,7 +162,7 @@ fn settings_that_make_no_sense_are_refused_by_name() {
         ("[small]\nsequences = 0", 2, "small.sequences"),
         ("[small]\nbatch_tokens = 8", 2, "small.batch_tokens is 8; it must be in 16..=512"),
         ("[small]\nbatch_tokens = 32\nsequences = 33", 2, "fewer than the 33 sequences"),
-        ("[large]\nkv_type = \"q5\"", 2, "one of f16, q8, q4"),
+        ("[large]\nkv_type = \"q5\"", 2, "one of f16, q8, k8v4, q4"),
         ("[server]\nhttp_bytes_max = 1", 2, "http_bytes_max"),
         ("[small]\nprice = { output_usd_per_mtok = -1 }", 2, "output_usd_per_mtok"),
         ("[small]\nprice = { usd = 1 }", 2, "usd"),

@@ -12,10 +12,10 @@ use kernels::pool::Pool;
 use kernels::product::{Columns, ColumnsShape, Rounding, Weights, announce, each_row, multiply};
 
 use self::head::Head;
-use super::centre::key_centres;
 use super::kv::{KvBlocks, KvCache, KvError};
 use super::rope::RopeTable;
 use super::sizes::{Room, column_shapes, positions_max};
+use super::smoothing::{self, Smoothing, Watch};
 use super::weights::{HeadNorm, Layer, Linear};
 use super::{BATCH_TOKENS_DEFAULT, BATCH_TOKENS_MAX, EMBEDDING_ROWS_HELD};
 use crate::model::Model;
@@ -112,8 +112,10 @@ pub struct Decoder {
     model: Arc<Model>,
     pool: Arc<Pool>,
     isa: Isa,
-    /// What keys are stored without, by layer; empty where they are stored as floats.
-    centres: Vec<Option<Vec<f32>>>,
+    /// What is done to queries and keys, by layer; empty where keys are stored as floats.
+    smoothings: Vec<Smoothing>,
+    /// Who looks at queries and keys.
+    pub(super) watch: Option<Watch>,
     kv: KvCache,
     batch_tokens: usize,
     /// Embedding rows read since their pages were given back.
@@ -176,10 +178,11 @@ impl Decoder {
         let threads = pool.threads();
         Ok(Decoder {
             kv: KvCache::new(spec, &options),
-            centres: match kv_type.is_quantized() {
-                true => key_centres(spec, &model.weights().layers),
+            smoothings: match kv_type.is_quantized() {
+                true => smoothing::learn(&model, &pool, isa)?,
                 false => Vec::new(),
             },
+            watch: None,
             batch_tokens,
             embedded: 0,
             tokens_read: 0,
@@ -401,9 +404,14 @@ impl Decoder {
         multiply(kernels, products, &self.columns, &mut self.wide[..count * width]);
 
         let rope = spec.layers[index].rope.map(|r| &self.ropes[r]);
-        let centre = self.centres.get(index).and_then(Option::as_deref);
-        let finish = FinishQkv { isa, spec, layer, rope, centre };
+        let finish = FinishQkv { isa, spec, layer, rope, smoothing: self.smoothings.get(index) };
         each_row(&self.pool, &mut self.wide[..count * width], width, &|row, qkv| finish.apply(row, qkv));
+        if let Some(watch) = &mut self.watch {
+            for rows in batch.rows {
+                let of_sequence = &self.wide[rows.row * width..(rows.row + rows.tokens) * width];
+                watch.take(spec, index, (of_sequence, width), rows.position);
+            }
+        }
         self.attend(spec, index, batch.rows, width);
 
         let kernels = (isa, &*self.pool);
@@ -538,8 +546,8 @@ struct FinishQkv<'a> {
     spec: &'a DecoderSpec,
     layer: &'a Layer,
     rope: Option<&'a RopeTable>,
-    /// What keys are stored without.
-    centre: Option<&'a [f32]>,
+    /// What makes keys easy to quantize.
+    smoothing: Option<&'a Smoothing>,
 }
 
 impl FinishQkv<'_> {
@@ -550,7 +558,7 @@ impl FinishQkv<'_> {
         }
         let (queries, rest) = qkv.split_at_mut(spec.heads * spec.head_dim);
         let keys = &mut rest[..spec.kv_heads * spec.head_dim];
-        for (vectors, norm) in [(queries, &self.layer.query_norm), (&mut *keys, &self.layer.key_norm)] {
+        for (vectors, norm) in [(&mut *queries, &self.layer.query_norm), (&mut *keys, &self.layer.key_norm)] {
             if let Some(norm) = norm {
                 self.normalize(vectors, norm);
             }
@@ -560,8 +568,8 @@ impl FinishQkv<'_> {
                 }
             }
         }
-        if let Some(centre) = self.centre {
-            self.isa.add_scaled(keys, -1.0, centre);
+        if let Some(smoothing) = self.smoothing {
+            smoothing.apply((queries, keys), spec.head_dim);
         }
     }
 

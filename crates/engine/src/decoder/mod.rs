@@ -1,11 +1,11 @@
 //! The decoder: a transformer's forward pass over batches of tokens of several sequences.
 
-mod centre;
 mod forward;
 mod kv;
 mod rope;
 mod shared;
 mod sizes;
+mod smoothing;
 mod weights;
 
 pub use forward::{Decoder, DecoderOptions, ForwardError, Logits, SequenceId, Work};

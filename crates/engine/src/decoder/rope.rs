@@ -31,6 +31,13 @@ impl RopeTable {
         }
     }
 
+    /// From now on turns back what it turned forth.
+    pub fn reverse(&mut self) {
+        for of_token in self.values.chunks_exact_mut((2 * self.pairs).max(1)) {
+            of_token[self.pairs..].iter_mut().for_each(|sin| *sin = -*sin);
+        }
+    }
+
     /// Rotates one head of the batch's `token`th token.
     pub fn rotate(&self, pairing: RopePairs, token: usize, head: &mut [f32]) {
         let (cos, sin) = self.values[token * 2 * self.pairs..][..2 * self.pairs].split_at(self.pairs);

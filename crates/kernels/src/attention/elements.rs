@@ -86,10 +86,10 @@ impl Elements for Single {
         // SAFETY: as the caller vouches.
         unsafe {
             match (call.task.cache.kv_type, VALUES) {
-                (KvType::Q8, false) => unpack_keys::<S, Bytes>(half, to, ahead),
+                (KvType::Q8 | KvType::K8V4, false) => unpack_keys::<S, Bytes>(half, to, ahead),
                 (KvType::Q8, true) => unpack_values::<S, Bytes>(half, to, ahead),
                 (KvType::Q4, false) => unpack_keys::<S, Nibbles>(half, to, ahead),
-                (KvType::Q4, true) => unpack_values::<S, Nibbles>(half, to, ahead),
+                (KvType::K8V4 | KvType::Q4, true) => unpack_values::<S, Nibbles>(half, to, ahead),
                 (KvType::F32 | KvType::F16, _) => half.0,
             }
         }
@@ -260,23 +260,31 @@ pub(super) mod oracle {
         pub fn key(&self, keys: &[u8], d: usize) -> f32 {
             let (strip, lane) = (self.slot / 16, self.slot % 16);
             let byte = (strip * self.head_dim / 2 + d / 2) * 16 + lane;
-            self.element(keys, d, (strip * self.head_dim + d) * 16 + lane, (byte, d % 2 == 1))
+            let kv_type = if self.kv_type == KvType::K8V4 { KvType::Q8 } else { self.kv_type };
+            self.element((kv_type, keys), d, (strip * self.head_dim + d) * 16 + lane, (byte, d % 2 == 1))
         }
 
         /// Dimension `d` of the value.
         pub fn value(&self, values: &[u8], d: usize) -> f32 {
             let byte = self.slot * self.head_dim / 2 + d / 32 * 16 + d % 16;
-            self.element(values, d, self.slot * self.head_dim + d, (byte, d % 32 >= 16))
+            let kv_type = if self.kv_type == KvType::K8V4 { KvType::Q4 } else { self.kv_type };
+            self.element((kv_type, values), d, self.slot * self.head_dim + d, (byte, d % 32 >= 16))
         }
 
         /// The element that is number `at` of the half, or lies in half of byte `byte`.
-        fn element(&self, half: &[u8], d: usize, at: usize, (byte, high): (usize, bool)) -> f32 {
+        fn element(
+            &self,
+            (kv_type, half): (KvType, &[u8]),
+            d: usize,
+            at: usize,
+            (byte, high): (usize, bool),
+        ) -> f32 {
             let f16 = |at: usize| half::f16::from_le_bytes([half[at], half[at + 1]]).to_f32();
             let scale = |elements: usize| f16(elements + 2 * (d / 32 * 64 + self.slot));
-            match self.kv_type {
+            match kv_type {
                 KvType::F32 => f32::from_le_bytes(half[4 * at..][..4].try_into().unwrap()),
                 KvType::F16 => f16(2 * at),
-                KvType::Q8 => f32::from(half[at] as i8) * scale(64 * self.head_dim),
+                KvType::Q8 | KvType::K8V4 => f32::from(half[at] as i8) * scale(64 * self.head_dim),
                 KvType::Q4 => {
                     let code = if high { half[byte] >> 4 } else { half[byte] & 15 };
                     f32::from(LEVELS[usize::from(code)]) * scale(32 * self.head_dim)

@@ -13,6 +13,8 @@ pub enum KvType {
     /// 8-bit integers and an f16 scale per 32 dimensions of a position, after the head's rotation (see
     /// `rotation`).
     Q8,
+    /// Keys as [`KvType::Q8`], values as [`KvType::Q4`]: what a model loses by 4 bits, it loses by its keys.
+    K8V4,
     /// 4-bit codes of unequal steps and an f16 scale per 32 dimensions of a position, after the same.
     Q4,
 }
@@ -22,16 +24,37 @@ struct Entry {
     name: &'static str,
     /// What elements come in: a head's dimensions must be whole groups.
     group: usize,
-    /// Bytes of a group, its scale included.
-    group_bytes: usize,
+    /// Bytes of a group of keys, its scale included.
+    key_bytes: usize,
+    /// The same of values.
+    value_bytes: usize,
 }
 
+impl Entry {
+    /// Of a type whose keys and values are stored alike.
+    const fn alike(kv_type: KvType, name: &'static str, (group, bytes): (usize, usize)) -> Self {
+        Entry { kv_type, name, group, key_bytes: bytes, value_bytes: bytes }
+    }
+}
+
+/// A group of 8-bit elements, its bytes.
+const BYTES: (usize, usize) = (SCALE_GROUP, SCALE_GROUP + 2);
+/// The same of 4-bit ones.
+const NIBBLES: (usize, usize) = (SCALE_GROUP, SCALE_GROUP / 2 + 2);
+
 /// Every type, most precise first.
-static TYPES: [Entry; 4] = [
-    Entry { kv_type: KvType::F32, name: "f32", group: 1, group_bytes: 4 },
-    Entry { kv_type: KvType::F16, name: "f16", group: 1, group_bytes: 2 },
-    Entry { kv_type: KvType::Q8, name: "q8", group: SCALE_GROUP, group_bytes: SCALE_GROUP + 2 },
-    Entry { kv_type: KvType::Q4, name: "q4", group: SCALE_GROUP, group_bytes: SCALE_GROUP / 2 + 2 },
+static TYPES: [Entry; 5] = [
+    Entry::alike(KvType::F32, "f32", (1, 4)),
+    Entry::alike(KvType::F16, "f16", (1, 2)),
+    Entry::alike(KvType::Q8, "q8", BYTES),
+    Entry {
+        kv_type: KvType::K8V4,
+        name: "k8v4",
+        group: SCALE_GROUP,
+        key_bytes: BYTES.1,
+        value_bytes: NIBBLES.1,
+    },
+    Entry::alike(KvType::Q4, "q4", NIBBLES),
 ];
 
 /// A cache of this type can't hold these heads.
@@ -61,14 +84,14 @@ impl KvType {
         self.entry().name
     }
 
-    /// Bytes of `elements` elements, scales included.
+    /// Bytes of `elements` elements of keys, and of as many of values, scales included.
     ///
     /// # Panics
     /// If they are not whole groups.
-    pub fn bytes_of(self, elements: usize) -> usize {
-        let Entry { group, group_bytes, .. } = self.entry();
+    pub fn bytes_of(self, elements: usize) -> (usize, usize) {
+        let Entry { group, key_bytes, value_bytes, .. } = self.entry();
         assert!(elements.is_multiple_of(*group), "{elements} elements are not whole groups of {group}");
-        elements / group * group_bytes
+        (elements / group * key_bytes, elements / group * value_bytes)
     }
 
     /// Whether heads of `head_dim` dimensions can be stored so.
@@ -83,7 +106,7 @@ impl KvType {
     /// Whether elements are integers with scales. Then heads are rotated before they are stored, and queries and
     /// outputs with them.
     pub fn is_quantized(self) -> bool {
-        matches!(self, KvType::Q8 | KvType::Q4)
+        matches!(self, KvType::Q8 | KvType::K8V4 | KvType::Q4)
     }
 
     fn entry(self) -> &'static Entry {
@@ -99,13 +122,15 @@ mod tests {
     #[test]
     fn names_lead_back_and_bytes_are_those_of_the_formula() {
         let names: Vec<&str> = KvType::choices().map(KvType::name).collect();
-        assert_eq!(names, ["f16", "q8", "q4"]);
+        assert_eq!(names, ["f16", "q8", "k8v4", "q4"]);
         for kv_type in KvType::choices() {
             assert_eq!(KvType::named(kv_type.name()), Some(kv_type));
         }
         assert_eq!((KvType::named("f32"), KvType::named("Q8")), (None, None));
         let bytes = [KvType::F32, KvType::F16, KvType::Q8, KvType::Q4].map(|t| t.bytes_of(64 * 96));
-        assert_eq!(bytes, [64 * 96 * 4, 64 * 96 * 2, 64 * 96 * 34 / 32, 64 * 96 * 18 / 32]);
+        let alike = [64 * 96 * 4, 64 * 96 * 2, 64 * 96 * 34 / 32, 64 * 96 * 18 / 32];
+        assert_eq!(bytes, alike.map(|half| (half, half)));
+        assert_eq!(KvType::K8V4.bytes_of(64 * 96), (64 * 96 * 34 / 32, 64 * 96 * 18 / 32));
     }
 
     #[test]
@@ -114,7 +139,7 @@ mod tests {
             assert!(KvType::choices().all(|kv_type| kv_type.check(head_dim).is_ok()));
         }
         assert!(KvType::F16.check(80).is_ok());
-        for kv_type in [KvType::Q8, KvType::Q4] {
+        for kv_type in KvType::choices().filter(|kv_type| kv_type.is_quantized()) {
             let text = kv_type.check(80).unwrap_err().to_string();
             assert!(
                 text.contains(kv_type.name()) && text.contains("80") && text.contains("use f16"),

@@ -301,7 +301,7 @@ unsafe fn attend_chunk<S: Simd>(
         unsafe {
             match task.cache.kv_type {
                 KvType::F16 => attend_block::<S, Half>(&call, (scores, unpacked), chunk),
-                KvType::F32 | KvType::Q8 | KvType::Q4 => {
+                KvType::F32 | KvType::Q8 | KvType::K8V4 | KvType::Q4 => {
                     attend_block::<S, Single>(&call, (scores, unpacked), chunk);
                 }
             }
@@ -377,7 +377,8 @@ mod tests {
         let (mut keys, mut values) = (make(positions * d), make(positions * d));
         let queries = make(positions * shape.group * d).into_iter().map(|x| x * 4.0).collect();
         let blocks = positions.div_ceil(BLOCK_POSITIONS);
-        let stride = 2 * kv_type.bytes_of(BLOCK_POSITIONS * d);
+        let (keys_bytes, values_bytes) = kv_type.bytes_of(BLOCK_POSITIONS * d);
+        let stride = keys_bytes + values_bytes;
         // Blocks in reverse order: the table must be followed.
         let table: Vec<u32> = (0..blocks as u32).rev().collect();
         let mut memory = vec![0u8; blocks * stride];
@@ -385,7 +386,7 @@ mod tests {
             let base = memory.as_mut_ptr().wrapping_add(table[p / BLOCK_POSITIONS] as usize * stride);
             let slot = KvSlot {
                 keys: base,
-                values: base.wrapping_add(stride / 2),
+                values: base.wrapping_add(keys_bytes),
                 slot: p % BLOCK_POSITIONS,
                 kv_type,
             };
@@ -402,8 +403,8 @@ mod tests {
             let block = &memory[table[p / BLOCK_POSITIONS] as usize * stride..][..stride];
             let stored = Stored { kv_type, head_dim: d, slot: slot.slot };
             for i in 0..d {
-                key[i] = stored.key(&block[..stride / 2], i);
-                value[i] = stored.value(&block[stride / 2..], i);
+                key[i] = stored.key(&block[..keys_bytes], i);
+                value[i] = stored.value(&block[keys_bytes..], i);
             }
             turn(key, value);
         }
@@ -412,11 +413,12 @@ mod tests {
 
     fn run(case: &Case, isa: Isa, from: usize, tokens: usize) -> Vec<f32> {
         let (d, group) = (case.shape.head_dim, case.shape.group);
+        let (keys_bytes, values_bytes) = case.kv_type.bytes_of(BLOCK_POSITIONS * d);
         let cache = HeadCache {
             memory: case.memory.as_ptr(),
-            block_stride: 2 * case.kv_type.bytes_of(BLOCK_POSITIONS * d),
+            block_stride: keys_bytes + values_bytes,
             keys_offset: 0,
-            values_offset: case.kv_type.bytes_of(BLOCK_POSITIONS * d),
+            values_offset: keys_bytes,
             table: &case.table,
             kv_type: case.kv_type,
         };
@@ -479,6 +481,8 @@ mod tests {
             (80, 4, Some(100), Some(5.0), KvType::F32),
             (64, 3, None, None, KvType::Q8),
             (96, 5, Some(100), Some(5.0), KvType::Q8),
+            (64, 3, Some(200), None, KvType::K8V4),
+            (128, 2, None, Some(5.0), KvType::K8V4),
             (64, 7, None, None, KvType::Q4),
             (96, 2, Some(70), Some(5.0), KvType::Q4),
             (256, 4, None, None, KvType::Q4),

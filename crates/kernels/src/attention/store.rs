@@ -40,8 +40,18 @@ pub(crate) unsafe fn store_kv<S: Simd>(to: &KvSlot, key: &[f32], value: &[f32]) 
         match to.kv_type {
             KvType::F32 => store_f32::<S>(to, key, value),
             KvType::F16 => store_f16::<S>(to, key, value),
-            KvType::Q8 => store_q8::<S>(to, key, value),
-            KvType::Q4 => store_q4::<S>(to, key, value),
+            KvType::Q8 => {
+                store_key_q8::<S>(to, key);
+                store_value_q8::<S>(to, value);
+            }
+            KvType::K8V4 => {
+                store_key_q8::<S>(to, key);
+                store_value_q4::<S>(to, value);
+            }
+            KvType::Q4 => {
+                store_key_q4::<S>(to, key);
+                store_value_q4::<S>(to, value);
+            }
         }
     }
 }
@@ -92,24 +102,18 @@ unsafe fn store_f16<S: Simd>(to: &KvSlot, key: &[f32], value: &[f32]) {
 /// # Safety
 /// As [`store_kv`], of which it is a part.
 #[inline(always)]
-unsafe fn store_q8<S: Simd>(to: &KvSlot, key: &[f32], value: &[f32]) {
+unsafe fn store_key_q8<S: Simd>(to: &KvSlot, key: &[f32]) {
     let head_dim = key.len();
-    let scales = scales_offset::<Bytes>(head_dim);
     // SAFETY: as the caller vouches.
     unsafe {
+        let scales = to.keys.add(scales_offset::<Bytes>(head_dim));
         for d in (0..head_dim).step_by(SCALE_GROUP) {
             let mut quants = [0i8; SCALE_GROUP];
             let scale = quantize_q8::<S>(key[d..][..SCALE_GROUP].as_ptr(), &mut quants);
-            store_scale(to.keys.add(scales), (d, to.slot), scale);
+            store_scale(scales, (d, to.slot), scale);
             for (i, &q) in quants.iter().enumerate() {
                 *to.keys.cast::<i8>().add(to.key_at(head_dim, d + i)) = q;
             }
-            let scale = quantize_q8::<S>(value[d..][..SCALE_GROUP].as_ptr(), &mut quants);
-            store_scale(to.values.add(scales), (d, to.slot), scale);
-            to.values
-                .cast::<i8>()
-                .add(to.slot * head_dim + d)
-                .copy_from_nonoverlapping(quants.as_ptr(), SCALE_GROUP);
         }
     }
 }
@@ -117,20 +121,52 @@ unsafe fn store_q8<S: Simd>(to: &KvSlot, key: &[f32], value: &[f32]) {
 /// # Safety
 /// As [`store_kv`], of which it is a part.
 #[inline(always)]
-unsafe fn store_q4<S: Simd>(to: &KvSlot, key: &[f32], value: &[f32]) {
+unsafe fn store_value_q8<S: Simd>(to: &KvSlot, value: &[f32]) {
+    let head_dim = value.len();
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let scales = to.values.add(scales_offset::<Bytes>(head_dim));
+        for d in (0..head_dim).step_by(SCALE_GROUP) {
+            let mut quants = [0i8; SCALE_GROUP];
+            let scale = quantize_q8::<S>(value[d..][..SCALE_GROUP].as_ptr(), &mut quants);
+            store_scale(scales, (d, to.slot), scale);
+            let row = to.values.cast::<i8>().add(to.slot * head_dim + d);
+            row.copy_from_nonoverlapping(quants.as_ptr(), SCALE_GROUP);
+        }
+    }
+}
+
+/// # Safety
+/// As [`store_kv`], of which it is a part.
+#[inline(always)]
+unsafe fn store_key_q4<S: Simd>(to: &KvSlot, key: &[f32]) {
     let head_dim = key.len();
-    let scales = scales_offset::<Nibbles>(head_dim);
     // SAFETY: as the caller vouches; two dimensions share a byte.
     unsafe {
+        let scales = to.keys.add(scales_offset::<Nibbles>(head_dim));
         for d in (0..head_dim).step_by(SCALE_GROUP) {
             let mut codes = [0u8; SCALE_GROUP];
             let scale = quantize_q4::<S>(&key[d..][..SCALE_GROUP], &mut codes);
-            store_scale(to.keys.add(scales), (d, to.slot), scale);
+            store_scale(scales, (d, to.slot), scale);
             for i in (0..SCALE_GROUP).step_by(2) {
                 *to.keys.add(to.key_at(head_dim / 2, (d + i) / 2)) = codes[i] | codes[i + 1] << 4;
             }
+        }
+    }
+}
+
+/// # Safety
+/// As [`store_kv`], of which it is a part.
+#[inline(always)]
+unsafe fn store_value_q4<S: Simd>(to: &KvSlot, value: &[f32]) {
+    let head_dim = value.len();
+    // SAFETY: as the caller vouches; two dimensions share a byte.
+    unsafe {
+        let scales = to.values.add(scales_offset::<Nibbles>(head_dim));
+        for d in (0..head_dim).step_by(SCALE_GROUP) {
+            let mut codes = [0u8; SCALE_GROUP];
             let scale = quantize_q4::<S>(&value[d..][..SCALE_GROUP], &mut codes);
-            store_scale(to.values.add(scales), (d, to.slot), scale);
+            store_scale(scales, (d, to.slot), scale);
             let row = to.values.add((to.slot * head_dim + d) / 2);
             for i in 0..LANES {
                 *row.add(i) = codes[i] | codes[i + LANES] << 4;
@@ -244,7 +280,7 @@ mod tests {
     /// Writes one position into a block of zeros; returns its keys' and values' bytes.
     fn written(isa: Isa, kv_type: KvType, slot: usize, (key, value): (&[f32], &[f32])) -> (Vec<u8>, Vec<u8>) {
         let bytes = kv_type.bytes_of(BLOCK_POSITIONS * key.len());
-        let (mut keys, mut values) = (vec![0u8; bytes], vec![0u8; bytes]);
+        let (mut keys, mut values) = (vec![0u8; bytes.0], vec![0u8; bytes.1]);
         let to = KvSlot { keys: keys.as_mut_ptr(), values: values.as_mut_ptr(), slot, kv_type };
         // SAFETY: the set is available; both halves are whole.
         unsafe { (isa.kernels().store_kv)(&to, key, value) };
@@ -256,7 +292,7 @@ mod tests {
         /// touches no other position.
         #[test]
         fn elements_come_back(
-            kv_type in prop::sample::select(vec![KvType::F32, KvType::F16, KvType::Q8, KvType::Q4]),
+            kv_type in prop::sample::select(vec![KvType::F32, KvType::F16, KvType::Q8, KvType::K8V4, KvType::Q4]),
             groups in 1usize..5,
             slot in 0usize..BLOCK_POSITIONS,
             key in prop::collection::vec(-1f32..1.0, 128),
@@ -269,17 +305,21 @@ mod tests {
             let (keys, values) = written(Isa::detect(), kv_type, slot, (&key, &value));
             let stored = Stored { kv_type, head_dim, slot };
             for group in (0..head_dim).step_by(32) {
-                for (from, read) in [
-                    (&key, (0..32).map(|i| stored.key(&keys, group + i)).collect::<Vec<_>>()),
-                    (&value, (0..32).map(|i| stored.value(&values, group + i)).collect()),
+                let halves = match kv_type {
+                    KvType::K8V4 => [KvType::Q8, KvType::Q4],
+                    alike => [alike; 2],
+                };
+                for (stored_as, from, read) in [
+                    (halves[0], &key, (0..32).map(|i| stored.key(&keys, group + i)).collect::<Vec<_>>()),
+                    (halves[1], &value, (0..32).map(|i| stored.value(&values, group + i)).collect()),
                 ] {
                     let from = &from[group..][..32];
                     let largest = from.iter().fold(0f32, |m, x| m.max(x.abs()));
                     // Half a step; a scale of 2⁻²⁴ is the smallest there is. Refitting moves 4-bit ones.
-                    let allowed = match kv_type {
+                    let allowed = match stored_as {
                         KvType::F32 => 0.0,
                         KvType::F16 => largest / 2048.0 + 6e-8,
-                        KvType::Q8 => largest * 0.51 / 127.0 + 127.0 * 3e-8 + 6e-8,
+                        KvType::Q8 | KvType::K8V4 => largest * 0.51 / 127.0 + 127.0 * 3e-8 + 6e-8,
                         KvType::Q4 => largest * 0.14 + 127.0 * 3e-8,
                     };
                     for (got, want) in read.iter().zip(from) {
@@ -302,7 +342,7 @@ mod tests {
     #[test]
     fn what_is_no_number_or_too_large_stays_finite() {
         let key = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30, -1e-30, 0.0, 1.0, f32::MIN].repeat(8);
-        for kv_type in [KvType::F16, KvType::Q8, KvType::Q4] {
+        for kv_type in KvType::choices() {
             let all = Isa::available().map(|isa| written(isa, kv_type, 17, (&key, &key)));
             for (keys, values) in all {
                 let stored = Stored { kv_type, head_dim: key.len(), slot: 17 };
