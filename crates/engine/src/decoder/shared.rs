@@ -3,8 +3,14 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use super::{Decoder, SequenceId};
+use super::{Decoder, Logits, SequenceId, Work};
+
+/// Passes of each width that are measured; the first brings the weights near.
+const MEASURED_PASSES: usize = 3;
+/// Tokens of a measured pass.
+const MEASURED_TOKENS_MAX: usize = 64;
 
 /// A decoder under a lock. The lock is never held while waiting for a turn at the pool.
 #[derive(Debug)]
@@ -93,6 +99,32 @@ impl Held {
                 return false;
             }
         }
+    }
+
+    /// Median milliseconds of a pass over `width` tokens of one sequence: for drafting, with one row of logits of so
+    /// many tokens, otherwise with a row for each. `None` if there is no room for it.
+    pub fn pass_ms(&mut self, width: usize, draft_vocabulary: Option<usize>) -> Option<f64> {
+        let decoder = &mut self.decoder;
+        let sequence = decoder.begin().ok()?;
+        let tokens = &[0; MEASURED_TOKENS_MAX][..width.min(MEASURED_TOKENS_MAX)];
+        let mut took = [f64::INFINITY; MEASURED_PASSES];
+        for took_ms in &mut took {
+            let began = Instant::now();
+            let result = match draft_vocabulary {
+                Some(vocabulary) => {
+                    decoder.forward_draft(&[Work { sequence, tokens, logits: Logits::Last }], vocabulary)
+                }
+                None => decoder.forward(&[Work { sequence, tokens, logits: Logits::All }]),
+            };
+            if result.is_err() {
+                break;
+            }
+            *took_ms = began.elapsed().as_secs_f64() * 1e3;
+            decoder.truncate(sequence, 0);
+        }
+        decoder.end(sequence);
+        took.sort_by(f64::total_cmp);
+        Some(took[MEASURED_PASSES / 2]).filter(|ms| ms.is_finite())
     }
 
     /// Puts the newest guest out, so that a job finds room. False if there is none.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::entry::{Entry, milliseconds};
 use super::{Planned, Scheduler};
-use crate::decoder::{Held, Logits, Work};
+use crate::recycle::emptied;
 use crate::speculation::chain::Chain;
 use crate::speculation::costs::{Gain, StepCosts, Terms};
 use crate::speculation::{DRAFT_TOKENS_MAX, DraftJob, STEP_DRAFT_TOKENS};
@@ -13,9 +13,6 @@ use crate::speculation::{DRAFT_TOKENS_MAX, DraftJob, STEP_DRAFT_TOKENS};
 const ANSWER_TOKENS: f64 = 128.0;
 /// Weight of the newest answer in their running mean.
 const NEWEST_ANSWER: f64 = 0.1;
-/// Passes of each width that are measured; the median counts.
-const MEASURED_PASSES: usize = 3;
-
 /// Drafted tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DraftCounts {
@@ -189,13 +186,13 @@ impl Scheduler {
             let began = Instant::now();
             let room = STEP_DRAFT_TOKENS.min(self.batch_tokens - writers - reading);
             let mut terms = Terms::new(costs, gain, (writers, reading), room);
-            let mut jobs: Vec<DraftJob> = crate::recycle::emptied(std::mem::take(kept));
+            let mut jobs: Vec<DraftJob> = emptied(std::mem::take(kept));
             let wants =
                 |entry: &&mut Entry| entry.is_writing() && entry.job.speculative && entry.draft_limit() > 0;
             jobs.extend(running.iter_mut().filter(wants).map(|entry| entry.draft_job(*answer_tokens)));
             drafters.draft(&mut jobs, &mut terms);
             *expected = if jobs.is_empty() { (0.0, 0.0) } else { terms.expected() };
-            *kept = crate::recycle::emptied(jobs);
+            *kept = emptied(jobs);
             *draft_ms = milliseconds(began, Instant::now());
         }
         for Planned { index, chunk, .. } in plan.iter_mut().filter(|planned| planned.writes) {
@@ -215,32 +212,11 @@ impl Scheduler {
         }
         let width = StepCosts::MEASURED[speculation.points.len()];
         let _turn = self.seat.take();
-        let Some(ms) = pass_ms(&mut self.decoder.lock(), width) else { return false };
+        let Some(ms) = self.decoder.lock().pass_ms(width, None) else { return false };
         speculation.points.push((width, ms));
         if speculation.points.len() == StepCosts::MEASURED.len() {
             speculation.costs = StepCosts::measured(&std::mem::take(&mut speculation.points));
         }
         true
     }
-}
-
-/// Median of milliseconds of passes over `width` tokens of one sequence, each with logits. `None` if there is no room
-/// for it.
-fn pass_ms(held: &mut Held, width: usize) -> Option<f64> {
-    let decoder = &mut held.decoder;
-    let sequence = decoder.begin().ok()?;
-    let tokens = [0; StepCosts::MEASURED[StepCosts::MEASURED.len() - 1]];
-    let mut took = [f64::INFINITY; MEASURED_PASSES];
-    for took_ms in &mut took {
-        let work = Work { sequence, tokens: &tokens[..width], logits: Logits::All };
-        let began = Instant::now();
-        if decoder.forward(&[work]).is_err() {
-            break;
-        }
-        *took_ms = milliseconds(began, Instant::now());
-        decoder.truncate(sequence, 0);
-    }
-    decoder.end(sequence);
-    took.sort_by(f64::total_cmp);
-    Some(took[MEASURED_PASSES / 2]).filter(|ms| ms.is_finite())
 }

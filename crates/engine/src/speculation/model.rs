@@ -15,6 +15,7 @@ use super::costs::{StepCosts, Terms};
 use super::shares::{Probe, Share};
 use super::{Draft, DraftJob, Drafter};
 use crate::decoder::{GuestNumber, Held, Logits, SequenceId, SharedDecoder, Work};
+use crate::recycle::emptied;
 use crate::scheduler::Seat;
 
 /// Tokens of the drafter's head.
@@ -30,6 +31,10 @@ const NO_ROOM_STEPS: u32 = 64;
 const ROOM_AHEAD: usize = 64;
 /// Drafted tokens in a try.
 const PROBE_TOKENS: usize = 2;
+/// Share of what is left to write that a try may cost by reading the text first.
+const PROBE_SHARE_MAX: f64 = 0.05;
+/// Widths of its passes that are measured.
+const MEASURED: [usize; 4] = [1, 2, 4, 8];
 /// The drafter's own probabilities, from which a class of them starts.
 const CLASSES: [f32; 9] = [0.0, 0.2, 0.4, 0.6, 0.75, 0.85, 0.93, 0.97, 0.99];
 /// What share of a class to expect to be right before anything was seen.
@@ -51,7 +56,9 @@ pub struct DraftModel {
     mean: Share,
     /// The decoder that the jobs' guests are in.
     host: Weak<SharedDecoder>,
+    // Lists of the running step; kept, so that a step allocates nothing.
     players: Vec<Player>,
+    works: Vec<Work<'static>>,
 }
 
 /// What it knows of a job.
@@ -102,6 +109,7 @@ impl DraftModel {
             mean: Share::expected(EXPECTED_MEAN),
             host: Weak::new(),
             players: Vec::new(),
+            works: Vec::new(),
         }
     }
 
@@ -115,7 +123,7 @@ impl DraftModel {
         if !self.costs.is_known() {
             self.measure(&host);
         }
-        Some(host)
+        self.costs.is_known().then_some(host)
     }
 
     /// What a token takes in a pass of `jobs` jobs.
@@ -129,28 +137,10 @@ impl DraftModel {
 
     /// Measures what its steps take, when it can.
     fn measure(&mut self, shared: &SharedDecoder) {
-        const WIDTHS: [usize; 4] = [1, 2, 4, 8];
         let _turn = self.seat.take();
         let mut held = shared.lock();
-        let Ok(sequence) = held.decoder.begin() else { return };
-        let mut points = Vec::with_capacity(WIDTHS.len());
-        for width in WIDTHS {
-            let mut least = f64::INFINITY;
-            // The first brings the weights near.
-            for _ in 0..3 {
-                let work = Work { sequence, tokens: &[0; 8][..width], logits: Logits::Last };
-                let began = Instant::now();
-                if held.decoder.forward_draft(&[work], self.vocabulary).is_err() {
-                    break;
-                }
-                least = least.min(began.elapsed().as_secs_f64() * 1e3);
-                held.decoder.truncate(sequence, 0);
-            }
-            if least.is_finite() {
-                points.push((width, least));
-            }
-        }
-        held.decoder.end(sequence);
+        let points = MEASURED.map(|width| Some((width, held.pass_ms(width, Some(self.vocabulary))?)));
+        let points: Vec<(usize, f64)> = points.into_iter().flatten().collect();
         self.costs = StepCosts::measured(&points);
     }
 }
@@ -231,10 +221,9 @@ impl Drafter for DraftModel {
         let chances = || (1..=job.limit as i32).map(|place| right.powi(place));
         let (length, gain) = terms.best_length(chances(), ms_each);
         state.is_probing = gain <= 0.0;
-        if state.is_probing {
-            return if state.probe.is_due() { f64::MIN_POSITIVE } else { 0.0 };
+        if state.is_probing && !state.probe.is_due() {
+            return 0.0;
         }
-        state.probe.reset();
         let unread = match state.guest {
             Some(_) => job.text.len() - state.read,
             None => match state.catch_up(&mut host.lock(), host.scope(job.client), job) {
@@ -243,13 +232,18 @@ impl Drafter for DraftModel {
             },
         };
         if unread > CATCH_UP_TOKENS {
-            // Reading it all must pay within what is left to write.
+            // Reading it all must pay within what is left to write, or at least be cheap beside it.
             let in_a_step = 1.0 + chances().take(length).sum::<f64>();
-            let saved = gain * job.expected_tokens as f64 / in_a_step;
-            if saved < terms.time(self.costs.at(unread)) {
+            let saved = gain / in_a_step * job.expected_tokens as f64;
+            let cheap = PROBE_SHARE_MAX * job.expected_tokens as f64;
+            if terms.time(self.costs.at(unread)) > if state.is_probing { cheap } else { saved } {
                 return 0.0;
             }
         }
+        if state.is_probing {
+            return f64::MIN_POSITIVE;
+        }
+        state.probe.reset();
         gain
     }
 
@@ -357,23 +351,23 @@ impl DraftModel {
         let mut held = host.lock();
         // Whoever was put out meanwhile drafts no more.
         players.retain(|player| held.sequence(player.guest).is_some());
-        let works: Vec<Work> = players
-            .iter()
-            .filter_map(|player| {
-                let job = &jobs[player.job];
-                let tokens = match job.draft.ids() {
-                    [] => &job.text[job.text.len() - player.unread..],
-                    ids => &ids[ids.len() - 1..],
-                };
-                Some(Work { sequence: held.sequence(player.guest)?, tokens, logits: Logits::Last })
-            })
-            .collect();
+        let mut works: Vec<Work> = emptied(std::mem::take(&mut self.works));
+        works.extend(players.iter().filter_map(|player| {
+            let job = &jobs[player.job];
+            let tokens = match job.draft.ids() {
+                [] => &job.text[job.text.len() - player.unread..],
+                ids => &ids[ids.len() - 1..],
+            };
+            Some(Work { sequence: held.sequence(player.guest)?, tokens, logits: Logits::Last })
+        }));
         let columns = works.iter().map(|work| work.tokens.len()).sum();
         terms.spend(self.costs.at(columns));
         let began = Instant::now();
         let Held { decoder, .. } = &mut *held;
         let vocabulary = self.vocabulary.min(decoder.model().vocabulary());
-        let Ok(logits) = decoder.forward_draft(&works, vocabulary) else {
+        let result = decoder.forward_draft(&works, vocabulary);
+        self.works = emptied(works);
+        let Ok(logits) = result else {
             for player in players {
                 if let Some(state) = self.jobs.get_mut(&jobs[player.job].id) {
                     state.give_up(&mut held);
