@@ -41,6 +41,11 @@ impl StepCosts {
         StepCosts { ms }
     }
 
+    /// Steps that take no time, whatever happens: all that may be drafted is.
+    pub fn free() -> Self {
+        StepCosts { ms: vec![0.0] }
+    }
+
     /// Whether anything is known.
     pub fn is_known(&self) -> bool {
         !self.ms.is_empty()
@@ -60,9 +65,6 @@ impl StepCosts {
     pub fn note(&mut self, columns: usize, took_ms: f64) {
         let expected = self.at(columns);
         if expected <= 0.0 {
-            if took_ms > 0.0 && columns == 1 {
-                self.ms.push(took_ms);
-            }
             return;
         }
         let change = (took_ms / expected).min(OUTLIER) - 1.0;
@@ -226,10 +228,11 @@ mod tests {
         costs.note(4, 1e9);
         assert!(costs.at(4) <= before * 1.21, "an interrupted step counts little");
         let mut unknown = StepCosts::default();
-        unknown.note(3, 5.0);
-        assert!(!unknown.is_known());
         unknown.note(1, 5.0);
-        assert_eq!(unknown.at(1), 5.0);
+        assert!(!unknown.is_known());
+        let mut free = StepCosts::free();
+        free.note(1, 5.0);
+        assert!(free.is_known() && free.at(1) == 0.0 && free.at(9) == 0.0);
     }
 
     /// Best draft lengths and speed-ups of the formula, from Leviathan et al. 2023 and with a step that

@@ -54,6 +54,7 @@ fn run(rig: &Rig, report: &mut Report) -> Result<(), String> {
                 &tokens,
                 "--clients",
                 &clients,
+                "--free-drafts",
                 "--prompts",
                 &file,
                 "--json",

@@ -56,6 +56,9 @@ pub struct Drafting {
     /// First tokens of the vocabulary that the model may draft
     #[arg(long, value_name = "N", requires = "speculative", default_value_t = DRAFT_VOCABULARY)]
     draft_vocabulary: usize,
+    /// Draft as much as may be, whatever it costs: to compare answers, not speed
+    #[arg(long, requires = "speculative")]
+    free_drafts: bool,
     /// Sampling temperature; 0 is greedy
     #[arg(long, value_name = "T", requires = "speculative", default_value_t = 0.0)]
     temperature: f32,
@@ -183,8 +186,13 @@ fn scheduler(model: &Arc<Model>, drafting: &Drafting, context: &Context) -> Resu
         DecoderOptions { draft_tokens: STEP_DRAFT_TOKENS, ..DecoderOptions::new(sequences, kv_tokens) };
     let limits = SchedulerLimits { running_max: sequences, waiting_max: sequences, kv_tokens };
     let decoder = decoder(model.clone(), options)?;
-    Ok(Scheduler::with_seat(decoder, context.isa(), limits, turns.seat())
-        .with_speculation(Speculation::new(Chain::new(drafters).limited_to(drafting.draft_tokens))))
+    let speculation = Speculation::new(Chain::new(drafters).limited_to(drafting.draft_tokens));
+    Ok(Scheduler::with_seat(decoder, context.isa(), limits, turns.seat()).with_speculation(
+        match drafting.free_drafts {
+            true => speculation.with_costs(StepCosts::free()),
+            false => speculation,
+        },
+    ))
 }
 
 /// The prompts' tokens.
@@ -349,7 +357,7 @@ fn print(report: &Value) -> Result<(), CliError> {
     let one = report["steps"][0]["milliseconds"].as_f64().unwrap_or_default();
     let steps = report["steps"].as_array().into_iter().flatten().map(|step| {
         let ms = step["milliseconds"].as_f64().unwrap_or_default();
-        format!("{} {:.2}", step["tokens"], ms / one)
+        format!("{} {:.2}", step["tokens"], if one > 0.0 { ms / one } else { 0.0 })
     });
     output::line(&format!(
         "a step takes {one:.1} ms, one of n tokens: {} × that; drafting one {:.1} ms",
