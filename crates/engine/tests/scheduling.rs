@@ -1,5 +1,7 @@
 //! The scheduler on tiny models: batching changes no token, limits hold, cancelled jobs leave nothing.
 
+mod jobs;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -83,18 +85,7 @@ impl Recorder {
 }
 
 fn job(prompt: &[u32], max_tokens: usize, sink: &Recorder) -> Job {
-    Job {
-        prompt: prompt.to_vec(),
-        max_tokens: Some(max_tokens),
-        stop: Vec::new(),
-        sampling: SamplingParams::default(),
-        top_logprobs: 0,
-        client: None,
-        priority: Priority::Interactive,
-        speculative: true,
-        deadline: None,
-        sink: Box::new(sink.clone()),
-    }
+    jobs::job(prompt, max_tokens, Box::new(sink.clone()))
 }
 
 /// Jobs waiting and running.

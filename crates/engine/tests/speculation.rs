@@ -1,5 +1,7 @@
 //! Speculative decoding on tiny models: nothing that is written depends on it, and what it costs is counted.
 
+mod jobs;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -7,7 +9,7 @@ use engine::decoder::{Decoder, DecoderOptions, SharedDecoder};
 use engine::model::{LoadOptions, Model};
 use engine::sampling::SamplingParams;
 use engine::scheduler::{
-    Finished, Job, Output, Priority, Scheduler, SchedulerLimits, Sink, Speculation, SubmitError, Turns,
+    Finished, Job, Output, Scheduler, SchedulerLimits, Sink, Speculation, SubmitError, Turns,
 };
 use engine::speculation::chain::Chain;
 use engine::speculation::costs::{StepCosts, Terms};
@@ -99,18 +101,7 @@ impl Recorder {
 }
 
 fn job(prompt: &[u32], max_tokens: usize, sink: &Recorder) -> Job {
-    Job {
-        prompt: prompt.to_vec(),
-        max_tokens: Some(max_tokens),
-        stop: Vec::new(),
-        sampling: SamplingParams::default(),
-        top_logprobs: 0,
-        client: None,
-        priority: Priority::Interactive,
-        speculative: true,
-        deadline: None,
-        sink: Box::new(sink.clone()),
-    }
+    jobs::job(prompt, max_tokens, Box::new(sink.clone()))
 }
 
 fn finish(scheduler: &mut Scheduler) {

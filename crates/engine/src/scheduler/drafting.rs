@@ -110,11 +110,6 @@ impl Speculation {
         self.counts
     }
 
-    /// The drafters, and why each does not draft at present, if it does not.
-    pub fn states(&self) -> Vec<(&'static str, Option<String>)> {
-        self.drafters.states()
-    }
-
     /// Milliseconds that drafting one token takes, by the slowest drafter.
     pub fn draft_ms(&self) -> f64 {
         self.drafters.draft_ms()

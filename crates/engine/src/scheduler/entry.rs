@@ -155,7 +155,6 @@ impl Entry {
             id: self.due.arrival,
             client: self.job.client.as_ref(),
             text: &self.tokens,
-            prompt_tokens: self.prompt_tokens,
             expected_tokens: left.min(expected as usize),
             limit,
             sampler: &mut self.sampler,

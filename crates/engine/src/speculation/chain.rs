@@ -77,9 +77,4 @@ impl Chain {
     pub fn draft_ms(&self) -> f64 {
         self.drafters.iter().map(|drafter| drafter.draft_ms()).fold(0.0, f64::max)
     }
-
-    /// Names of its drafters, and why each does not draft at present, if it does not.
-    pub fn states(&self) -> Vec<(&'static str, Option<String>)> {
-        self.drafters.iter().map(|drafter| (drafter.name(), drafter.idle_reason())).collect()
-    }
 }

@@ -32,8 +32,6 @@ pub struct DraftJob<'a> {
     pub client: Option<&'a Arc<str>>,
     /// The prompt and what was written since.
     pub text: &'a [u32],
-    /// Of these, tokens of the prompt.
-    pub prompt_tokens: usize,
     /// Tokens that it will probably still write.
     pub expected_tokens: usize,
     /// Longest draft that has room.
@@ -128,10 +126,5 @@ pub trait Drafter: Send {
     /// Milliseconds that drafting one token takes.
     fn draft_ms(&self) -> f64 {
         0.0
-    }
-
-    /// Why it does not draft at present, if it does not.
-    fn idle_reason(&self) -> Option<String> {
-        None
     }
 }

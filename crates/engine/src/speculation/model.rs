@@ -300,11 +300,6 @@ impl Drafter for DraftModel {
     fn draft_ms(&self) -> f64 {
         self.costs.at(1)
     }
-
-    fn idle_reason(&self) -> Option<String> {
-        let is_there = (self.find)().is_some();
-        (!is_there).then(|| "the draft model is not in memory".to_owned())
-    }
 }
 
 impl DraftModel {
