@@ -101,7 +101,7 @@ enum State {
     /// Out of memory until somebody calls.
     Idle {
         context_tokens: usize,
-        options: EmbeddedOptions,
+        options: Box<EmbeddedOptions>,
         idle: IdleUnload,
     },
 }
@@ -378,7 +378,11 @@ impl EngineThread {
             return Some(job);
         }
         if let State::Ready(Running { context_tokens, .. }) = &*state {
-            *state = State::Idle { context_tokens: *context_tokens, options: self.options.clone(), idle };
+            *state = State::Idle {
+                context_tokens: *context_tokens,
+                options: Box::new(self.options.clone()),
+                idle,
+            };
         }
         let mut load = lock(&self.load);
         *load = Load { drafts: load.drafts, ..Load::default() };
@@ -431,7 +435,7 @@ impl Channel {
             let (token, bytes) = piece(id);
             (token, bytes, logprob)
         });
-        TokenLogprob { token, bytes, logprob: sampled.logprob, top: top.collect() }
+        TokenLogprob { token, bytes, logprob: sampled.logprob, top: top.collect(), entropy: None }
     }
 }
 

@@ -60,7 +60,7 @@ impl Reply {
             let text = text.into();
             let bytes = text.clone().into_bytes();
             let top = vec![(text.clone(), bytes.clone(), logprob)];
-            let token = TokenLogprob { token: text.clone(), bytes, logprob, top };
+            let token = TokenLogprob { token: text.clone(), bytes, logprob, top, entropy: None };
             Delta { text, tokens: vec![token], ..Delta::default() }
         };
         Reply::deltas(tokens.into_iter().map(delta))

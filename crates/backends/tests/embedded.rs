@@ -13,6 +13,7 @@ use engine::decoder::DecoderOptions;
 use engine::model::{LoadOptions, Model};
 use engine::scheduler::Load;
 use engine::speculation::STEP_DRAFT_TOKENS;
+use engine::speculation::costs::StepCosts;
 use futures_util::StreamExt;
 use kernels::isa::Isa;
 use kernels::pool::Pool;
@@ -221,8 +222,10 @@ async fn who_drafts_is_told_and_drafted_tokens_are_counted_beyond_memory() {
     assert_eq!(target.drafting(), None, "nothing is known yet");
     let in_memory = start_idling(&drafter, None);
     assert_eq!(drafter.drafting(), Some(Drafting::default()), "nobody drafts for it");
-    let drafts =
-        DraftOptions { prompt_lookup: true, model: Some(drafter.clone()), ..DraftOptions::default() };
+    // Whatever it costs: whether drafts pay on this machine is no matter here.
+    let costs = Some(Arc::new(StepCosts::free()));
+    let model = Some(drafter.clone());
+    let drafts = DraftOptions { prompt_lookup: true, model, costs, ..DraftOptions::default() };
     start_idling(&target, Some(drafts));
     let (mut accepted, mut rejected) = (0, 0);
     for _ in 0..3 {

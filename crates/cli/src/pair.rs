@@ -258,6 +258,7 @@ impl Pair {
                 prompt_lookup: drafters.prompt_lookup,
                 model: drafters.model.map(|model| self.backends[model].clone()),
                 unused: drafters.unused,
+                costs: None,
             }),
         };
         self.backends[index].start(Arc::new(model), &options).map_err(|error| {

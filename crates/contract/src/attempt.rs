@@ -2,12 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BackendError, FinishReason, Role, TokenLogprob};
+use crate::{BackendError, Findings, FinishReason, Role, TokenLogprob};
 
 /// How far an attempt is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AttemptStatus {
+    /// The prompt is read and nothing written: if its role is called next, this attempt goes on.
+    Read,
     /// Still writing: its first window of tokens is held back for the policy to judge.
     Partial,
     /// Complete.
@@ -62,6 +64,10 @@ pub struct Signals {
     pub logprob_sum: f64,
     /// The lowest of them.
     pub logprob_min: f64,
+    /// Sum of the entropies, nats, of the distributions that the tokens were drawn from, where the backend
+    /// tells them; 0 otherwise.
+    #[serde(default)]
+    pub entropy_sum: f64,
 }
 
 impl Signals {
@@ -71,6 +77,7 @@ impl Signals {
         let logprob = f64::from(likeliest);
         self.logprob_min = if self.tokens == 0 { logprob } else { self.logprob_min.min(logprob) };
         self.logprob_sum += logprob;
+        self.entropy_sum += token.entropy.map_or(0.0, f64::from);
         self.tokens += 1;
     }
 
@@ -89,6 +96,9 @@ pub struct Attempt {
     pub model: String,
     /// How far it is.
     pub status: AttemptStatus,
+    /// What its reading says, if the policy asked for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub findings: Option<Findings>,
     /// The text so far. Empty when replayed from a ledger that keeps no text.
     pub text: String,
     /// What its tokens say.
@@ -106,7 +116,7 @@ mod tests {
     use super::*;
 
     fn token(logprob: f32) -> TokenLogprob {
-        TokenLogprob { token: String::new(), bytes: Vec::new(), logprob, top: Vec::new() }
+        TokenLogprob { token: String::new(), bytes: Vec::new(), logprob, ..TokenLogprob::default() }
     }
 
     #[test]

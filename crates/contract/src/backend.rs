@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_core::Stream;
 use serde::{Deserialize, Serialize};
 
-use crate::{Price, Request, Timings, Usage};
+use crate::{Price, ReadFuture, ReadOptions, Request, Timings, Usage};
 
 /// What kind of thing answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,7 +105,7 @@ impl FinishReason {
 
 /// A token with its log-probability (natural log, of the model's own distribution at temperature 1,
 /// before penalties) and the likeliest alternatives.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TokenLogprob {
     /// The token's text; not UTF-8 bytes become U+FFFD.
     pub token: String,
@@ -116,6 +116,9 @@ pub struct TokenLogprob {
     /// The likeliest tokens, likeliest first; as many as asked for.
     #[serde(default)]
     pub top: Vec<(String, Vec<u8>, f32)>,
+    /// Entropy, nats, of the distribution that it was drawn from, where the backend tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entropy: Option<f32>,
 }
 
 /// A piece of the answer.
@@ -214,4 +217,10 @@ pub trait Backend: Send + Sync {
     }
     /// Starts answering. Never blocks and never fails outright: failures are events.
     fn call(&self, call: Call) -> EventStream;
+    /// Reads the call's prompt and stops there, so that its heads can be asked before anything is written.
+    /// Never blocks.
+    fn read(&self, _call: Call, _options: &ReadOptions) -> ReadFuture {
+        let message = format!("{} can't be read with: only a local model can", self.info().model);
+        Box::pin(std::future::ready(Err(BackendError::new(FailureKind::Internal, message))))
+    }
 }

@@ -5,6 +5,7 @@ mod attempt;
 mod backend;
 mod decision;
 mod price;
+mod reading;
 mod request;
 
 pub use attempt::{Attempt, AttemptStatus, Signals, Timings, Usage};
@@ -14,6 +15,7 @@ pub use backend::{
 };
 pub use decision::{Check, Decision, Policy, Refusal, Step};
 pub use price::Price;
+pub use reading::{Findings, LayerState, NextToken, Read, ReadFuture, ReadOptions, Reading};
 pub use request::{
     Input, Message, MessageRole, Options, Priority, Request, Role, Route, Sampling, Target, ToolCall,
 };

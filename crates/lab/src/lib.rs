@@ -1,3 +1,4 @@
 //! Offline work with the same policies: report, replay, evaluate.
 
+pub mod outcomes;
 pub mod report;

@@ -12,7 +12,8 @@ const SELECT_REQUEST: &str = "SELECT id, arrived_unix_ms, tenant, request_json, 
 
 const SELECT_ATTEMPTS: &str = "SELECT role, model, status_json, text, text_sha256, signal_tokens, logprob_sum, \
     logprob_min, prompt_tokens, cached_tokens, completion_tokens, accepted_prediction_tokens, \
-    rejected_prediction_tokens, queue_ms, prompt_ms, decode_ms, cost_usd \
+    rejected_prediction_tokens, queue_ms, prompt_ms, decode_ms, cost_usd, \
+    entropy_sum, findings_json \
     FROM attempts WHERE request_id = $1 ORDER BY ordinal";
 
 const SELECT_DECISIONS: &str =
@@ -61,6 +62,8 @@ struct AttemptColumns {
     prompt_ms: f64,
     decode_ms: f64,
     cost_usd: f64,
+    entropy_sum: f64,
+    findings_json: Option<String>,
 }
 
 #[derive(FromRow)]
@@ -150,6 +153,7 @@ fn attempt(id: &str, columns: AttemptColumns) -> Result<Attempt, LedgerError> {
             tokens: number(id, "signal_tokens", columns.signal_tokens)?,
             logprob_sum: columns.logprob_sum,
             logprob_min: columns.logprob_min,
+            entropy_sum: columns.entropy_sum,
         },
         usage: Usage {
             prompt_tokens: tokens("prompt_tokens", columns.prompt_tokens)?,
@@ -169,6 +173,7 @@ fn attempt(id: &str, columns: AttemptColumns) -> Result<Attempt, LedgerError> {
             prompt_ms: columns.prompt_ms,
             decode_ms: columns.decode_ms,
         },
+        findings: columns.findings_json.map(|text| json(id, "findings_json", &text)).transpose()?,
         cost_usd: columns.cost_usd,
     })
 }

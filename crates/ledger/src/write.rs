@@ -16,8 +16,9 @@ const INSERT_REQUEST: &str = "INSERT INTO requests (id, arrived_unix_ms, tenant,
 const INSERT_ATTEMPT: &str = "INSERT INTO attempts (request_id, ordinal, role, model, status, status_json, \
     text, text_sha256, signal_tokens, logprob_sum, logprob_min, prompt_tokens, cached_tokens, \
     completion_tokens, accepted_prediction_tokens, rejected_prediction_tokens, queue_ms, prompt_ms, \
-    decode_ms, cost_usd) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)";
+    decode_ms, cost_usd, entropy_sum, findings_json) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, \
+    $21, $22)";
 
 const INSERT_DECISION: &str = "INSERT INTO decisions (request_id, ordinal, step_json, reason, confidence) \
     VALUES ($1, $2, $3, $4, $5)";
@@ -111,6 +112,8 @@ async fn insert_attempt(
         .bind(timings.prompt_ms)
         .bind(timings.decode_ms)
         .bind(attempt.cost_usd)
+        .bind(signals.entropy_sum)
+        .bind(attempt.findings.as_ref().map(json).transpose()?)
         .execute(connection)
         .await?;
     Ok(())
@@ -134,6 +137,7 @@ async fn insert_decision(
 
 fn status_name(status: &AttemptStatus) -> &'static str {
     match status {
+        AttemptStatus::Read => "read",
         AttemptStatus::Partial => "partial",
         AttemptStatus::Finished(_) => "finished",
         AttemptStatus::Failed(_) => "failed",

@@ -48,6 +48,7 @@ mod tests {
             role,
             model: role.as_str().to_owned(),
             status: AttemptStatus::Finished(FinishReason::Stop),
+            findings: None,
             text: String::new(),
             signals: Signals::default(),
             usage,

@@ -7,6 +7,7 @@ use engine::model::Model;
 use engine::scheduler::{Speculation, Turns};
 use engine::speculation::Drafter;
 use engine::speculation::chain::Chain;
+use engine::speculation::costs::StepCosts;
 use engine::speculation::model::{DRAFT_VOCABULARY, DraftModel};
 use engine::speculation::prompt_lookup::PromptLookup;
 use engine::speculation::vocabulary::{self, VocabularyMismatch};
@@ -22,6 +23,8 @@ pub struct DraftOptions {
     pub model: Option<EmbeddedBackend>,
     /// Drafters that might draft and do not, each with the reason.
     pub unused: Vec<DrafterState>,
+    /// What steps cost; `None`: it is measured.
+    pub costs: Option<Arc<StepCosts>>,
 }
 
 impl DraftOptions {
@@ -47,7 +50,13 @@ impl DraftOptions {
             let tokens = DRAFT_VOCABULARY.min(target.vocabulary());
             drafters.push(Box::new(DraftModel::new(Box::new(find), turns.seat(), tokens)));
         }
-        Ok((!drafters.is_empty()).then(|| Speculation::new(Chain::new(drafters))))
+        Ok((!drafters.is_empty()).then(|| {
+            let speculation = Speculation::new(Chain::new(drafters));
+            match &self.costs {
+                Some(costs) => speculation.with_costs(StepCosts::clone(costs)),
+                None => speculation,
+            }
+        }))
     }
 
     /// The drafters, and why one does not draft at present.

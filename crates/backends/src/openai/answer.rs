@@ -125,7 +125,7 @@ fn token_logprobs(logprobs: &Value, top: usize) -> Vec<TokenLogprob> {
             Some((token.clone(), token.clone().into_bytes(), natural_log(logprob)?))
         });
         let bytes = token.clone().into_bytes();
-        Some(TokenLogprob { token, bytes, logprob, top: likeliest(named.collect(), top) })
+        Some(TokenLogprob { token, bytes, logprob, top: likeliest(named.collect(), top), entropy: None })
     };
     pairs.filter_map(token).collect()
 }
@@ -134,7 +134,7 @@ fn chat_token(entry: &Value, top: usize) -> Option<TokenLogprob> {
     let (token, bytes, logprob) = chat_entry(entry)?;
     let named = entry.get("top_logprobs").and_then(Value::as_array).into_iter().flatten();
     let top = likeliest(named.filter_map(chat_entry).collect(), top);
-    Some(TokenLogprob { token, bytes, logprob, top })
+    Some(TokenLogprob { token, bytes, logprob, top, entropy: None })
 }
 
 /// `token`, `bytes` and `logprob` of one entry; without `bytes`, the token's own.
@@ -222,6 +222,7 @@ mod tests {
             bytes: vec![195, 169],
             logprob: -0.5,
             top: vec![("é".into(), vec![195, 169], -0.5)],
+            entropy: None,
         };
         for choice in [chat, completion] {
             assert_eq!(take(choice).unwrap().tokens, std::slice::from_ref(&expected));

@@ -183,6 +183,7 @@ impl Run {
             role,
             model,
             status,
+            findings: None,
             text: String::new(),
             signals: Signals::default(),
             usage: Usage::default(),
@@ -214,8 +215,8 @@ impl Run {
                 self.finish(reason);
             }
             Some(AttemptStatus::Failed(error)) => self.fail(FlowError::Backend(error)),
-            Some(AttemptStatus::Partial | AttemptStatus::Cancelled) => {
-                self.policy_fault(format!("answers with attempt {index}, which was cancelled"));
+            Some(AttemptStatus::Read | AttemptStatus::Partial | AttemptStatus::Cancelled) => {
+                self.policy_fault(format!("answers with attempt {index}, which was cancelled or only read"));
             }
             None => self
                 .policy_fault(format!("answers with attempt {index}, but there are {}", self.attempts.len())),

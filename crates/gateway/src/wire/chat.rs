@@ -205,6 +205,7 @@ mod tests {
             bytes: vec![120],
             logprob: f32::NEG_INFINITY,
             top: vec![("y".into(), vec![121], -0.5)],
+            entropy: None,
         };
         let json = serde_json::to_value(logprobs(&[token])).unwrap();
         assert_eq!(json["content"][0]["logprob"], json!(-9999.0));

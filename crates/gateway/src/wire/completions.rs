@@ -119,7 +119,7 @@ mod tests {
             token: text.into(),
             bytes: text.as_bytes().to_vec(),
             logprob: -1.0,
-            top: Vec::new(),
+            ..TokenLogprob::default()
         };
         let mut completion = Completion::new(head);
         assert_eq!(completion.logprobs(&[token("né"), token(" b")]).text_offset, [0, 2]);

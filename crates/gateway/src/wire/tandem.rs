@@ -1,6 +1,6 @@
 //! The `tandem` object of an answer: who answered, why, and what it cost.
 
-use contract::{Attempt, AttemptStatus, Decision, FinishReason, Signals, Timings, Usage};
+use contract::{Attempt, AttemptStatus, Decision, Findings, FinishReason, Signals, Timings, Usage};
 use serde::Serialize;
 
 use crate::flow::Outcome;
@@ -52,6 +52,7 @@ pub(crate) struct AttemptBody<'a> {
     finish_reason: Option<FinishReason>,
     error: Option<&'a str>,
     signals: Signals,
+    findings: Option<&'a Findings>,
     usage: Usage,
     timings: Timings,
     cost_usd: f64,
@@ -60,6 +61,7 @@ pub(crate) struct AttemptBody<'a> {
 impl<'a> From<&'a Attempt> for AttemptBody<'a> {
     fn from(attempt: &'a Attempt) -> Self {
         let (status, finish_reason, error) = match &attempt.status {
+            AttemptStatus::Read => ("read", None, None),
             AttemptStatus::Partial => ("partial", None, None),
             AttemptStatus::Finished(reason) => ("finished", Some(*reason), None),
             AttemptStatus::Failed(error) => ("failed", None, Some(error.message.as_str())),
@@ -72,6 +74,7 @@ impl<'a> From<&'a Attempt> for AttemptBody<'a> {
             finish_reason,
             error,
             signals: attempt.signals,
+            findings: attempt.findings.as_ref(),
             usage: attempt.usage,
             timings: attempt.timings,
             cost_usd: attempt.cost_usd,

@@ -1,8 +1,8 @@
 //! Rows for the ledger's tests.
 
 use contract::{
-    Attempt, AttemptStatus, BackendError, Check, Decision, FailureKind, FinishReason, Input, Message,
-    MessageRole, Options, Request, Role, Sampling, Signals, Step, Target, Timings, Usage,
+    Attempt, AttemptStatus, BackendError, Check, Decision, FailureKind, Findings, FinishReason, Input,
+    Message, MessageRole, NextToken, Options, Request, Role, Sampling, Signals, Step, Target, Timings, Usage,
 };
 use ledger::RequestRow;
 
@@ -38,8 +38,9 @@ pub fn attempt(role: Role, status: AttemptStatus, tokens: u64) -> Attempt {
         role,
         model: format!("{}-model", role.as_str()),
         status,
+        findings: Some(findings()),
         text: ANSWER.to_owned(),
-        signals: Signals { tokens: 9, logprob_sum: -1.5, logprob_min: -0.75 },
+        signals: Signals { tokens: 9, logprob_sum: -1.5, logprob_min: -0.75, entropy_sum: 2.5 },
         usage: Usage {
             prompt_tokens: 10 * tokens,
             cached_tokens: 4 * tokens,
@@ -50,6 +51,12 @@ pub fn attempt(role: Role, status: AttemptStatus, tokens: u64) -> Attempt {
         timings: Timings { queue_ms: 0.5, prompt_ms: 20.25, decode_ms: 100.125 },
         cost_usd: tokens as f64 * USD,
     }
+}
+
+fn findings() -> Findings {
+    let next = NextToken { logprob_max: -0.25, margin: 1.5, entropy: 0.75 };
+    let scores = [("code".to_owned(), 0.125)].into();
+    Findings { prompt_tokens: 10, read_tokens: 8, next, scores }
 }
 
 /// An escalated request: small was cancelled, large answered.

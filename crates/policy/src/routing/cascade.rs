@@ -63,7 +63,9 @@ impl Cascade {
                 let trouble = fixed::trouble(attempt).unwrap_or_default();
                 escalate(format!("small {trouble}: the request escalates to large"), None)
             }
-            AttemptStatus::Partial | AttemptStatus::Finished(_) => self.weigh(index, attempt),
+            AttemptStatus::Read | AttemptStatus::Partial | AttemptStatus::Finished(_) => {
+                self.weigh(index, attempt)
+            }
         }
     }
 
@@ -243,7 +245,7 @@ mod tests {
 
     #[test]
     fn without_usable_signals_it_escalates_and_says_so() {
-        let broken = Signals { tokens: 3, logprob_sum: f64::NAN, logprob_min: -1.0 };
+        let broken = Signals { tokens: 3, logprob_sum: f64::NAN, logprob_min: -1.0, ..Signals::default() };
         for signals in [Signals::default(), broken] {
             let decision = decide(false, &[past(Role::Small, STOP, signals)]);
             assert_eq!((decision.step, decision.confidence), (TO_LARGE, None));

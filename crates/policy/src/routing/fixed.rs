@@ -10,7 +10,8 @@ pub(crate) const CODE_UPSTREAM_FAILED: &str = "upstream_failed";
 ///
 /// The other role never steps in: whoever fixes a role fixes its price, or where the text may go.
 pub(crate) fn next(role: Role, why: &str, attempts: &[Attempt]) -> Decision {
-    let Some(index) = attempts.iter().rposition(|attempt| attempt.role == role) else {
+    let was_called = |attempt: &Attempt| attempt.role == role && attempt.status != AttemptStatus::Read;
+    let Some(index) = attempts.iter().rposition(was_called) else {
         return Decision::new(Step::Call { role, check: Check::Never }, why);
     };
     match trouble(&attempts[index]) {
@@ -24,6 +25,7 @@ pub(crate) fn next(role: Role, why: &str, attempts: &[Attempt]) -> Decision {
 pub(crate) fn trouble(attempt: &Attempt) -> Option<String> {
     match &attempt.status {
         AttemptStatus::Partial | AttemptStatus::Finished(_) => None,
+        AttemptStatus::Read => Some("has written nothing".to_owned()),
         AttemptStatus::Cancelled => Some("was cancelled".to_owned()),
         AttemptStatus::Failed(error) => Some(format!("failed ({})", describe(error.kind))),
     }

@@ -36,6 +36,7 @@ pub(crate) fn attempt(role: Role, outcome: &Outcome) -> Attempt {
         role,
         model: format!("the-{}-one", role.as_str()),
         status: outcome.status.clone(),
+        findings: None,
         text: "upon a time".to_owned(),
         signals: outcome.signals,
         usage: Usage::default(),
@@ -46,7 +47,12 @@ pub(crate) fn attempt(role: Role, outcome: &Outcome) -> Attempt {
 
 /// `tokens` tokens with this geometric mean and lowest probability.
 pub(crate) fn signals(tokens: u32, mean: f64, lowest: f64) -> Signals {
-    Signals { tokens, logprob_sum: mean.ln() * f64::from(tokens), logprob_min: lowest.ln() }
+    Signals {
+        tokens,
+        logprob_sum: mean.ln() * f64::from(tokens),
+        logprob_min: lowest.ln(),
+        ..Signals::default()
+    }
 }
 
 pub(crate) fn failed(kind: FailureKind) -> AttemptStatus {
@@ -74,8 +80,9 @@ pub(crate) fn statuses() -> impl Strategy<Value = AttemptStatus> {
 /// `count` outcomes; log-probabilities include what only a broken upstream reports.
 pub(crate) fn outcomes(count: usize) -> impl Strategy<Value = Vec<Outcome>> {
     let logprob = prop_oneof![-10.0..0.1f64, proptest::num::f64::ANY];
-    let signals = (0u32..100, logprob.clone(), logprob)
-        .prop_map(|(tokens, logprob_sum, logprob_min)| Signals { tokens, logprob_sum, logprob_min });
+    let signals = (0u32..100, logprob.clone(), logprob).prop_map(|(tokens, logprob_sum, logprob_min)| {
+        Signals { tokens, logprob_sum, logprob_min, ..Signals::default() }
+    });
     let outcome = (statuses(), signals).prop_map(|(status, signals)| Outcome { status, signals });
     proptest::collection::vec(outcome, count)
 }
