@@ -60,7 +60,7 @@ pub struct Pair {
 ///
 /// # Errors
 /// [`CliError::Missing`] if one does not answer or lists none.
-pub async fn name_upstream_models(roles: [&mut RoleSettings; 2]) -> Result<(), CliError> {
+pub async fn name_upstream_models<const N: usize>(roles: [&mut RoleSettings; N]) -> Result<(), CliError> {
     for role in roles {
         let RoleSettings::Upstream(settings) = role else { continue };
         if settings.is_named {
@@ -190,6 +190,12 @@ impl Pair {
     /// What the local models are for.
     pub fn parts(&self) -> Vec<Part> {
         self.models.iter().map(|model| model.part).collect()
+    }
+
+    /// How many layers the local model of a role has, once it is loaded.
+    pub fn layers(&self, part: Part) -> Option<usize> {
+        let index = self.models.iter().position(|model| model.part == part)?;
+        Some(self.backends.get(index)?.model()?.spec().layers.len())
     }
 
     /// The budget's split among models that are here, and who drafts for whom: if need be, fewer than might.
