@@ -225,11 +225,87 @@ async fn limited(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
 pub(super) mod tests {
     use super::*;
 
-    /// A sandbox of short time and memory, on a runtime of its own making.
+    /// A sandbox of short time and memory, without name spaces so that all systems run the same.
     pub fn sandbox() -> Sandbox {
         let settings =
             SandboxSettings { time_ms_max: 5_000, memory_bytes_max: 256 << 20, ..SandboxSettings::default() };
-        let places = Semaphore::new(2);
-        Sandbox { settings, unshare: None, places }
+        Sandbox { settings, unshare: None, places: Semaphore::new(2) }
+    }
+
+    #[tokio::test]
+    async fn programs_pass_by_reaching_their_end() {
+        let sandbox = sandbox();
+        for (program, passes) in [
+            ("", true),
+            ("import math, re, collections, heapq, hashlib, typing\nassert math.gcd(4, 6) == 2", true),
+            ("assert False", false),
+            ("syntax error", false),
+            ("import sys\nsys.exit(0)", false),
+            ("import os\nos._exit(0)", false),
+            ("if __name__ == '__main__':\n    raise ValueError", true),
+            ("print('x' * 1000)", true),
+            ("import sys; print('x' * 2_000_000)", false),
+        ] {
+            assert_eq!(sandbox.passes(program).await.unwrap(), passes, "{program}");
+        }
+    }
+
+    #[tokio::test]
+    async fn programs_get_little() {
+        let sandbox = sandbox();
+        for program in [
+            // Memory, files, network.
+            "x = bytearray(1 << 30)",
+            "with open('big', 'wb') as file:\n    for _ in range(64): file.write(bytes(1 << 16))",
+            "import socket\nsocket.socket()",
+            "import urllib.request\nurllib.request.urlopen('http://127.0.0.1:9')",
+            // Environment and input.
+            "import os\nassert 'CARGO' in os.environ or 'HOME' in os.environ",
+            "input()",
+        ] {
+            assert!(!sandbox.passes(program).await.unwrap(), "{program}");
+        }
+    }
+
+    #[tokio::test]
+    async fn time_ends_a_program_and_what_it_started() {
+        let mut sandbox = sandbox();
+        sandbox.settings.time_ms_max = 1_000;
+        let folder = TempDir::new().unwrap();
+        let mark = folder.path().join("mark");
+        let child = format!("import time; time.sleep(3); open({:?}, 'w')", mark.display().to_string());
+        let program = format!(
+            "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {child:?}])\nwhile True: pass"
+        );
+        assert!(!sandbox.passes(&program).await.unwrap());
+        // Long enough for the child to have left its mark.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert!(!mark.exists());
+    }
+
+    #[tokio::test]
+    async fn the_systems_name_spaces_are_used_where_there_are_some() {
+        let sandbox = Sandbox::new(SandboxSettings::default()).await.unwrap();
+        assert!(sandbox.passes("assert 1 + 1 == 2").await.unwrap());
+        // The system's own calls get past the interpreter's socket module, but find no network.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port().to_be_bytes();
+        let program = format!(
+            "import ctypes, sys\nlibc = ctypes.CDLL(None)\nfd = libc.socket(2, 1, 0)\n\
+             family = (2).to_bytes(2, sys.byteorder)\n\
+             address = family + bytes([{}, {}, 127, 0, 0, 1]) + bytes(8)\n\
+             assert libc.connect(fd, address, 16) == 0",
+            port[0], port[1]
+        );
+        if cfg!(target_os = "linux") {
+            assert_eq!(sandbox.passes(&program).await.unwrap(), !sandbox.has_name_spaces());
+        }
+    }
+
+    #[tokio::test]
+    async fn no_interpreter_is_an_error_that_says_what_to_do() {
+        let settings = SandboxSettings { python: "no-such-python".into(), ..SandboxSettings::default() };
+        let error = Sandbox::new(settings).await.unwrap_err().to_string();
+        assert!(error.contains("no-such-python") && error.contains("TANDEM_PYTHON"), "{error}");
     }
 }
