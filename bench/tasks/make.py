@@ -34,8 +34,8 @@ GSM8K = (
     "Then write the final number on the last line, after ####."
 )
 HUMANEVAL = (
-    "Complete this Python function. Reply with the whole function in one Python code block and nothing else.\n\n"
-    "```python\n{}\n```"
+    "Complete this Python function. Reply with the whole function, without its docstring, in one Python code block "
+    "and nothing else.\n\n```python\n{}\n```"
 )
 
 # reasoning-gym's generators: how many rows, how they are asked, and settings that make some of the questions easy
@@ -114,8 +114,8 @@ def check_of(task, answer):
     """How an answer of a generator is judged."""
     if task == "prime_factorization":
         factors = r"\s*(?:×|x|\*|·|\\times)\s*".join(map(re.escape, answer.split(" × ")))
-        # Neither more factors before them nor after.
-        return dict(kind="regex", answer=rf"(?:^|[^\d×x*·\s]\s*|=\s*){factors}\s*(?:$|[^\d×x*·\s])")
+        # Neither more factors before them nor after, nor the number itself before its own factors.
+        return dict(kind="regex", answer=rf"(?:^|[^\d×x*·\s]\s*|=\s*){factors}\s*(?:$|[^\d×x*·\s=])")
     if re.fullmatch(r"-?\d+(\.\d+)?", answer):
         return dict(kind="number", answer=answer)
     return dict(kind="exact", answer=answer, loose=True)

@@ -1,5 +1,6 @@
-//! `number`: the answer's number, compared by value. It is the one that the answer announces as its result,
-//! else the last one. `1,234`, `-3`, `2.50`, `3/4` are numbers; signs of currency and per cent are passed over.
+//! `number`: the answer's number, compared by value. It is the one that the answer announces as its result, else
+//! that of the last sentence with a number: what it says at once after its last `=` or `is`, else its last one.
+//! `1,234`, `-3`, `2.50`, `3/4` are numbers; signs of currency and per cent are passed over.
 
 use std::sync::{Arc, LazyLock};
 
@@ -15,6 +16,8 @@ pub const KIND: Kind = Kind { name: "number", what: "the number, compared by val
 /// as a decimal lose.
 const TOLERANCE_DEFAULT: f64 = 1e-6;
 
+/// What stands before the result of a sentence or of a sum.
+const RESULT_MARKS: &[&str] = &["=", "≈", " is ", " are ", " was ", " total of "];
 /// Words, signs of currency among them, that may stand before a number that is said at once.
 const WORDS_BEFORE_MAX: usize = 1;
 
@@ -42,27 +45,33 @@ impl NumberCheck {
     }
 
     fn is_right(&self, answer: &str) -> bool {
-        let found =
-            announced(answer).and_then(result).or_else(|| numbers(answer).last().map(|(value, _)| *value));
+        let found = announced(answer).and_then(|line| result(line, true));
+        let found = found.or_else(|| last_sentence(answer).and_then(|sentence| result(sentence, false)));
         found.is_some_and(|found| {
             (found - self.right).abs() <= self.tolerance * found.abs().max(self.right.abs())
         })
     }
 }
 
-/// The number of an announced result: after the last `=` or `is` the one that is said at once (`72 clips in
-/// 2 months`), else the last one.
-fn result(line: &str) -> Option<f64> {
-    let after = |mark: &str| line.rfind(mark).map(|at| at + mark.len());
-    let from = ["=", "≈", " is ", " are ", " was "].into_iter().filter_map(after).max().unwrap_or(0);
+/// The last sentence in which there is a number.
+fn last_sentence(answer: &str) -> Option<&str> {
+    let lines = answer.lines().rev().flat_map(|line| line.rsplit(". "));
+    lines.into_iter().find(|sentence| sentence.contains(|c: char| c.is_ascii_digit()))
+}
+
+/// The number of a line. After its last `=` or `is`, and at its beginning if it is all result, that is the one
+/// said at once (`72 clips in 2 months`); else the last one.
+fn result(line: &str, is_all_result: bool) -> Option<f64> {
+    let after = |mark: &&str| line.rfind(mark).map(|at| at + mark.len());
+    let mark = RESULT_MARKS.iter().filter_map(after).max();
+    let from = mark.unwrap_or(0);
     let found = numbers(&line[from..]);
-    let at_once = found
-        .first()
-        .filter(|(_, range)| line[from..][..range.start].split_whitespace().count() <= WORDS_BEFORE_MAX);
-    at_once
-        .or(found.last())
-        .map(|(value, _)| *value)
-        .or_else(|| numbers(line).last().map(|(value, _)| *value))
+    let words_before = |at: usize| line[from..][..at].split_whitespace().count();
+    let at_once = found.first().filter(|(_, range)| {
+        (is_all_result || mark.is_some()) && words_before(range.start) <= WORDS_BEFORE_MAX
+    });
+    let last = || found.last().map(|(value, _)| *value);
+    at_once.map(|(value, _)| *value).or_else(last).or_else(|| numbers(line).last().map(|(value, _)| *value))
 }
 
 impl Check for NumberCheck {
@@ -132,6 +141,8 @@ mod tests {
             ("18", "The answer is \\boxed{18} dollars per day for 7 days", true),
             ("18", "Answer: 3 * 6 = 18", true),
             ("1e6", "1,000,000", true),
+            ("6", "2 + 4 = 6. So she walked a total of 6 kilometers in 2 hours.\nWell done!", true),
+            ("50", "The snakes are 50 inches long. That is all of them.", true),
             ("16", "Answer: The value of g in the equation 528*g = 8448 is 16.", true),
             ("12", "#### 7 plus 5 is altogether about 12", true),
             ("6", "#### She walked 2 and then 4, in total 6 kilometers", true),

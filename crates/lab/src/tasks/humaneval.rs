@@ -19,8 +19,8 @@ fn read(fields: Fields, name: String) -> Result<Row, FieldError> {
     let id = fields.name("task_id")?.unwrap_or(name);
     let prompt = fields.text("prompt")?;
     let ask = format!(
-        "Complete this Python function. Reply with the whole function in one Python code block and nothing else.\n\n\
-         ```python\n{}\n```",
+        "Complete this Python function. Reply with the whole function, without its docstring, in one Python code \
+         block and nothing else.\n\n```python\n{}\n```",
         prompt.trim_end()
     );
     let tests = PythonTests::new(fields.text("test")?, Some(fields.text("entry_point")?), Some(prompt))
