@@ -10,8 +10,10 @@ mod door;
 mod gguf;
 mod model;
 mod mutate;
+mod outcomes;
 mod packed;
 mod reference;
+mod rows;
 pub mod smoke;
 mod sse;
 mod stop;
@@ -28,8 +30,10 @@ pub const TARGETS: &[Target] = &[
     door::TARGET,
     gguf::TARGET,
     model::TARGET,
+    outcomes::TARGET,
     packed::TARGET,
     reference::TARGET,
+    rows::TARGET,
     sse::TARGET,
     stop::TARGET,
     template::TARGET,
