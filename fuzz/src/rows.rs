@@ -1,6 +1,5 @@
 //! Files of rows, of every format; and answers, judged by the checks that they ask for.
 
-use std::future::Future;
 use std::task::{Context, Poll, Waker};
 
 use lab::checks::{Judged, Tools};

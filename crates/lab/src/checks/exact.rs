@@ -65,17 +65,11 @@ impl ExactCheck {
 
     /// Loosely, one word is right also where it is explained: `Yes, since …`.
     fn begins(&self, text: &str) -> bool {
+        let from = text.trim_start_matches(|c: char| !c.is_alphanumeric());
+        // Neither `Linda's mother` nor `yes-men` begin with the name or the word.
+        let end = from.find(|c: char| !c.is_alphanumeric() && !"'’-_".contains(c)).unwrap_or(from.len());
         let is_word = self.fold == Fold::Loose && self.right.chars().all(char::is_alphabetic);
-        let words = || text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
-        // A name before what it stands for is none: `Linda's mother`.
-        let is_whole = || {
-            !text.trim_start_matches(|c: char| !c.is_alphanumeric())[..]
-                .chars()
-                .skip(self.right.chars().count())
-                .next()
-                .is_some_and(|c| "'’-_".contains(c))
-        };
-        is_word && words().next().is_some_and(|word| word.to_lowercase() == self.right) && is_whole()
+        is_word && from[..end].to_lowercase() == self.right
     }
 }
 
