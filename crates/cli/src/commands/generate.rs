@@ -160,6 +160,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
         client: None,
         priority: Priority::Interactive,
         speculative: false,
+        reading: None,
         deadline: None,
         sink: Box::new(printer.clone()),
     });

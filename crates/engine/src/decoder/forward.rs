@@ -16,6 +16,7 @@ use super::kv::{KvBlocks, KvCache, KvError};
 use super::rope::RopeTable;
 use super::sizes::{Room, column_shapes, positions_max};
 use super::smoothing::{self, Smoothing, Watch};
+use super::states::{LayerSet, LayerState, States};
 use super::weights::{HeadNorm, Layer, Linear};
 use super::{BATCH_TOKENS_DEFAULT, BATCH_TOKENS_MAX, EMBEDDING_ROWS_HELD};
 use crate::model::Model;
@@ -37,6 +38,8 @@ pub struct DecoderOptions {
     pub kv_type: KvType,
     /// Most tokens of a pass, at most [`BATCH_TOKENS_MAX`]: working memory is proportional to it.
     pub batch_tokens: usize,
+    /// Layers whose hidden states can be asked for.
+    pub reading_layers: LayerSet,
 }
 
 impl DecoderOptions {
@@ -49,6 +52,7 @@ impl DecoderOptions {
             kv_tokens,
             kv_type: KvType::F16,
             batch_tokens: BATCH_TOKENS_DEFAULT,
+            reading_layers: LayerSet::default(),
         }
     }
 
@@ -117,6 +121,8 @@ pub struct Decoder {
     /// Who looks at queries and keys.
     pub(super) watch: Option<Watch>,
     kv: KvCache,
+    /// `None`: nobody asks for hidden states.
+    states: Option<States>,
     batch_tokens: usize,
     /// Embedding rows read since their pages were given back.
     embedded: usize,
@@ -146,11 +152,13 @@ struct Batch<'a> {
 
 /// One sequence's rows in the batch.
 #[derive(Debug)]
-struct Rows {
-    sequence: usize,
-    position: usize,
-    row: usize,
-    tokens: usize,
+pub(super) struct Rows {
+    pub sequence: usize,
+    /// Of its first token here.
+    pub position: usize,
+    /// Its first row.
+    pub row: usize,
+    pub tokens: usize,
 }
 
 impl Decoder {
@@ -176,8 +184,12 @@ impl Decoder {
         // All at once, so that nothing is copied when it grows; pages are committed as they are used.
         let room = Room::of(spec, &options, model.vocabulary());
         let threads = pool.threads();
+        let kv = KvCache::new(spec, &options);
+        let states = (!options.reading_layers.is_empty())
+            .then(|| States::new(spec, isa, (&options, kv.groups[0].memory.shape().blocks)));
         Ok(Decoder {
-            kv: KvCache::new(spec, &options),
+            kv,
+            states,
             smoothings: match kv_type.is_quantized() {
                 true => smoothing::learn(&model, &pool, isa)?,
                 false => Vec::new(),
@@ -213,7 +225,11 @@ impl Decoder {
     /// # Errors
     /// If all are in use.
     pub fn begin(&mut self) -> Result<SequenceId, KvError> {
-        self.kv.take().map(SequenceId)
+        let sequence = self.kv.take()?;
+        if let Some(states) = &mut self.states {
+            states.begin(sequence);
+        }
+        Ok(SequenceId(sequence))
     }
 
     /// Takes a free sequence that holds as much of `prompt` as is still there from settled sequences of the
@@ -222,8 +238,8 @@ impl Decoder {
     /// # Errors
     /// If all are in use.
     pub fn begin_with(&mut self, scope: u64, prompt: &[u32]) -> Result<(SequenceId, usize), KvError> {
-        let sequence = self.kv.take()?;
-        Ok((SequenceId(sequence), self.kv.attach(sequence, scope, prompt)))
+        let sequence = self.begin()?;
+        Ok((sequence, self.kv.attach(sequence.0, scope, prompt)))
     }
 
     /// Announces that a sequence will hold `tokens` tokens in all; false if they have no room beside what was
@@ -265,6 +281,24 @@ impl Decoder {
     /// If they have none; then nothing changes.
     pub fn reserve(&mut self, sequence: SequenceId, tokens: usize) -> Result<(), KvError> {
         self.kv.reserve(sequence.0, tokens)
+    }
+
+    /// The wanted logits of the last pass, as that returned them.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// Layers whose hidden states are kept.
+    pub fn reading_layers(&self) -> LayerSet {
+        self.states.as_ref().map_or_else(LayerSet::default, States::layers)
+    }
+
+    /// Hidden states of a sequence that had a part in the last pass: after its last token, and means over all
+    /// its tokens. Layers that are not kept are left out.
+    pub fn states(&self, sequence: SequenceId, layers: LayerSet) -> Vec<LayerState> {
+        let rows = self.rows.iter().find(|rows| rows.sequence == sequence.0);
+        let states = self.states.as_ref().zip(rows);
+        states.map_or_else(Vec::new, |(states, rows)| states.of(rows, layers))
     }
 
     /// Tokens that all passes so far have read.
@@ -335,6 +369,9 @@ impl Decoder {
         }
         self.head(&model, (works, head), pending);
         for rows in batch.rows {
+            if let Some(states) = &mut self.states {
+                states.add(rows, self.kv.table(rows.sequence, 0));
+            }
             self.kv.advance(rows.sequence, rows.tokens);
         }
     }
@@ -397,6 +434,9 @@ impl Decoder {
         let shape = shape_for(&layer.qkv, count);
         let post = before.map(|b| b.post_feed_forward_norm.as_deref());
         self.columns.fill(kernels, shape, residual, &|row, state, out| join.apply(row, post, state, out));
+        if let Some(states) = &mut self.states {
+            states.take(index, residual);
+        }
         let width = (spec.heads + 2 * spec.kv_heads) * spec.head_dim;
         let file = model.file();
         let products = &operands(&layer.qkv, file)[..layer.qkv.len()];

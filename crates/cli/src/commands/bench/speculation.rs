@@ -256,6 +256,7 @@ fn answer(
                 client: Some(name.into()),
                 priority: Priority::Interactive,
                 speculative: drafts,
+                reading: None,
                 deadline: None,
                 sink: Box::new(told.clone()),
             });
