@@ -187,6 +187,12 @@ impl Pair {
         Ok(paths.iter().all(Option::is_some).then_some(plan))
     }
 
+    /// Layers of the model in the role small, if that is a local one in memory.
+    pub fn small_layers(&self) -> Option<usize> {
+        let small = self.models.iter().position(|model| model.part == Part::Small)?;
+        Some(self.backends.get(small)?.model()?.spec().layers.len())
+    }
+
     /// What the local models are for.
     pub fn parts(&self) -> Vec<Part> {
         self.models.iter().map(|model| model.part).collect()
@@ -251,7 +257,7 @@ impl Pair {
             pool: Arc::clone(&loading.pool),
             turns: Arc::clone(&loading.turns),
             isa: loading.isa,
-            decoder: decoder_options(choice, drafting.needs(index, &self.models)),
+            decoder: decoder_options(choice, (drafting.needs(index, &self.models), settings.reading_layers)),
             queue_max: loading.queue_max,
             idle,
             drafts: drafters.clone().map(|drafters| DraftOptions {

@@ -102,7 +102,7 @@ impl Sink for Printer {
     fn send(&mut self, output: Output) {
         let mut told = self.told();
         match output {
-            Output::Started { .. } | Output::Expired => {}
+            Output::Started { .. } | Output::Read { .. } | Output::Expired => {}
             Output::Text { text, token, .. } => {
                 told.ids.extend(token.map(|t| t.id));
                 told.text += &text;
