@@ -1,6 +1,7 @@
 //! The forward pass: [`Decoder`].
 
 mod head;
+mod rows;
 
 use std::slice;
 use std::sync::Arc;
@@ -12,12 +13,13 @@ use kernels::pool::Pool;
 use kernels::product::{Columns, ColumnsShape, Rounding, Weights, announce, each_row, multiply};
 
 use self::head::Head;
+use self::rows::{FinishQkv, Join};
 use super::kv::{KvBlocks, KvCache, KvError};
 use super::rope::RopeTable;
 use super::sizes::{Room, column_shapes, positions_max};
 use super::smoothing::{self, Smoothing, Watch};
 use super::states::{LayerSet, LayerState, States};
-use super::weights::{HeadNorm, Layer, Linear};
+use super::weights::{Layer, Linear};
 use super::{BATCH_TOKENS_DEFAULT, BATCH_TOKENS_MAX, EMBEDDING_ROWS_HELD};
 use crate::model::Model;
 use crate::recycle::emptied;
@@ -549,79 +551,4 @@ fn shape_for(linears: &[Linear], count: usize) -> ColumnsShape {
 /// The operands of a fused product of 1 to [`FUSED_MAX`] matrices; the last repeats to fill the array.
 fn operands<'a>(linears: &'a [Linear], file: &'a [u8]) -> [Weights<'a>; FUSED_MAX] {
     std::array::from_fn(|i| linears[i.min(linears.len() - 1)].weights(file))
-}
-
-/// Adds a block's result to the residual stream and norms the sum for the next block.
-struct Join<'a> {
-    isa: Isa,
-    spec: &'a DecoderSpec,
-    added: &'a [f32],
-    norm: Option<&'a [f32]>,
-}
-
-impl Join<'_> {
-    /// `post`: `None` if nothing waits to be added; else the norm it goes through first, if any.
-    fn apply(&self, row: usize, post: Option<Option<&[f32]>>, state: &mut [f32], out: &mut [f32]) {
-        let epsilon = self.spec.norm_epsilon;
-        if let Some(norm) = post {
-            let added = &self.added[row * state.len()..][..state.len()];
-            match norm {
-                Some(norm) => {
-                    self.isa.rms_norm(added, norm, epsilon, out);
-                    self.isa.add_scaled(state, self.spec.residual_scale, out);
-                }
-                None => self.isa.add_scaled(state, self.spec.residual_scale, added),
-            }
-        }
-        match self.norm {
-            Some(norm) => self.isa.rms_norm(state, norm, epsilon, out),
-            None => out.copy_from_slice(state),
-        }
-    }
-}
-
-/// Bias, norms and rotation of one token's queries and keys.
-struct FinishQkv<'a> {
-    isa: Isa,
-    spec: &'a DecoderSpec,
-    layer: &'a Layer,
-    rope: Option<&'a RopeTable>,
-    /// What makes keys easy to quantize.
-    smoothing: Option<&'a Smoothing>,
-}
-
-impl FinishQkv<'_> {
-    fn apply(&self, token: usize, qkv: &mut [f32]) {
-        let spec = self.spec;
-        if let Some(bias) = &self.layer.qkv_bias {
-            self.isa.add_scaled(qkv, 1.0, bias);
-        }
-        let (queries, rest) = qkv.split_at_mut(spec.heads * spec.head_dim);
-        let keys = &mut rest[..spec.kv_heads * spec.head_dim];
-        for (vectors, norm) in [(&mut *queries, &self.layer.query_norm), (&mut *keys, &self.layer.key_norm)] {
-            if let Some(norm) = norm {
-                self.normalize(vectors, norm);
-            }
-            if let Some(rope) = self.rope {
-                for head in vectors.chunks_exact_mut(spec.head_dim) {
-                    rope.rotate(spec.rope_pairs, token, head);
-                }
-            }
-        }
-        if let Some(smoothing) = self.smoothing {
-            smoothing.apply((queries, keys), spec.head_dim);
-        }
-    }
-
-    fn normalize(&self, vectors: &mut [f32], norm: &HeadNorm) {
-        let epsilon = self.spec.norm_epsilon;
-        match norm {
-            HeadNorm::Whole(weight) => self.isa.rms_norm_in_place(vectors, weight, epsilon),
-            HeadNorm::PerHead(weight) => {
-                for head in vectors.chunks_exact_mut(weight.len()) {
-                    self.isa.rms_norm_in_place(head, weight, epsilon);
-                }
-            }
-        }
-    }
 }
