@@ -436,7 +436,7 @@ impl Channel {
             let (token, bytes) = piece(id);
             (token, bytes, logprob)
         });
-        TokenLogprob { token, bytes, logprob: sampled.logprob, top: top.collect(), entropy: None }
+        TokenLogprob { token, bytes, logprob: sampled.logprob, top: top.collect(), entropy: sampled.entropy }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod bench;
 mod chat;
+mod eval;
 mod generate;
 mod inspect;
 mod logits;
@@ -58,6 +59,7 @@ commands! {
     Inspect => inspect, "warn";
     Tokenize => tokenize, "warn";
     Render => render, "warn";
+    Eval => eval, "warn";
     Report => report, "warn";
     Generate => generate, "warn";
     Logits => logits, "warn";

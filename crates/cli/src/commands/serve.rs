@@ -156,7 +156,12 @@ pub async fn assemble(
         limits: settings.gateway.flow_limits(),
         metrics: metrics.clone(),
     });
-    let loading = Loading {
+    Ok((flow, loading(settings, context, metrics)))
+}
+
+/// What a pair's models are loaded with.
+pub fn loading(settings: &Settings, context: &Context, metrics: Metrics) -> Loading {
+    Loading {
         pool: Arc::new(kernels::pool::Pool::new(settings.threads)),
         turns: Arc::default(),
         isa: context.isa(),
@@ -166,8 +171,7 @@ pub async fn assemble(
         cache: settings.cache.packed(context),
         style: context.progress_style(Style::Lines),
         metrics,
-    };
-    Ok((flow, loading))
+    }
 }
 
 #[derive(Serialize)]
