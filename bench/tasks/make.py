@@ -25,8 +25,14 @@ DIRECT_TOKENS = 64
 LENGTHS = (200, 500)
 
 DIRECT = 'Reply with one line that holds "Answer:" and the answer, and with nothing else.'
-REASON = 'Reason in at most three short lines. End with a line that holds "Answer:" and the answer only.'
-GSM8K = "Reason in at most five short lines. End with a line that holds #### and the number, such as: #### 42"
+REASON = (
+    "Think step by step in at most four short sentences first. "
+    "Then end with a new line: Answer: followed by the result."
+)
+GSM8K = (
+    "Think step by step in two to four short sentences first. "
+    "Then write the final number on the last line, after ####."
+)
 HUMANEVAL = (
     "Complete this Python function. Reply with the whole function in one Python code block and nothing else.\n\n"
     "```python\n{}\n```"
@@ -37,7 +43,7 @@ HUMANEVAL = (
 GENERATORS = {
     "aiw": (50, DIRECT, {}),
     "basic_arithmetic": (70, DIRECT, {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 3}),
-    "calendar_arithmetic": (60, REASON, {}),
+    "calendar_arithmetic": (60, DIRECT, {}),
     "chain_sum": (80, DIRECT, {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 3}),
     "count_bits": (40, DIRECT, {"min_n": 1, "max_n": 255}),
     "decimal_chain_sum": (60, DIRECT, {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 2}),

@@ -316,6 +316,7 @@ impl<'a> Evaluation<'a> {
     async fn judged(&self, row: &Row, role: Role, given: Given, backend: &Arc<dyn Backend>) -> Outcome {
         let Given { answered, reading } = given;
         let info = backend.info();
+        let asked_nothing = answered.is_none();
         let answered = answered.unwrap_or_default();
         let mut error = answered.error.as_ref().map(ToString::to_string);
         let (correct, output) = match &row.expected {
@@ -331,7 +332,8 @@ impl<'a> Evaluation<'a> {
         Outcome {
             id: row.id.clone(),
             backend: role,
-            model: info.model,
+            // A label's is not known here, unless it was read for.
+            model: if asked_nothing { String::new() } else { info.model },
             task: row.task.clone(),
             slices: row.slices.clone(),
             correct,

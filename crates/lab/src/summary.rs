@@ -72,7 +72,9 @@ impl Summary {
     /// Adds one more.
     pub fn add(&mut self, outcome: &Outcome) {
         let backend = self.backends.entry(outcome.backend.as_str()).or_default();
-        backend.model.clone_from(&outcome.model);
+        if !outcome.model.is_empty() {
+            backend.model.clone_from(&outcome.model);
+        }
         backend.all.add(outcome.correct);
         backend.errors += u64::from(outcome.error.is_some());
         backend.cut += u64::from(outcome.finish_reason.as_deref() == Some("length"));

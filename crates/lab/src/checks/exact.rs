@@ -60,7 +60,22 @@ impl ExactCheck {
 
     fn is_right(&self, answer: &str) -> bool {
         let is = |text: &str| self.fold.fold(text) == self.right;
-        is(answer) || announced(answer).is_some_and(is)
+        is(answer) || announced(answer).is_some_and(is) || self.begins(announced(answer).unwrap_or(answer))
+    }
+
+    /// Loosely, one word is right also where it is explained: `Yes, since …`.
+    fn begins(&self, text: &str) -> bool {
+        let is_word = self.fold == Fold::Loose && self.right.chars().all(char::is_alphabetic);
+        let words = || text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+        // A name before what it stands for is none: `Linda's mother`.
+        let is_whole = || {
+            !text.trim_start_matches(|c: char| !c.is_alphanumeric())[..]
+                .chars()
+                .skip(self.right.chars().count())
+                .next()
+                .is_some_and(|c| "'’-_".contains(c))
+        };
+        is_word && words().next().is_some_and(|word| word.to_lowercase() == self.right) && is_whole()
     }
 }
 
@@ -85,6 +100,22 @@ fn read(fields: Fields) -> Result<Arc<dyn Check>, FieldError> {
 #[cfg(test)]
 mod tests {
     use super::super::tests::is_right;
+
+    #[test]
+    fn one_word_may_be_explained() {
+        let check = r#"{"kind":"exact","answer":"Yes","loose":true}"#;
+        for (answer, right) in [
+            ("Yes, since all cats are.", true),
+            ("**Answer:** yes. It follows.", true),
+            ("No.\nAnswer: Yes", true),
+            ("Yes.\nAnswer: No", false),
+            ("yes-men do", false),
+            ("It is: yes", false),
+        ] {
+            assert_eq!(is_right(check, answer), right, "{answer}");
+        }
+        assert!(!is_right(r#"{"kind":"exact","answer":"yes"}"#, "yes, since"));
+    }
 
     #[test]
     fn each_way_of_comparing_passes_over_what_it_says() {

@@ -15,6 +15,9 @@ pub const KIND: Kind = Kind { name: "number", what: "the number, compared by val
 /// as a decimal lose.
 const TOLERANCE_DEFAULT: f64 = 1e-6;
 
+/// Words, signs of currency among them, that may stand before a number that is said at once.
+const WORDS_BEFORE_MAX: usize = 1;
+
 /// A number as it stands in text, with what stands before its sign.
 static NUMBER: LazyLock<Option<Regex>> = LazyLock::new(|| {
     let digits = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+";
@@ -39,16 +42,27 @@ impl NumberCheck {
     }
 
     fn is_right(&self, answer: &str) -> bool {
-        let result = announced(answer).and_then(|result| {
-            // `x = 3 * 4 = 12`: what stands last is what was found.
-            let result = result.rsplit('=').next().unwrap_or(result);
-            numbers(result).first().map(|(value, _)| *value)
-        });
-        let found = result.or_else(|| numbers(answer).last().map(|(value, _)| *value));
+        let found =
+            announced(answer).and_then(result).or_else(|| numbers(answer).last().map(|(value, _)| *value));
         found.is_some_and(|found| {
             (found - self.right).abs() <= self.tolerance * found.abs().max(self.right.abs())
         })
     }
+}
+
+/// The number of an announced result: after the last `=` or `is` the one that is said at once (`72 clips in
+/// 2 months`), else the last one.
+fn result(line: &str) -> Option<f64> {
+    let after = |mark: &str| line.rfind(mark).map(|at| at + mark.len());
+    let from = ["=", "≈", " is ", " are ", " was "].into_iter().filter_map(after).max().unwrap_or(0);
+    let found = numbers(&line[from..]);
+    let at_once = found
+        .first()
+        .filter(|(_, range)| line[from..][..range.start].split_whitespace().count() <= WORDS_BEFORE_MAX);
+    at_once
+        .or(found.last())
+        .map(|(value, _)| *value)
+        .or_else(|| numbers(line).last().map(|(value, _)| *value))
 }
 
 impl Check for NumberCheck {
@@ -118,6 +132,9 @@ mod tests {
             ("18", "The answer is \\boxed{18} dollars per day for 7 days", true),
             ("18", "Answer: 3 * 6 = 18", true),
             ("1e6", "1,000,000", true),
+            ("16", "Answer: The value of g in the equation 528*g = 8448 is 16.", true),
+            ("12", "#### 7 plus 5 is altogether about 12", true),
+            ("6", "#### She walked 2 and then 4, in total 6 kilometers", true),
             ("5", "I have five", false),
             ("5", "5 and then 6", false),
             ("0", "0.0", true),

@@ -222,9 +222,7 @@ async fn limited(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
 }
 
 #[cfg(test)]
-pub mod tests {
-    use std::time::Instant;
-
+pub(super) mod tests {
     use super::*;
 
     /// A sandbox of short time and memory, on a runtime of its own making.

@@ -21,8 +21,7 @@ pub const FORMAT: Format = Format {
 const MARK: &str = "####";
 
 /// How the answer is asked for.
-const ASK: &str =
-    "Reason in at most five short lines. End with a line that holds #### and the number, such as: #### 42";
+const ASK: &str = "Think step by step in two to four short sentences first. Then write the final number on the last line, after ####.";
 
 fn read(fields: Fields, name: String) -> Result<Row, FieldError> {
     let question = fields.text("question")?;

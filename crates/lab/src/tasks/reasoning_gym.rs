@@ -24,7 +24,7 @@ pub const FORMAT: Format = Format {
 };
 
 /// How the answer is asked for.
-const ASK: &str = "Think briefly if you need to. End with a line that holds \"Answer:\" and the answer only.";
+const ASK: &str = "Think step by step in at most four short sentences first. Then end with a new line: Answer: followed by the result.";
 
 fn read(fields: Fields, name: String) -> Result<Row, FieldError> {
     let question = fields.text("question")?;
