@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use backends::{DraftOptions, EmbeddedBackend, EmbeddedOptions, IdleUnload, OpenaiBackend};
 use contract::{Backend, DrafterState, Readiness};
+use engine::decoder::LayerSet;
 use engine::model::{LoadOptions, Model};
 use engine::packed::PackedCache;
 use engine::scheduler::Turns;
@@ -187,6 +188,12 @@ impl Pair {
         Ok(paths.iter().all(Option::is_some).then_some(plan))
     }
 
+    /// Lets hidden states of these layers be asked for, of a local model that is not loaded yet.
+    pub fn keep_states(&mut self, part: Part, layers: LayerSet) {
+        let models = self.models.iter_mut().filter(|model| model.part == part);
+        models.for_each(|model| model.settings.reading_layers = layers);
+    }
+
     /// What the local models are for.
     pub fn parts(&self) -> Vec<Part> {
         self.models.iter().map(|model| model.part).collect()
@@ -257,7 +264,7 @@ impl Pair {
             pool: Arc::clone(&loading.pool),
             turns: Arc::clone(&loading.turns),
             isa: loading.isa,
-            decoder: decoder_options(choice, drafting.needs(index, &self.models)),
+            decoder: decoder_options(choice, (drafting.needs(index, &self.models), settings.reading_layers)),
             queue_max: loading.queue_max,
             idle,
             drafts: drafters.clone().map(|drafters| DraftOptions {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use gateway::{Flow, FlowParts, Gateway, Metrics};
+use gateway::{Flow, FlowHeads, FlowParts, Gateway, Metrics};
 use ledger::Ledger;
 use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
@@ -152,6 +152,7 @@ pub async fn assemble(
         small: Arc::clone(&pair.small),
         large: Arc::clone(&pair.large),
         ledger: Some(ledger),
+        heads: FlowHeads::default(),
         limits: settings.gateway.flow_limits(),
         metrics: metrics.clone(),
     });

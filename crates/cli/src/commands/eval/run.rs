@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use contract::{Backend, Role};
+use engine::decoder::LayerSet;
 use gateway::Metrics;
 use lab::checks::Tools;
 use lab::checks::sandbox::{Sandbox, SandboxSettings};
@@ -219,7 +220,10 @@ async fn evaluate(
     if needs.large {
         name_upstream_models([&mut settings.large]).await?;
     }
-    let pair = pair(needs, &settings)?;
+    let mut pair = pair(needs, &settings)?;
+    if needs.small {
+        pair.keep_states(Part::Small, args.layers.kept());
+    }
     let backends: Vec<(Role, Arc<dyn Backend>)> = [(Role::Small, &pair.small), (Role::Large, &pair.large)]
         .into_iter()
         .filter(|(role, _)| args.backend.contains(role))
@@ -336,6 +340,17 @@ async fn tools((needs, args): (Needs, &RunArgs), pair: &Pair, context: &Context)
         tools.sandbox = Some(Arc::new(sandbox));
     }
     Ok(tools)
+}
+
+impl Layers {
+    /// Layers whose states are to be kept. Which ones are read of all of them depends on the model.
+    fn kept(&self) -> LayerSet {
+        match self {
+            Layers::None => LayerSet::default(),
+            Layers::Auto => LayerSet::of(0..LayerSet::LAYERS_MAX),
+            Layers::List(list) => LayerSet::of(list.iter().copied()),
+        }
+    }
 }
 
 /// What is read, of a model that is loaded.
