@@ -70,6 +70,28 @@ fn a_run_is_summed_up_and_goes_on_where_it_was() {
 }
 
 #[test]
+fn readings_of_the_small_model_are_kept() {
+    let home = Home::new();
+    let (small, rows) = (home.chat_model("tiny-qwen2"), home.file("rows.jsonl", ROWS));
+    let labels = home.file("labels.jsonl", LABELS);
+    let run = |task: &str, layers: &str| {
+        let args = ["eval", "--task", task, "--small", &small, "--backend", "small", "--max-tokens", "4"];
+        home.run(&[&args[..], &["--layers", layers, "--out", "o.jsonl", "--json"]].concat()).json()
+    };
+    assert_eq!(run(&rows, "1")["small"]["readings"], 3);
+    assert_eq!(run(&labels, "auto")["small"]["readings"], 1);
+    let lines = outcomes(&home, "o.jsonl");
+    for line in &lines {
+        assert_eq!(line["reading"]["prompt_tokens"], line["tokens"]["prompt_tokens"], "{line}");
+        assert!(line["reading"]["states"][0]["last"].as_str().is_some_and(|text| !text.is_empty()), "{line}");
+    }
+    assert_eq!(lines[0]["reading"]["states"][0]["layer"], 1);
+    // What is only read for is not answered.
+    assert_eq!((&lines[3]["output"], &lines[3]["tokens"]["completion_tokens"]), (&Value::Null, &0.into()));
+    assert!(lines[..3].iter().all(|line| line["tokens"]["completion_tokens"].as_u64() > Some(0)));
+}
+
+#[test]
 fn labels_need_no_model() {
     let home = Home::new();
     let labels = home.file("labels.jsonl", LABELS);
