@@ -1,0 +1,3 @@
+//! Metrics: of scores ([`ranking`]).
+
+pub mod ranking;
