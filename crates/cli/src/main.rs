@@ -16,6 +16,7 @@ mod logging;
 mod output;
 mod pair;
 mod progress;
+mod reader;
 mod settings;
 
 use std::process::ExitCode;

@@ -10,8 +10,10 @@ mod perplexity;
 mod pull;
 mod render;
 mod report;
-mod serve;
+mod score_head;
+pub(crate) mod serve;
 mod tokenize;
+mod train_head;
 
 use clap::Subcommand;
 
@@ -59,6 +61,8 @@ commands! {
     Tokenize => tokenize, "warn";
     Render => render, "warn";
     Report => report, "warn";
+    TrainHead => train_head, "warn";
+    ScoreHead => score_head, "warn";
     Generate => generate, "warn";
     Logits => logits, "warn";
     Perplexity => perplexity, "warn";

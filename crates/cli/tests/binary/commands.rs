@@ -220,3 +220,27 @@ fn bench_loads_twice_and_leaves_nothing() {
     assert_ne!(seconds("first_load_seconds"), seconds("load_seconds"));
     assert!(!home.path("packed/bench").exists());
 }
+
+#[test]
+fn heads_are_not_trained_or_asked_with_what_does_not_fit() {
+    let home = Home::new();
+    let model = tiny("tiny-qwen2");
+    let train = |rows: &str, more: &[&str]| {
+        let data = home.file("rows.jsonl", rows);
+        let args = ["train-head", &model, "--data", &data, "--label", "ok", "--out", "head.json"];
+        home.run(&[&args[..], more].concat())
+    };
+    for (rows, more, words) in [
+        (r#"{"id":"1","prompt":"a"}"#, &[][..], "no field \"ok\""),
+        (r#"{"id":"1","prompt":"a","ok":"maybe"}"#, &[], "it must be true or false"),
+        (r#"{"id":"1","ok":true}"#, &[], "`messages`"),
+        (r#"{"id":"1","prompt":"a","ok":true}"#, &["--group", "source"], "no field \"source\""),
+        (r#"{"id":"1","prompt":"a","ok":true}"#, &["--layers", "99"], "layers in 0..="),
+    ] {
+        let ended = train(rows, more);
+        assert!(ended.code == Some(2) && ended.stderr.contains(words), "{rows}: {ended:?}");
+    }
+    let (data, head) = (home.file("rows.jsonl", ""), home.file("head.json", "{}"));
+    let ended = home.run(&["score-head", &model, "--head", &head, "--data", &data]);
+    assert!(ended.code == Some(2) && ended.stderr.contains("not a head's file"), "{ended:?}");
+}
