@@ -96,7 +96,8 @@ mod tests {
 
     #[test]
     fn probabilities_lie_on_the_lines_between_knots() {
-        for (score, expected) in [(-9.0, 0.1), (-1.0, 0.1), (-0.5, 0.25), (1.0, 0.6), (2.0, 0.8), (9.0, 0.8)] {
+        for (score, expected) in [(-9.0, 0.1), (-1.0, 0.1), (-0.5, 0.25), (1.0, 0.6), (2.0, 0.8), (9.0, 0.8)]
+        {
             assert!((steps().probability(score) - expected).abs() < 1e-12, "{score}");
         }
         let platt = Calibrator::Platt { slope: 2.0, intercept: -1.0 };

@@ -348,9 +348,8 @@ impl Head {
         let mut sum = self.bias;
         if !self.features.states.is_empty() {
             let layer = self.features.layer;
-            let state = reading
-                .layer(layer)
-                .ok_or_else(|| HeadError::NoLayer { name: self.name.clone(), layer })?;
+            let state =
+                reading.layer(layer).ok_or_else(|| HeadError::NoLayer { name: self.name.clone(), layer })?;
             let each = (self.weights.len() - self.features.scalars.len()) / self.features.states.len();
             for kind in &self.features.states {
                 let values = kind.of(state);

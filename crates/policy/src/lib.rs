@@ -4,12 +4,14 @@
 //! the ledger exactly what the gateway did live. [`build`] is the door; [`routing`] has one file per
 //! policy.
 
+pub mod calibration;
 pub mod calibrator;
 mod forced;
 pub mod heads;
 pub mod routing;
 mod settings;
 
+pub use calibration::{Calibration, CalibrationError};
 pub use heads::{Head, HeadError, Heads};
 pub use settings::{OnLargeFailure, PolicyError, PolicySettings};
 
