@@ -1,7 +1,9 @@
 //! The commands: one file each, with its `Args` and `run`, and one line in [`commands!`] below.
 
 mod bench;
+mod calibrate;
 mod chat;
+mod eval;
 mod generate;
 mod inspect;
 mod logits;
@@ -63,6 +65,8 @@ commands! {
     Report => report, "warn";
     TrainHead => train_head, "warn";
     ScoreHead => score_head, "warn";
+    Eval => eval, "warn";
+    Calibrate => calibrate, "warn";
     Generate => generate, "warn";
     Logits => logits, "warn";
     Perplexity => perplexity, "warn";
