@@ -424,3 +424,109 @@ impl Calibration {
         self.combination.as_ref()?.probability(&Seen { signals: &attempt.signals, prompt_tokens, head })
     }
 }
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+    use crate::heads::testing::head;
+
+    /// A calibration whose head is called `h`, and whose confidence is the mean token probability and the head's.
+    pub(crate) fn calibration(policy: PolicyKind) -> Calibration {
+        let part = |evidence, weight| Weighed { evidence, mean: 0.0, scale: 1.0, weight };
+        let threshold = |max_quality_loss, score_min| Threshold {
+            max_quality_loss,
+            score_min,
+            large_share: 0.5,
+            cost_usd_per_1k: 1.0,
+        };
+        Calibration {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            policy,
+            routes: true,
+            why: "it pays".to_owned(),
+            constant: Role::Large,
+            small: "s".to_owned(),
+            large: "l".to_owned(),
+            confidence: 0.95,
+            max_quality_loss: 0.05,
+            head: Some(head("h", 3)),
+            combination: Some(Combination {
+                parts: vec![part(Evidence::LogprobMean, 4.0), part(Evidence::HeadLogit, 0.5)],
+                bias: 1.0,
+                calibrator: Calibrator::Platt { slope: 1.0, intercept: 0.0 },
+            }),
+            route_below: (policy == PolicyKind::CascadeRoute).then_some(0.2),
+            thresholds: vec![threshold(0.01, None), threshold(0.02, Some(0.8)), threshold(0.05, Some(0.6))],
+            curve: Vec::new(),
+            held_out: Performance::default(),
+            ordering: Ordering::default(),
+            slices: Vec::new(),
+            references: vec![Reference { signal: Evidence::LogprobMean, quantiles: vec![-1.0, 0.0] }],
+            data: Data::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::testing::calibration;
+    use super::*;
+
+    #[test]
+    fn the_threshold_is_that_of_the_greatest_target_within_the_limit() {
+        let calibration = calibration(PolicyKind::Cascade);
+        let least = |loss| calibration.threshold(loss).map(|threshold| threshold.score_min);
+        assert_eq!(least(0.05), Some(Some(0.6)));
+        assert_eq!(least(0.049), Some(Some(0.8)));
+        assert_eq!(least(0.01), Some(None));
+        assert_eq!(least(0.0), None);
+        assert_eq!(least(1.0), Some(Some(0.6)));
+    }
+
+    #[test]
+    fn each_way_a_file_can_lie_is_named() {
+        let good = calibration(PolicyKind::CascadeRoute);
+        assert_eq!(Calibration::load(&serde_json::to_string(&good).unwrap()), Ok(good.clone()));
+        let two = |a: f64, b: f64| {
+            let row = |loss: f64| {
+                json!({"max_quality_loss": loss, "score_min": 0.5, "large_share": 0.0,
+                "cost_usd_per_1k": 0.0})
+            };
+            json!([row(a), row(b)])
+        };
+        for (key, value, words) in [
+            ("version", json!(9), "tandem calibrate"),
+            ("confidence", json!(1.5), "0..=1"),
+            ("head", Value::Null, "needs a head"),
+            ("combination", Value::Null, "nothing to judge them by"),
+            ("thresholds", two(0.05, 0.01), "rising list of targets"),
+            ("thresholds", two(0.05, 5.0), "rising list of targets"),
+            ("references", json!([{"signal": "logprob_min", "quantiles": [1.0, 0.0]}]), "do not rise"),
+            ("policy", json!("guess"), "not a calibration's file"),
+        ] {
+            let mut file = serde_json::to_value(&good).unwrap();
+            file[key] = value;
+            let error = Calibration::load(&file.to_string()).unwrap_err().to_string();
+            assert!(error.contains(words), "{key}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_a_backend_does_not_tell_gives_no_probability() {
+        let calibration = calibration(PolicyKind::Cascade);
+        let combination = calibration.combination.unwrap();
+        let told = Signals { tokens: 2, logprob_sum: -1.0, logprob_min: -0.8, entropy_sum: 0.5 };
+        let seen =
+            |signals: &Signals, head| combination.probability(&Seen { signals, prompt_tokens: 9, head });
+        // 1 − ½·4 + ½·0
+        let expected = crate::calibrator::sigmoid(-1.0);
+        assert!((seen(&told, Some(0.5)).unwrap() - expected).abs() < 1e-12);
+        assert_eq!(seen(&told, None), None);
+        assert_eq!(seen(&Signals::default(), Some(0.5)), None);
+        let broken = Signals { logprob_sum: f64::NAN, ..told };
+        assert_eq!(seen(&broken, Some(0.5)), None);
+    }
+}
