@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::reader::sha256;
-use crate::{input, output};
+use crate::{input, output, settings};
 
 /// Calibrate routing on labelled outcomes of both models, with a bound on the quality that is lost
 #[derive(Debug, clap::Args)]
@@ -40,9 +40,9 @@ pub struct Args {
     /// Decides the splits
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
-    /// The calibration to write
+    /// The calibration to write [default: a file in TANDEM_HOME/calibrations, where `latest` finds it]
     #[arg(long, value_name = "FILE")]
-    out: PathBuf,
+    out: Option<PathBuf>,
     /// A page to read, self-contained
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -102,7 +102,11 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     };
     let calibration = calibrate(&pairs, &settings).map_err(CliError::usage)?;
     let text = serde_json::to_string_pretty(&calibration).map_err(CliError::failed)?;
-    write(&args.out, &(text + "\n"))?;
+    let out = match &args.out {
+        Some(out) => out.clone(),
+        None => place(&calibration, context)?,
+    };
+    write(&out, &(text + "\n"))?;
     if let Some(report) = &args.report {
         write(report, &lab::calibration::page::page(&calibration, &pairs))?;
     }
@@ -123,7 +127,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
         }));
     }
     output::text(&told(&calibration))?;
-    output::line(&format!("written to {}", args.out.display()))
+    output::line(&format!("written to {}", out.display()))
 }
 
 /// The hash of the small model's file, which its head is bound to; `None` without readings, which no head is
@@ -137,6 +141,18 @@ fn small_sha256(args: &Args, pairs: &Pairs, context: &Context) -> Result<Option<
         error.at("the outcomes hold readings, and a head on them is bound to the model's file; name it with --small")
     })?;
     Ok(Some(sha256(&path)?.to_string()))
+}
+
+/// The calibration's file in the home folder, which is made.
+fn place(calibration: &Calibration, context: &Context) -> Result<PathBuf, CliError> {
+    let folder = context.home()?.join(settings::CALIBRATIONS_FOLDER);
+    std::fs::create_dir_all(&folder)
+        .map_err(|error| CliError::failed(format!("can't make {}: {error}", folder.display())))?;
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+    let names = format!("{}+{}", calibration.small, calibration.large);
+    let name: String =
+        names.split('+').map(|name| name.chars().map(plain).collect()).collect::<Vec<String>>().join("+");
+    Ok(folder.join(format!("{name}.json")))
 }
 
 fn write(path: &Path, text: &str) -> Result<(), CliError> {

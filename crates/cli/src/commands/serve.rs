@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use gateway::{Flow, FlowParts, Gateway, Metrics};
 use ledger::Ledger;
+use policy::Calibration;
 use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
@@ -147,8 +148,13 @@ pub async fn assemble(
     }
     let ledger = Ledger::open(path, settings.ledger.settings.clone()).await.map_err(CliError::failed)?;
     let metrics = Metrics::new().map_err(CliError::failed)?;
+    let policy = policy::build_calibrated(&settings.policy, settings.calibration.clone());
+    let policy = policy.map_err(CliError::usage)?;
+    if let Some(calibration) = &settings.calibration {
+        warn_of_others(calibration, [&pair.small.info().model, &pair.large.info().model]);
+    }
     let flow = Flow::new(FlowParts {
-        policy: Arc::from(policy::build(&settings.policy).map_err(CliError::usage)?),
+        policy: Arc::from(policy),
         small: Arc::clone(&pair.small),
         large: Arc::clone(&pair.large),
         ledger: Some(ledger),
@@ -167,6 +173,19 @@ pub async fn assemble(
         metrics,
     };
     Ok((flow, loading))
+}
+
+/// Says in the log where a calibration is of other models than those that are served.
+fn warn_of_others(calibration: &Calibration, served: [&str; 2]) {
+    for (calibrated, served) in [&calibration.small, &calibration.large].into_iter().zip(served) {
+        if calibrated != served {
+            tracing::warn!(
+                calibrated,
+                served,
+                "the calibration is of another model: its promise does not hold"
+            );
+        }
+    }
 }
 
 #[derive(Serialize)]

@@ -244,3 +244,51 @@ fn heads_are_not_trained_or_asked_with_what_does_not_fit() {
     let ended = home.run(&["score-head", &model, "--head", &head, "--data", &data]);
     assert!(ended.code == Some(2) && ended.stderr.contains("not a head's file"), "{ended:?}");
 }
+
+#[test]
+fn outcomes_are_calibrated_on_and_a_calibration_is_measured() {
+    let home = Home::new();
+    // Small is right where it is sure, and large nearly always.
+    let mut lines = String::new();
+    for row in 0..1200_u64 {
+        let sure = row * 7919 % 1200;
+        let noise = row * 104_729 % 97;
+        let (small, large) = (sure + 4 * noise > 700, row % 31 != 0);
+        let mean = -0.6 + 0.0004 * sure as f64;
+        let tokens = 10 + noise;
+        let usage = json!({"prompt_tokens": 50, "cached_tokens": 0, "completion_tokens": tokens,
+            "accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0});
+        let signals = json!({"tokens": tokens, "logprob_sum": mean * tokens as f64, "logprob_min": 5.0 * mean,
+            "entropy_sum": -mean * tokens as f64});
+        for (backend, correct, cost) in [("small", small, 0.00001), ("large", large, 0.0004)] {
+            let line = json!({"id": format!("r{row}"), "backend": backend, "model": backend, "task": "t",
+                "correct": correct, "signals": signals, "tokens": usage, "cost_usd": cost});
+            lines += &format!("{line}\n");
+        }
+    }
+    let outcomes = home.file("outcomes.jsonl", lines);
+    let args = ["calibrate", "--outcomes", &outcomes, "--max-quality-loss", "0.05", "--out", "c.json"];
+    let found = home.run(&[&args[..], &["--report", "c.html", "--json"]].concat()).json();
+    assert_eq!(
+        (found["routes"].as_bool(), found["policy"].as_str()),
+        (Some(true), Some("cascade")),
+        "{found}"
+    );
+    assert!(found["large_share"].as_f64().unwrap() < 0.9, "{found}");
+    assert!(std::fs::read_to_string(home.path("c.html")).unwrap().starts_with("<!doctype html>"));
+    let measured = home.run(&["eval", "--outcomes", &outcomes, "--calibration", "c.json", "--json"]).json();
+    for key in ["apgr", "apgr_ci", "cpt50", "cpt80", "aiq", "auroc", "ece", "realised_loss", "best_constant"]
+    {
+        assert!(!measured[key].is_null(), "{key}: {measured}");
+    }
+    assert_eq!(measured["large_share"], found["large_share"]);
+    // It is a setting of the server.
+    let (model, config) =
+        (tiny("tiny-qwen2"), "[policy]\ncalibration = \"c.json\"\nmax_quality_loss = 0.03\n");
+    let config = home.file("calibrated.toml", config);
+    let check = home.run(&["serve", "--config", &config, "--small", &model, "--large", &model, "--check"]);
+    assert!(check.code == Some(0) && check.stdout.contains("max_quality_loss = 0.03"), "{check:?}");
+    let wrong = home.file("wrong.toml", "[policy]\nkind = \"route\"\ncalibration = \"c.json\"\n");
+    let check = home.run(&["serve", "--config", &wrong, "--small", &model, "--large", &model, "--check"]);
+    assert!(check.code == Some(2) && check.stderr.contains("--policy route"), "{check:?}");
+}
