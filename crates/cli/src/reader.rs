@@ -7,19 +7,18 @@ use std::sync::Arc;
 
 use contract::{Call, Input, Message, Options, ReadOptions, Reading, Request, Sampling, Target};
 use gateway::Metrics;
-use kernels::pool::Pool;
 use policy::heads::HeadModel;
 use serde::Deserialize;
 use store::{Reference, Sha256};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-use crate::budget::{self, Budget};
-use crate::commands::serve::io_runtime;
+use crate::budget;
+use crate::commands::serve::{io_runtime, loading};
 use crate::context::Context;
 use crate::drafting::Part;
 use crate::error::{CliError, unreadable};
-use crate::pair::{Loading, Pair};
+use crate::pair::Pair;
 use crate::progress::{Style, counter};
 use crate::settings::{self, DrafterKind, Flags, LocalSettings, RoleSettings, SpeculativeSettings};
 
@@ -80,17 +79,10 @@ impl Reader {
         let plain = SpeculativeSettings { enabled: false, drafter: DrafterKind::PromptLookup, model: None };
         let pair = Pair::single(Part::Small, &RoleSettings::Local(local), &plain)?;
         let runtime = io_runtime()?;
-        let loading = Loading {
-            pool: Arc::new(Pool::new(context.threads())),
-            turns: Arc::default(),
-            isa: context.isa(),
-            queue_max: READS_AT_ONCE as usize,
-            budget: Budget::new(&settings),
-            tells_plan: false,
-            cache: settings.cache.packed(context),
-            style: context.progress_style(Style::Silent),
-            metrics: Metrics::new().map_err(CliError::failed)?,
-        };
+        let mut loading = loading(&settings, context, Metrics::new().map_err(CliError::failed)?);
+        loading.tells_plan = false;
+        loading.style = context.progress_style(Style::Silent);
+        loading.queue_max = loading.queue_max.max(READS_AT_ONCE as usize);
         runtime.block_on(pair.load(&loading, context))?;
         let path = match parsed {
             Reference::File(path) => path,

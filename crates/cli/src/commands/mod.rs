@@ -62,10 +62,10 @@ commands! {
     Inspect => inspect, "warn";
     Tokenize => tokenize, "warn";
     Render => render, "warn";
+    Eval => eval, "warn";
     Report => report, "warn";
     TrainHead => train_head, "warn";
     ScoreHead => score_head, "warn";
-    Eval => eval, "warn";
     Calibrate => calibrate, "warn";
     Generate => generate, "warn";
     Logits => logits, "warn";

@@ -15,6 +15,7 @@ use crate::budget::{Budget, Plan};
 use crate::context::Context;
 use crate::drafting::Part;
 use crate::error::CliError;
+use crate::heads;
 use crate::output;
 use crate::pair::{Loading, Pair, name_upstream_models};
 use crate::progress::Style;
@@ -110,7 +111,7 @@ async fn serve(settings: Settings, pair: Pair, context: &Context) -> Result<(), 
     let (failed, has_failed) = watch::channel(false);
     let load = async {
         tokio::select! {
-            loaded = pair.load(&loading, context) => {
+            loaded = load(&settings, (&pair, &loading), context) => {
                 let told = loaded.and_then(|()| announce(address, &pair, context));
                 // The server can't do its work, so it ends.
                 failed.send_replace(told.is_err());
@@ -158,10 +159,16 @@ pub async fn assemble(
         small: Arc::clone(&pair.small),
         large: Arc::clone(&pair.large),
         ledger: Some(ledger),
+        heads: heads::flow_heads(settings)?,
         limits: settings.gateway.flow_limits(),
         metrics: metrics.clone(),
     });
-    let loading = Loading {
+    Ok((flow, loading(settings, context, metrics)))
+}
+
+/// What a pair's models are loaded with.
+pub fn loading(settings: &Settings, context: &Context, metrics: Metrics) -> Loading {
+    Loading {
         pool: Arc::new(kernels::pool::Pool::new(settings.threads)),
         turns: Arc::default(),
         isa: context.isa(),
@@ -171,8 +178,17 @@ pub async fn assemble(
         cache: settings.cache.packed(context),
         style: context.progress_style(Style::Lines),
         metrics,
-    };
-    Ok((flow, loading))
+    }
+}
+
+/// Loads the models, if they are those that the calibration's heads know.
+async fn load(
+    settings: &Settings,
+    (pair, loading): (&Pair, &Loading),
+    context: &Context,
+) -> Result<(), CliError> {
+    heads::check(settings, context, loading.style).await?;
+    pair.load(loading, context).await
 }
 
 /// Says in the log where a calibration is of other models than those that are served.

@@ -292,3 +292,27 @@ fn outcomes_are_calibrated_on_and_a_calibration_is_measured() {
     let check = home.run(&["serve", "--config", &wrong, "--small", &model, "--large", &model, "--check"]);
     assert!(check.code == Some(2) && check.stderr.contains("--policy route"), "{check:?}");
 }
+
+#[test]
+fn a_head_is_trained_on_readings_and_asked() {
+    let home = Home::new();
+    let model = tiny("tiny-qwen2");
+    let row = |row: usize| {
+        let word = if row % 2 == 0 { "the cat sat" } else { "1 2 3 4" };
+        json!({"id": row, "prompt": format!("{} {word}", "a".repeat(row % 7)), "ok": row % 2}).to_string() + "\n"
+    };
+    let data = home.file("rows.jsonl", (0..60).map(row).collect::<String>());
+    let args = ["train-head", &model, "--data", &data, "--label", "ok", "--out", "head.json", "--json"];
+    let found = home.run(&args).json();
+    assert_eq!((found["rows"].as_u64(), found["folds"].as_u64()), (Some(60), Some(5)), "{found}");
+    assert!(found["auroc"].as_f64().unwrap() > 0.95, "{found}");
+    let scored = home.run(&["score-head", &model, "--head", "head.json", "--data", &data]);
+    let scores: Vec<Value> = scored.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(scores.len(), 60);
+    for (row, score) in scores.iter().enumerate() {
+        let p = score["score"].as_f64().unwrap();
+        assert!(score["id"] == json!(row) && (p > 0.5) == (row % 2 == 1), "{score}");
+    }
+    let ended = home.run(&["score-head", &tiny("tiny-gemma3"), "--head", "head.json", "--data", &data]);
+    assert!(ended.code == Some(2) && ended.stderr.contains("train the head on this model"), "{ended:?}");
+}

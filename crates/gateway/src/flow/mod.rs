@@ -8,6 +8,7 @@ mod admission;
 mod clock;
 mod error;
 mod outcome;
+mod reading;
 mod record;
 mod run;
 mod running;
@@ -21,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 pub use error::FlowError;
 pub use outcome::{Decided, Failure, Outcome, RouteTaken};
+pub use reading::FlowHeads;
 
 use crate::board::Board;
 use crate::metrics::Metrics;
@@ -64,6 +66,8 @@ pub struct FlowParts {
     pub large: Arc<dyn Backend>,
     /// Where requests are recorded; `None`: nowhere.
     pub ledger: Option<Ledger>,
+    /// How small reads for the policy, and what is made of it.
+    pub heads: FlowHeads,
     /// The limits.
     pub limits: FlowLimits,
     /// Where requests are counted.
@@ -108,6 +112,7 @@ struct Shared {
     small: Arc<dyn Backend>,
     large: Arc<dyn Backend>,
     ledger: Option<Ledger>,
+    heads: FlowHeads,
     limits: FlowLimits,
     metrics: Metrics,
     board: Board,
@@ -134,12 +139,13 @@ pub struct Flow {
 impl Flow {
     /// A flow over these parts.
     pub fn new(parts: FlowParts) -> Self {
-        let FlowParts { policy, small, large, ledger, limits, metrics } = parts;
+        let FlowParts { policy, small, large, ledger, heads, limits, metrics } = parts;
         let admission =
             Admission::new(&limits, metrics.queue_depth().clone(), metrics.requests_running().clone());
         let recordings = TaskTracker::new();
         let board = Board::default();
-        let shared = Shared { policy, small, large, ledger, limits, metrics, board, admission, recordings };
+        let shared =
+            Shared { policy, small, large, ledger, heads, limits, metrics, board, admission, recordings };
         Flow { shared: Arc::new(shared) }
     }
 

@@ -1,33 +1,35 @@
-//! `tandem eval`: what a calibration does on outcomes ([`outcomes`]).
+//! `tandem eval`: how good answers are. [`run`] asks backends the questions of a task; [`outcomes`] measures what a
+//! calibration makes of their answers.
 
 mod outcomes;
-
-use std::path::PathBuf;
+mod run;
 
 use crate::context::Context;
 use crate::error::CliError;
 
-/// Measure a calibration on outcomes of both models
+/// Ask the backends a task's questions, judge the answers, and write an outcome per row and backend; or measure a
+/// calibration on such outcomes
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Example:\n  tandem eval --outcomes outcomes.jsonl --calibration calibration.json --json"
-)]
+#[command(after_help = "Examples:\n  tandem eval --task HumanEval.jsonl.gz --out outcomes.jsonl\n  \
+                  tandem eval --task rows.jsonl --small smollm2-135m --large http://localhost:8000/v1 --out o.jsonl\n  \
+                  tandem eval --task rows.jsonl --backend small --layers 8,16 --limit 100 --out o.jsonl\n  \
+                  tandem eval --outcomes outcomes.jsonl --calibration calibration.json --json\n\n\
+                  A run that was stopped goes on where it was with the same command. docs/lab.md says what rows, \
+                  tasks, checks and outcomes are, docs/calibration.md what is measured of a calibration.")]
 pub struct Args {
-    /// Outcomes of both models
-    #[arg(long, value_name = "FILE")]
-    outcomes: PathBuf,
-    /// The calibration
-    #[arg(long, value_name = "FILE")]
-    calibration: PathBuf,
-    /// A stricter target than the calibration's own
-    #[arg(long, value_name = "SHARE")]
-    max_quality_loss: Option<f64>,
+    #[command(flatten)]
+    run: run::RunArgs,
+    #[command(flatten)]
+    measure: outcomes::MeasureArgs,
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// See [`outcomes::run`].
+/// See [`CliError`].
 pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
-    outcomes::run((&args.outcomes, &args.calibration), args.max_quality_loss, context)
+    match args.measure.files() {
+        Some(files) => outcomes::run(files, args.measure.max_quality_loss, context),
+        None => run::run(args.run, context),
+    }
 }

@@ -1,6 +1,6 @@
 //! `tandem eval --outcomes`: the figures of a calibration.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lab::calibration::evaluate::{Evaluation, evaluate};
 use policy::Calibration;
@@ -10,6 +10,27 @@ use crate::context::Context;
 use crate::error::CliError;
 use crate::reader::sha256;
 use crate::{input, output};
+
+/// The form that measures a calibration.
+#[derive(Debug, clap::Args)]
+pub struct MeasureArgs {
+    /// Outcomes of both models, for a calibration to be measured on
+    #[arg(long, value_name = "FILE", requires = "calibration", conflicts_with_all = ["task", "out"])]
+    outcomes: Option<PathBuf>,
+    /// The calibration to measure
+    #[arg(long, value_name = "FILE", requires = "outcomes")]
+    calibration: Option<PathBuf>,
+    /// Measure it at a stricter target than its own
+    #[arg(long, value_name = "SHARE", requires = "outcomes")]
+    pub max_quality_loss: Option<f64>,
+}
+
+impl MeasureArgs {
+    /// Outcomes and calibration, if this form was used.
+    pub fn files(&self) -> Option<(&Path, &Path)> {
+        Some((self.outcomes.as_deref()?, self.calibration.as_deref()?))
+    }
+}
 
 /// Measures a calibration on outcomes, at its own target or a stricter one.
 ///
