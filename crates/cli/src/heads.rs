@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use contract::{ReadOptions, Reading};
+use engine::decoder::LayerSet;
 use gateway::FlowHeads;
 use policy::{Head, Heads};
 
@@ -28,6 +29,12 @@ pub fn flow_heads(settings: &Settings) -> Result<FlowHeads, CliError> {
         options: ReadOptions { layers: heads.layers(), ..ReadOptions::default() },
         findings: Arc::new(move |reading: &Reading| heads.findings(reading)),
     })
+}
+
+/// Layers whose states the small model must keep for them.
+pub fn layers(settings: &Settings) -> LayerSet {
+    let heads = settings.calibration.iter().filter_map(|calibration| calibration.head.as_ref());
+    LayerSet::of(heads.map(|head| head.features.layer))
 }
 
 /// Refuses a small model that the calibration's head was not trained on; it is fetched for that if it is not here.

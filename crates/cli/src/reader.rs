@@ -6,10 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use contract::{Call, Input, Message, Options, ReadOptions, Reading, Request, Sampling, Target};
+use engine::decoder::LayerSet;
 use gateway::Metrics;
 use policy::heads::HeadModel;
 use serde::Deserialize;
-use store::{Reference, Sha256};
+use store::Sha256;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
@@ -61,35 +62,36 @@ pub struct Reader {
     pair: Pair,
     /// The model's name and hash, by which heads know it.
     pub model: HeadModel,
-    /// Its number of layers.
-    pub layers: u32,
+    /// Layers whose states are read.
+    pub layers: Vec<u32>,
     shows_progress: bool,
 }
 
 impl Reader {
-    /// Loads the model, fetched if it is not here.
+    /// Loads the model, fetched if it is not here, to read those layers that `choose` takes by their number.
     ///
     /// # Errors
-    /// If it can't be had or loaded.
-    pub fn load(reference: &str, context: &Context) -> Result<Self, CliError> {
+    /// If it can't be had or loaded, and what `choose` fails with.
+    pub fn load(
+        reference: &str,
+        choose: impl FnOnce(u32) -> Result<Vec<u32>, CliError>,
+        context: &Context,
+    ) -> Result<Self, CliError> {
         let settings = settings::load(Flags::default(), context)?;
         let mut local = LocalSettings::new(reference, context)?;
         local.wanted.sequences = Some(READS_AT_ONCE);
-        let (name, parsed) = (local.name.clone(), local.reference.clone());
-        let plain = SpeculativeSettings { enabled: false, drafter: DrafterKind::PromptLookup, model: None };
-        let pair = Pair::single(Part::Small, &RoleSettings::Local(local), &plain)?;
         let runtime = io_runtime()?;
         let mut loading = loading(&settings, context, Metrics::new().map_err(CliError::failed)?);
         loading.tells_plan = false;
         loading.style = context.progress_style(Style::Silent);
         loading.queue_max = loading.queue_max.max(READS_AT_ONCE as usize);
+        let path = runtime.block_on(context.have(&local.reference, loading.style))?;
+        let layers = choose(budget::read(&path)?.spec().layers.len() as u32)?;
+        let model = HeadModel { name: local.name.clone(), sha256: sha256(&path)?.to_string() };
+        let plain = SpeculativeSettings { enabled: false, drafter: DrafterKind::PromptLookup, model: None };
+        let mut pair = Pair::single(Part::Small, &RoleSettings::Local(local), &plain)?;
+        pair.keep_states(Part::Small, LayerSet::of(layers.iter().copied()));
         runtime.block_on(pair.load(&loading, context))?;
-        let path = match parsed {
-            Reference::File(path) => path,
-            parsed => context.resolve(&parsed.to_string())?,
-        };
-        let layers = budget::read(&path)?.spec().layers.len() as u32;
-        let model = HeadModel { name, sha256: sha256(&path)?.to_string() };
         Ok(Reader { runtime, pair, model, layers, shows_progress: context.stderr_is_terminal })
     }
 
@@ -100,9 +102,9 @@ impl Reader {
     pub fn read(
         &self,
         inputs: Vec<Input>,
-        options: &ReadOptions,
         mut each: impl FnMut(usize, Reading) -> Result<(), CliError>,
     ) -> Result<(), CliError> {
+        let options = &ReadOptions { layers: self.layers.clone(), tokens_max: None };
         let bar = counter("reading", inputs.len() as u64, self.shows_progress);
         self.runtime.block_on(async {
             let mut running: VecDeque<(usize, JoinHandle<_>)> = VecDeque::new();

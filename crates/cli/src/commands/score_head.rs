@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use contract::{Input, ReadOptions};
+use contract::Input;
 use policy::{Head, Heads};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -52,10 +52,10 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
         inputs.push(row.input.input(args.as_chat)?);
         Ok(())
     })?;
-    let reader = Reader::load(&args.model, context)?;
-    head.check_model(&reader.model.sha256).map_err(CliError::usage)?;
     let layers = Heads::new(vec![head.clone()]).map_err(CliError::usage)?.layers();
-    reader.read(inputs, &ReadOptions { layers, tokens_max: None }, |index, reading| {
+    let reader = Reader::load(&args.model, |_| Ok(layers), context)?;
+    head.check_model(&reader.model.sha256).map_err(CliError::usage)?;
+    reader.read(inputs, |index, reading| {
         let score = head.score(&reading).map_err(CliError::failed)?;
         output::json(&json!({ "id": ids[index], "score": score }))
     })

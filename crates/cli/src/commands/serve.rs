@@ -55,7 +55,8 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     for variable in settings::unknown_variables(context.environment()) {
         tracing::warn!("unknown environment variable {variable}");
     }
-    let pair = Pair::new([&settings.small, &settings.large], &settings.speculative)?;
+    let mut pair = Pair::new([&settings.small, &settings.large], &settings.speculative)?;
+    pair.keep_states(Part::Small, heads::layers(&settings));
     if args.check || settings.memory_bytes.is_some() || settings.speculative.asks_for_model() {
         let plan = pair.plan(&Budget::new(&settings), context)?;
         if args.check {
@@ -64,7 +65,8 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     }
     let runtime = io_runtime()?;
     runtime.block_on(name_upstream_models([&mut settings.small, &mut settings.large]))?;
-    let pair = Pair::new([&settings.small, &settings.large], &settings.speculative)?;
+    let mut pair = Pair::new([&settings.small, &settings.large], &settings.speculative)?;
+    pair.keep_states(Part::Small, heads::layers(&settings));
     let served = runtime.block_on(serve(settings, pair, context));
     // A model that is still loading is not waited for.
     runtime.shutdown_background();

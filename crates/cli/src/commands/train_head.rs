@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use contract::{Input, ReadOptions};
+use contract::Input;
 use lab::heads::{Rows, TrainSettings, train};
 use policy::heads::Training;
 use serde::Deserialize;
@@ -71,10 +71,9 @@ struct Labelled {
 pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     let (inputs, labels) = rows(&args)?;
     let data_sha256 = sha256(&args.data)?.to_string();
-    let reader = Reader::load(&args.model, context)?;
-    let options = ReadOptions { layers: layers(&args.layers, reader.layers)?, tokens_max: None };
+    let reader = Reader::load(&args.model, |depth| layers(&args.layers, depth), context)?;
     let mut readings = Rows::default();
-    reader.read(inputs, &options, |index, reading| {
+    reader.read(inputs, |index, reading| {
         let Labelled { label, group } = &labels[index];
         readings.push(&reading, *label, group.as_deref()).map_err(CliError::failed)
     })?;

@@ -298,8 +298,9 @@ fn a_head_is_trained_on_readings_and_asked() {
     let home = Home::new();
     let model = tiny("tiny-qwen2");
     let row = |row: usize| {
-        let word = if row % 2 == 0 { "the cat sat" } else { "1 2 3 4" };
-        json!({"id": row, "prompt": format!("{} {word}", "a".repeat(row % 7)), "ok": row % 2}).to_string() + "\n"
+        let word = if row.is_multiple_of(2) { "the cat sat" } else { "1 2 3 4" };
+        json!({"id": row, "prompt": format!("{} {word}", "a".repeat(row % 7)), "ok": row % 2}).to_string()
+            + "\n"
     };
     let data = home.file("rows.jsonl", (0..60).map(row).collect::<String>());
     let args = ["train-head", &model, "--data", &data, "--label", "ok", "--out", "head.json", "--json"];
