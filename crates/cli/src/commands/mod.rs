@@ -1,6 +1,7 @@
 //! The commands: one file each, with its `Args` and `run`, and one line in [`commands!`] below.
 
 mod bench;
+mod calibrate;
 mod chat;
 mod eval;
 mod generate;
@@ -11,8 +12,10 @@ mod perplexity;
 mod pull;
 mod render;
 mod report;
-mod serve;
+mod score_head;
+pub(crate) mod serve;
 mod tokenize;
+mod train_head;
 
 use clap::Subcommand;
 
@@ -61,6 +64,9 @@ commands! {
     Render => render, "warn";
     Eval => eval, "warn";
     Report => report, "warn";
+    TrainHead => train_head, "warn";
+    ScoreHead => score_head, "warn";
+    Calibrate => calibrate, "warn";
     Generate => generate, "warn";
     Logits => logits, "warn";
     Perplexity => perplexity, "warn";

@@ -232,7 +232,7 @@ mod tests {
             ("[large]\napi_key = \"sk-secret\"", "did you mean `api_key_env`?"),
             ("server = 3", "must be a section"),
             ("[[guard]]\nname = \"pii\"", "guards are not available"),
-            ("[policy]\nmax_quality_loss = 0.02", "no calibrations in this version"),
+            ("[policy]\nrules = [1]", "policy.rules must be a list of tables"),
             ("[speculative]\ndraft = \"model\"", "did you mean `drafter`?"),
             ("[server]\nqueue_max = \"many\"", "server.queue_max must be a whole number, not string"),
             ("\n[server", "tandem.toml:2: not TOML"),

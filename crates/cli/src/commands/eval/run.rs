@@ -44,8 +44,8 @@ const PROGRAM_SECONDS_DEFAULT: u64 = 10;
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
     /// Rows: a file of JSON lines, .gz or not, or the name of one in TANDEM_HOME/tasks
-    #[arg(long, value_name = "FILE|NAME")]
-    task: String,
+    #[arg(long, value_name = "FILE|NAME", required_unless_present = "outcomes")]
+    task: Option<String>,
     /// What the file's rows are [default: seen in its first line]
     #[arg(long, value_name = "NAME", value_parser = format_name)]
     format: Option<String>,
@@ -53,8 +53,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "small,large", value_delimiter = ',', default_value = "small,large", value_parser = role)]
     backend: Vec<Role>,
     /// File that outcomes are appended to; rows that are in it are not asked again
-    #[arg(long, value_name = "FILE")]
-    out: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "outcomes")]
+    out: Option<PathBuf>,
     /// Most tokens of an answer; a row may say fewer [default: 512]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: Option<u32>,
@@ -164,7 +164,7 @@ pub fn run(args: RunArgs, context: &Context) -> Result<(), CliError> {
 
 /// The task's rows.
 fn rows(args: &RunArgs, context: &Context) -> Result<Vec<Row>, CliError> {
-    let path = task_file(&args.task, context)?;
+    let path = task_file(args.task.as_deref().unwrap_or_default(), context)?;
     let bytes = std::fs::metadata(&path).map_err(|error| unreadable(&path, &error))?.len();
     if bytes > TASK_BYTES_MAX {
         return Err(CliError::usage(format!(
@@ -212,7 +212,8 @@ async fn evaluate(
     context: &Context,
 ) -> Result<(), CliError> {
     let needs = Needs::of(rows, args);
-    let (mut file, there) = OutcomeFile::open(&args.out).map_err(file_error)?;
+    let out = args.out.as_deref().ok_or_else(|| CliError::usage("--out says where outcomes are appended"))?;
+    let (mut file, there) = OutcomeFile::open(out).map_err(file_error)?;
     let done = done(&there);
     if needs.small {
         name_upstream_models([&mut settings.small]).await?;
@@ -229,7 +230,7 @@ async fn evaluate(
         .filter(|(role, _)| args.backend.contains(role))
         .map(|(role, backend)| (role, Arc::clone(backend)))
         .collect();
-    same_models(&there, &backends, &args.out)?;
+    same_models(&there, &backends, out)?;
     let tools = tools((needs, args), &pair, context).await?;
     if needs.small || needs.large {
         let metrics = Metrics::new().map_err(CliError::failed)?;
