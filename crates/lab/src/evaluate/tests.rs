@@ -101,7 +101,9 @@ async fn what_cannot_be_read_is_said_once_or_is_an_error() {
         Evaluation::new(&rows, backends(), Tools::default(), options(Reading::IfPossible(vec![1])));
     let (outcomes, remarks) = told(&evaluation, &HashSet::new()).await;
     assert_eq!((outcomes.len(), remarks.len()), (3, 1));
-    assert!(remarks[0].contains("can't be read") && outcomes.iter().all(|outcome| outcome.reading.is_none()));
+    assert!(
+        remarks[0].contains("has no reading") && outcomes.iter().all(|outcome| outcome.reading.is_none())
+    );
     let evaluation = Evaluation::new(&rows, backends(), Tools::default(), options(Reading::Wanted(vec![1])));
     let tell = |_| Ok::<(), std::convert::Infallible>(());
     let error = evaluation.run(&HashSet::new(), std::future::pending(), tell).await.unwrap_err();
