@@ -5,6 +5,7 @@
 //! policy.
 
 mod forced;
+pub mod guards;
 pub mod routing;
 mod settings;
 
