@@ -30,6 +30,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         ledger: None,
         limits: settings.flow_limits(),
         metrics: Metrics::new()?,
+        guards: policy::guards::Chain::default(),
     });
     let gateway = Gateway::bind(settings, flow).await?;
     println!("listening on http://{}", gateway.local_addr());

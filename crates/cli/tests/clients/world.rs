@@ -94,6 +94,7 @@ impl World {
             ledger: Some(ledger.clone()),
             limits: settings.flow_limits(),
             metrics: Metrics::new().unwrap(),
+            guards: policy::guards::Chain::default(),
         });
         let gateway = runtime.block_on(Gateway::bind(settings, flow.clone())).unwrap();
         let address = gateway.local_addr();

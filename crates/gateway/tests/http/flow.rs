@@ -36,6 +36,7 @@ fn flow(
         ledger: None,
         limits: FlowLimits::default(),
         metrics: Metrics::new().unwrap(),
+        guards: policy::guards::Chain::default(),
     })
 }
 
