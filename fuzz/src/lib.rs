@@ -8,6 +8,7 @@
 mod catalogue;
 mod door;
 mod gguf;
+mod guards;
 mod model;
 mod mutate;
 mod packed;
@@ -27,6 +28,7 @@ pub const TARGETS: &[Target] = &[
     catalogue::TARGET,
     door::TARGET,
     gguf::TARGET,
+    guards::TARGET,
     model::TARGET,
     packed::TARGET,
     reference::TARGET,

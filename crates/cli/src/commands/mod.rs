@@ -3,6 +3,7 @@
 mod bench;
 mod chat;
 mod generate;
+mod guard;
 mod inspect;
 mod logits;
 mod models;
@@ -59,6 +60,7 @@ commands! {
     Tokenize => tokenize, "warn";
     Render => render, "warn";
     Report => report, "warn";
+    Guard => guard, "warn";
     Generate => generate, "warn";
     Logits => logits, "warn";
     Perplexity => perplexity, "warn";

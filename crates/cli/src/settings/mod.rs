@@ -3,6 +3,7 @@
 
 mod cache;
 mod effective;
+mod guards;
 mod keys;
 mod layers;
 mod roles;
@@ -16,6 +17,7 @@ use gateway::GatewaySettings;
 use kernels::pool::THREADS_MAX;
 use ledger::LedgerSettings;
 use policy::PolicySettings;
+use policy::guards::{Chain, GuardSettings};
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
@@ -112,6 +114,8 @@ pub struct Settings {
     pub large: RoleSettings,
     /// How requests are routed.
     pub policy: PolicySettings,
+    /// What guards requests and answers.
+    pub guards: Vec<GuardSettings>,
     /// How local models' tokens are drafted.
     pub speculative: SpeculativeSettings,
     /// The ledger.
@@ -141,6 +145,7 @@ pub fn load(mut flags: Flags, context: &Context) -> Result<Settings, CliError> {
     gateway.validate().map_err(CliError::usage)?;
     let policy: PolicySettings = typed("policy", std::mem::take(raw.section("policy")))?;
     policy::build(&policy).map_err(CliError::usage)?;
+    let guards = guards::read(std::mem::take(&mut raw.guards))?;
     let cache = CacheSettings::read(std::mem::take(raw.section("cache")))?;
     let mut role = |name| RoleSettings::read(name, std::mem::take(raw.section(name)), context);
     let (small, large) = (role("small")?, role("large")?);
@@ -154,6 +159,7 @@ pub fn load(mut flags: Flags, context: &Context) -> Result<Settings, CliError> {
         small,
         large,
         policy,
+        guards,
         speculative,
         ledger,
         cache,
@@ -168,6 +174,25 @@ pub fn ledger_path(config: Option<&Path>, context: &Context) -> Result<PathBuf, 
     let flags = Flags { config: config.map(Path::to_path_buf), ..Flags::default() };
     let mut raw = layers::read(&flags, context.environment(), Path::new("."))?;
     Ok(ledger_plan(std::mem::take(raw.section("ledger")), context)?.path)
+}
+
+/// The guards, by configuration file and environment.
+///
+/// # Errors
+/// As [`load`].
+pub fn guards(flags: &Flags, context: &Context) -> Result<Chain, CliError> {
+    let raw = layers::read(flags, context.environment(), Path::new("."))?;
+    guards::chain(&guards::read(raw.guards)?)
+}
+
+impl Settings {
+    /// The guards.
+    ///
+    /// # Errors
+    /// None once the settings are read.
+    pub fn chain(&self) -> Result<Chain, CliError> {
+        guards::chain(&self.guards)
+    }
 }
 
 /// What is kept for the next start, by configuration file and environment.
