@@ -56,7 +56,7 @@ fn is_brand(digits: &[u8]) -> bool {
         14 => (300..=305).contains(&three) || matches!(two, 36 | 38 | 39),
         15 => matches!(two, 34 | 37) || matches!(four, 1800 | 2131),
         16 if two / 10 == 4 || (51..=55).contains(&two) || (2200..=2720).contains(&four) => true,
-        16 if four == 6011 || (644..=659).contains(&three) || (3528..=3589).contains(&four) => true,
+        16 if four == 6011 || (644..=659).contains(&three) || two == 35 => true,
         16..=19 if two == 62 || two == 81 || two == 65 => true,
         12..=19 => {
             matches!(four, 5018 | 5020 | 5038 | 5893 | 6304 | 6759 | 6761..=6763 | 6390)

@@ -22,7 +22,11 @@ const EXTENSION_DIGITS_MAX: usize = 6;
 const CONTEXT: &[&str] = &[
     "phone",
     "call",
-    "tel",
+    "tel:",
+    "tel.",
+    "tel ",
+    "tele",
+    "registered",
     "mobile",
     "cell",
     "fax",
@@ -32,11 +36,10 @@ const CONTEXT: &[&str] = &[
     "whatsapp",
     "messages to",
     "text me",
-    "ring",
+    "ring me",
     "answering at",
     "desk:",
     "office:",
-    "handy",
     "rufnummer",
     "móvil",
     "numéro",
@@ -135,11 +138,20 @@ impl Number {
         if self.is_international {
             return ((8..=15).contains(&total) && is_country(digits)).then_some(1.0);
         }
-        if let Some(rest) = digits.strip_prefix(&[0, 0]) {
-            let is_number = (8..=15).contains(&rest.len()) && (is_country(rest) && sizes != [total]);
-            if is_number {
-                return Some(0.8);
-            }
+        let goes_on = text.follows(self.start, |byte| byte == b' ')
+            && self.start.checked_sub(1).is_some_and(|space| text.follows(space, digit));
+        if let Some(rest) = digits.strip_prefix(&[0, 0])
+            && !goes_on
+            && (8..=15).contains(&rest.len())
+            && is_country(rest)
+            && sizes != [total]
+        {
+            return Some(0.8);
+        }
+        // Area codes in brackets, and pairs as in France.
+        let has_trunk = digits.first() == Some(&0) && !goes_on;
+        if has_trunk && (9..=12).contains(&total) && (self.opens_bracket(text) || sizes == [2; 5]) {
+            return Some(0.7);
         }
         let (national, sizes) = match digits.split_first() {
             Some((1, rest)) if total == 11 && sizes.first() == Some(&1) => (rest, sizes.get(1..)?),
@@ -152,6 +164,11 @@ impl Number {
         }
         let is_spoken_of = text.mentions(self.start, CONTEXT);
         (is_spoken_of && (7..=15).contains(&total) && !self.is_other(sizes)).then_some(0.7)
+    }
+
+    /// Whether the number begins with a bracket.
+    fn opens_bracket(&self, text: &Text<'_>) -> bool {
+        text.byte(self.start) == Some(b'(')
     }
 
     /// Whether the groups look like a date or an IP address.

@@ -60,12 +60,14 @@ impl<'a> Text<'a> {
         from + run.count()
     }
 
-    /// Whether one of `words` (lower case) stands in the [`CONTEXT_BYTES`] before `at`.
+    /// Whether a word that begins like one of `words` (lower case) stands in the [`CONTEXT_BYTES`] before `at`.
     pub fn mentions(&self, at: usize, words: &[&str]) -> bool {
         let from = at.saturating_sub(CONTEXT_BYTES);
-        let Some(context) = self.bytes.get(from..at) else { return false };
+        let context = self.bytes.get(from..at).unwrap_or_default();
+        let begins = |place: usize| place == 0 || !context.get(place - 1).is_some_and(|byte| alnum(*byte));
         words.iter().any(|word| {
-            context.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word.as_bytes()))
+            let mut windows = context.windows(word.len()).enumerate();
+            windows.any(|(place, window)| window.eq_ignore_ascii_case(word.as_bytes()) && begins(place))
         })
     }
 
