@@ -83,9 +83,6 @@ fn document_at(text: &Text<'_>, start: usize, rule: &Rule) -> Match {
     if !text.byte(start).is_some_and(alnum) || text.follows(start, |byte| alnum(byte) || byte == b'-') {
         return Match::No;
     }
-    if !text.mentions(start, rule.context) {
-        return Match::No;
-    }
     let end = text.run(start, |byte| alnum(byte) || byte == b'-', rule.bytes_max + 1);
     if text.is_open(end) && end - start <= rule.bytes_max {
         return Match::More;
@@ -94,5 +91,9 @@ fn document_at(text: &Text<'_>, start: usize, rule: &Rule) -> Match {
     let digits = word.iter().filter(|byte| digit(**byte)).count();
     let is_number = (rule.bytes_min..=rule.bytes_max).contains(&word.len()) && digits >= rule.digits_min;
     let shouts = word.iter().all(|byte| !byte.is_ascii_lowercase());
-    if is_number && shouts { Match::Yes { end, score: 0.7 } } else { Match::No }
+    if is_number && shouts && text.mentions(start, rule.context) {
+        Match::Yes { end, score: 0.7 }
+    } else {
+        Match::No
+    }
 }

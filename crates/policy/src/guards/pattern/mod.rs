@@ -9,8 +9,8 @@ mod crypto;
 mod custom;
 mod email;
 mod encoded;
+mod host;
 mod identity;
-mod net;
 mod phone;
 mod secrets;
 mod text;
@@ -66,12 +66,12 @@ pub const REGISTRY: &[Recogniser] = &[
     crypto::CRYPTO,
     email::EMAIL,
     identity::US_SSN,
-    net::IPV4,
-    net::IPV6,
+    host::IPV4,
+    host::IPV6,
     phone::PHONE,
     identity::PASSPORT,
     identity::DRIVER_LICENSE,
-    net::URL,
+    host::URL,
 ];
 
 /// Longest span that overlapping matches are joined to, bytes.
@@ -339,7 +339,7 @@ impl Pass<'_> {
                 self.number(at);
             }
             if byte == b'.' && bytes.get(at + 1).copied().is_some_and(alnum) {
-                let start = self.back(at, net::is_host, 254);
+                let start = self.back(at, host::is_host, 254);
                 self.ask(Trigger::Dot, start);
             }
             if alnum(before) {
@@ -376,8 +376,8 @@ impl Pass<'_> {
         } else if bytes.get(at + 1..at + 3) == Some(b"//") {
             let start = self.back(at, |byte| byte.is_ascii_alphabetic(), 6);
             self.ask(Trigger::Dot, start);
-        } else if bytes.get(at + 1).copied().is_some_and(net::is_ipv6) {
-            let start = self.back(at, net::is_ipv6, 48);
+        } else if bytes.get(at + 1).copied().is_some_and(host::is_ipv6) {
+            let start = self.back(at, host::is_ipv6, 48);
             self.ask(Trigger::Colon, start);
         }
     }

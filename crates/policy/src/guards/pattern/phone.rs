@@ -162,8 +162,8 @@ impl Number {
         if national.len() == 10 && written && area {
             return Some(0.9);
         }
-        let is_spoken_of = text.mentions(self.start, CONTEXT);
-        (is_spoken_of && (7..=15).contains(&total) && !self.is_other(sizes)).then_some(0.7)
+        let may_be = (7..=15).contains(&total) && !self.is_other(sizes);
+        (may_be && text.mentions(self.start, CONTEXT)).then_some(0.7)
     }
 
     /// Whether the number begins with a bracket.

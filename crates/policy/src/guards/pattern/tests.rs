@@ -1,3 +1,5 @@
+//! The scan beside its slow twin, and every entity by example.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,7 +1,5 @@
 //! Addresses of machines: IP addresses, URLs and names of hosts.
 
-use std::net::Ipv6Addr;
-
 use super::text::{Match, Text, alnum, digit};
 use super::{Recogniser, Trigger};
 
@@ -96,10 +94,35 @@ fn ipv6_at(text: &Text<'_>, start: usize) -> Match {
     let run = text.bytes.get(start..end).unwrap_or_default();
     let groups = run.split(|byte| *byte == b':').filter(|group| !group.is_empty()).count();
     let telling = groups >= 4 || (groups >= 1 && run.iter().any(|byte| digit(*byte)));
-    let parsed = std::str::from_utf8(run).ok().and_then(|run| run.parse::<Ipv6Addr>().ok());
-    match parsed {
-        Some(_) if telling => text.ending(end, 0.9, |byte| alnum(byte) || byte == b'_'),
+    match is_ipv6_address(run) {
+        true if telling => text.ending(end, 0.9, |byte| alnum(byte) || byte == b'_'),
         _ => Match::No,
+    }
+}
+
+/// Eight groups of up to four hexadecimal digits, of which `::` stands for one or more that are 0; the last two may be
+/// an IPv4 address.
+fn is_ipv6_address(run: &[u8]) -> bool {
+    let Ok(run) = std::str::from_utf8(run) else { return false };
+    let groups = |side: &str| -> Option<usize> {
+        if side.is_empty() {
+            return Some(0);
+        }
+        let parts: Vec<&str> = side.split(':').collect();
+        let is_group =
+            |part: &&str| (1..=4).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_hexdigit());
+        match parts.split_last()? {
+            (last, rest) if last.contains('.') => {
+                let whole = ipv4_at(&Text::whole(last), 0) == Match::Yes { end: last.len(), score: 0.9 };
+                (whole && rest.iter().all(is_group)).then_some(rest.len() + 2)
+            }
+            _ => parts.iter().all(is_group).then_some(parts.len()),
+        }
+    };
+    match run.split_once("::") {
+        None => groups(run) == Some(8),
+        Some((head, _)) if head.contains('.') => false,
+        Some((head, tail)) => groups(head).zip(groups(tail)).is_some_and(|(head, tail)| head + tail <= 7),
     }
 }
 
