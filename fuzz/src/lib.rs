@@ -11,8 +11,10 @@ mod gguf;
 mod guards;
 mod model;
 mod mutate;
+mod outcomes;
 mod packed;
 mod reference;
+mod rows;
 pub mod smoke;
 mod sse;
 mod stop;
@@ -30,8 +32,10 @@ pub const TARGETS: &[Target] = &[
     gguf::TARGET,
     guards::TARGET,
     model::TARGET,
+    outcomes::TARGET,
     packed::TARGET,
     reference::TARGET,
+    rows::TARGET,
     sse::TARGET,
     stop::TARGET,
     template::TARGET,

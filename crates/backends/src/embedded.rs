@@ -6,32 +6,32 @@
 //! brings it back.
 
 mod drafts;
+mod reading;
+mod request;
 
 use std::fmt;
 use std::sync::mpsc as queue;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use contract::{
     Backend, BackendError, BackendInfo, BackendKind, Call, Delta, Drafting, Event, EventStream, FailureKind,
-    FinishReason, Input, Message, Price, Readiness, Request, Timings, TokenLogprob, Usage,
+    FinishReason, Price, ReadFuture, ReadOptions, Readiness, Reading, Timings, TokenLogprob, Usage,
 };
-use engine::decoder::{Decoder, DecoderOptions, SharedDecoder};
+use engine::decoder::{Decoder, DecoderOptions, LayerSet, SharedDecoder};
 use engine::model::Model;
-use engine::sampling::SamplingParams;
 use engine::scheduler::{
-    DraftCounts, Finished, Job, Load, Output, Priority, Scheduler, SchedulerLimits, Sink, StopReason,
-    SubmitError, Turns,
+    DraftCounts, Finished, Job, Load, Output, Scheduler, SchedulerLimits, Sink, StopReason, SubmitError,
+    Turns,
 };
-use engine::template::RenderInput;
 use kernels::isa::Isa;
 use kernels::pool::Pool;
-use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 pub use self::drafts::DraftOptions;
+use self::request::{job, prompt_ids};
 
 /// Calls handed to the engine's thread that it has not looked at yet.
 const HANDOVER_MAX: usize = 1024;
@@ -106,13 +106,21 @@ enum State {
     },
 }
 
+/// What reaches the engine's thread.
+enum Message {
+    Job(Box<Job>),
+    /// Somebody has let a job go on, or has left it.
+    Wake,
+}
+
 #[derive(Clone)]
 struct Running {
     model: Arc<Model>,
     /// For those that this model drafts for.
     decoder: Arc<SharedDecoder>,
     context_tokens: usize,
-    jobs: queue::SyncSender<Job>,
+    jobs: queue::SyncSender<Message>,
+    reading_layers: LayerSet,
 }
 
 impl fmt::Debug for EmbeddedBackend {
@@ -149,6 +157,7 @@ impl EmbeddedBackend {
             scheduler = scheduler.with_speculation(speculation);
         }
         let shared_decoder = scheduler.decoder().clone();
+        let reading_layers = options.decoder.reading_layers.up_to(model.spec().layers.len());
         let (jobs, inbox) = queue::sync_channel(HANDOVER_MAX);
         let context_tokens = model.spec().context_tokens.min(options.decoder.kv_tokens);
         let (shared, load) = (Arc::downgrade(&self.shared), self.shared.load.clone());
@@ -158,7 +167,8 @@ impl EmbeddedBackend {
         // Its first look at the state comes after this one.
         let mut state = lock(&self.shared.state);
         thread::Builder::new().name(format!("tandem-{}", self.name)).spawn(move || thread.run())?;
-        *state = State::Ready(Running { model, decoder: shared_decoder, context_tokens, jobs });
+        *state =
+            State::Ready(Running { model, decoder: shared_decoder, context_tokens, jobs, reading_layers });
         Ok(())
     }
 
@@ -221,54 +231,28 @@ impl EmbeddedBackend {
     /// Makes the engine's job of a call and hands it over.
     fn submit(&self, call: &Call, events: &mpsc::UnboundedSender<Event>) -> Result<(), BackendError> {
         let Running { model, .. } = self.running()?;
-        let mut job = self.job(call, model, events)?;
+        let prompt = prompt_ids(&model, &self.name, &call.request.input)?;
+        self.hand_over(job((call, prompt), model, (events, None)))
+    }
+
+    fn hand_over(&self, job: Job) -> Result<(), BackendError> {
+        let mut message = Message::Job(Box::new(job));
         for _ in 0..HANDOVER_ATTEMPTS {
             // The engine leaves only under the lock, and only if nothing was handed over.
             let refused = match &*lock(&self.shared.state) {
-                State::Ready(running) => running.jobs.try_send(job),
-                _ => Err(queue::TrySendError::Disconnected(job)),
+                State::Ready(running) => running.jobs.try_send(message),
+                _ => Err(queue::TrySendError::Disconnected(message)),
             };
-            job = match refused {
+            message = match refused {
                 Ok(()) => return Ok(()),
                 Err(queue::TrySendError::Full(_)) => {
                     return Err(busy(&SubmitError::QueueFull { waiting: HANDOVER_MAX }));
                 }
-                Err(queue::TrySendError::Disconnected(job)) => job,
+                Err(queue::TrySendError::Disconnected(message)) => message,
             };
             self.running()?;
         }
         Err(BackendError::new(FailureKind::Internal, format!("the engine of {} has stopped", self.name)))
-    }
-
-    fn job(
-        &self,
-        call: &Call,
-        model: Arc<Model>,
-        events: &mpsc::UnboundedSender<Event>,
-    ) -> Result<Job, BackendError> {
-        let request = &call.request;
-        let prompt = prompt_ids(&model, &self.name, &request.input)?;
-        let prompt_tokens = prompt.len() as u64;
-        let wanted = request.top_logprobs.map(usize::from);
-        let tells_tokens = call.signals || wanted.is_some();
-        let sink = Channel { model, tells_tokens, prompt_tokens, events: events.clone() };
-        let after = request.deadline_ms.map(Duration::from_millis);
-        Ok(Job {
-            prompt,
-            max_tokens: request.max_tokens.map(|n| n as usize),
-            stop: request.stop.clone(),
-            sampling: sampling(request),
-            // The policy's signals are the likeliest token's.
-            top_logprobs: wanted.unwrap_or(0).max(usize::from(call.signals)),
-            client: call.tenant.clone(),
-            speculative: request.options.speculative.unwrap_or(true),
-            priority: match request.options.priority {
-                contract::Priority::Interactive => Priority::Interactive,
-                contract::Priority::Background => Priority::Background,
-            },
-            deadline: after.and_then(|after| Instant::now().checked_add(after)),
-            sink: Box::new(sink),
-        })
     }
 }
 
@@ -318,13 +302,17 @@ impl Backend for EmbeddedBackend {
         });
         Box::pin(UnboundedReceiverStream::new(stream))
     }
+
+    fn read(&self, call: Call, options: &ReadOptions) -> ReadFuture {
+        reading::read(self.clone(), call, options.clone())
+    }
 }
 
 /// The engine's thread: takes calls in and steps while there is work. Ends with its backend, or when it has
 /// been idle for long.
 struct EngineThread {
     scheduler: Scheduler,
-    inbox: queue::Receiver<Job>,
+    inbox: queue::Receiver<Message>,
     /// Where it says that it leaves. Weak: when the backend is dropped, the inbox must close.
     shared: Weak<Shared>,
     load: Arc<Mutex<Load>>,
@@ -342,12 +330,16 @@ impl EngineThread {
                 (true, _) => self.inbox.try_recv(),
                 (false, None) => self.inbox.recv().map_err(queue::RecvError::into),
                 (false, Some(idle)) => match self.inbox.recv_timeout(idle.after) {
+                    // A job waits for somebody's word.
+                    Err(queue::RecvTimeoutError::Timeout) if self.scheduler.load().running > 0 => {
+                        Err(queue::TryRecvError::Empty)
+                    }
                     Err(queue::RecvTimeoutError::Timeout) => match self.leave(idle.clone()) {
-                        Some(job) => Ok(job),
+                        Some(message) => Ok(message),
                         None => return,
                     },
                     Err(queue::RecvTimeoutError::Disconnected) => Err(queue::TryRecvError::Disconnected),
-                    Ok(job) => Ok(job),
+                    Ok(message) => Ok(message),
                 },
             };
             if !self.take_in(next) {
@@ -359,10 +351,11 @@ impl EngineThread {
     }
 
     /// Takes `next` in and all that has come meanwhile. False when no more can come.
-    fn take_in(&mut self, mut next: Result<Job, queue::TryRecvError>) -> bool {
+    fn take_in(&mut self, mut next: Result<Message, queue::TryRecvError>) -> bool {
         loop {
             match next {
-                Ok(job) => self.scheduler.submit(job),
+                Ok(Message::Job(job)) => self.scheduler.submit(*job),
+                Ok(Message::Wake) => {}
                 Err(queue::TryRecvError::Empty) => return true,
                 Err(queue::TryRecvError::Disconnected) => return false,
             }
@@ -371,11 +364,11 @@ impl EngineThread {
     }
 
     /// Gives the model up, unless a job has come after all.
-    fn leave(&self, idle: IdleUnload) -> Option<Job> {
+    fn leave(&self, idle: IdleUnload) -> Option<Message> {
         let shared = self.shared.upgrade()?;
         let mut state = lock(&shared.state);
-        if let Ok(job) = self.inbox.try_recv() {
-            return Some(job);
+        if let Ok(message) = self.inbox.try_recv() {
+            return Some(message);
         }
         if let State::Ready(Running { context_tokens, .. }) = &*state {
             *state = State::Idle {
@@ -416,10 +409,18 @@ struct Channel {
     /// Whether anyone asked for log-probabilities.
     tells_tokens: bool,
     prompt_tokens: u64,
+    cached_tokens: u64,
+    /// Who is told of the reading, if anybody wants one.
+    told: Option<oneshot::Sender<Reading>>,
     events: mpsc::UnboundedSender<Event>,
 }
 
 impl Channel {
+    /// What is known of it before anything is written.
+    fn usage(&self) -> Usage {
+        Usage { prompt_tokens: self.prompt_tokens, cached_tokens: self.cached_tokens, ..Usage::default() }
+    }
+
     fn emit(&self, event: Event) {
         // A closed channel is seen by `is_closed`.
         let _ = self.events.send(event);
@@ -435,18 +436,21 @@ impl Channel {
             let (token, bytes) = piece(id);
             (token, bytes, logprob)
         });
-        TokenLogprob { token, bytes, logprob: sampled.logprob, top: top.collect(), entropy: None }
+        TokenLogprob { token, bytes, logprob: sampled.logprob, top: top.collect(), entropy: sampled.entropy }
     }
 }
 
 impl Sink for Channel {
     fn send(&mut self, output: Output) {
-        self.emit(match output {
-            Output::Started { cached_tokens } => Event::Started(Usage {
-                prompt_tokens: self.prompt_tokens,
-                cached_tokens: cached_tokens as u64,
-                ..Usage::default()
-            }),
+        let event = match output {
+            Output::Started { cached_tokens } => {
+                self.cached_tokens = cached_tokens as u64;
+                Event::Started(self.usage())
+            }
+            Output::Read { states, next, queue_ms, prompt_ms } => {
+                let timings = Timings { queue_ms, prompt_ms, decode_ms: 0.0 };
+                return self.tell_reading(states, next, timings);
+            }
             Output::Text { text, token, is_drafted } => {
                 let told = token.filter(|_| self.tells_tokens);
                 let tokens = told.iter().map(|t| self.token(t)).collect();
@@ -460,7 +464,8 @@ impl Sink for Channel {
                 FailureKind::Deadline,
                 "the request's deadline passed before its answer was complete",
             )),
-        });
+        };
+        self.emit(event);
     }
 
     fn refuse(&mut self, error: &SubmitError) {
@@ -497,73 +502,4 @@ fn translate(finished: &Finished) -> contract::Finished {
             decode_ms: finished.decode_ms,
         },
     }
-}
-
-/// The prompt's tokens: the chat template's text with its special tokens, or the raw text.
-fn prompt_ids(model: &Model, name: &str, input: &Input) -> Result<Vec<u32>, BackendError> {
-    let bad = |message: String| BackendError::new(FailureKind::BadInput, message);
-    let tokenizer = model.tokenizer();
-    let (messages, tools) = match input {
-        Input::Completion { prompt } => return Ok(tokenizer.encode(prompt, true, false)),
-        Input::Chat { messages, tools } => (messages, tools),
-    };
-    let Some(template) = model.template() else {
-        return Err(bad(format!("{name} has no chat template (a base model): use /v1/completions")));
-    };
-    let messages = Value::Array(messages.iter().map(template_message).collect());
-    let tools = Value::Array(tools.clone());
-    let text = |id: Option<u32>| {
-        id.map(|id| String::from_utf8_lossy(tokenizer.piece(id)).into_owned()).unwrap_or_default()
-    };
-    let (bos_token, eos_token) = (text(tokenizer.bos()), text(tokenizer.eos()));
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let rendered = template.render(&RenderInput {
-        messages: &messages,
-        tools: Some(&tools).filter(|t| t.as_array().is_some_and(|t| !t.is_empty())),
-        add_generation_prompt: true,
-        bos_token: &bos_token,
-        eos_token: &eos_token,
-        now_unix_s: i64::try_from(now.as_secs()).unwrap_or_default(),
-    });
-    let rendered = rendered.map_err(|error| bad(error.to_string()))?;
-    Ok(tokenizer.encode(&rendered, false, true))
-}
-
-/// A message as templates expect it: text is never null, arguments are objects.
-fn template_message(message: &Message) -> Value {
-    let mut value = serde_json::to_value(message).unwrap_or_default();
-    if message.content.is_none() {
-        value["content"] = Value::String(String::new());
-    }
-    let calls = value.get_mut("tool_calls").and_then(Value::as_array_mut);
-    for call in calls.into_iter().flatten() {
-        let arguments = &mut call["function"]["arguments"];
-        if let Some(parsed) = arguments.as_str().and_then(|text| serde_json::from_str(text).ok()) {
-            *arguments = parsed;
-        }
-    }
-    value
-}
-
-fn sampling(request: &Request) -> SamplingParams {
-    let s = &request.sampling;
-    SamplingParams {
-        temperature: s.temperature,
-        top_k: s.top_k,
-        top_p: s.top_p,
-        min_p: s.min_p,
-        repetition_penalty: s.repetition_penalty,
-        presence_penalty: s.presence_penalty,
-        frequency_penalty: s.frequency_penalty,
-        logit_bias: s.logit_bias.clone(),
-        seed: s.seed.unwrap_or_else(|| seed_of(&request.id)),
-        // Who gives a seed wants its tokens again, whatever was drafted meanwhile.
-        reproducible: s.seed.is_some(),
-    }
-}
-
-/// FNV-1a over the id: requests without a seed differ, and a recorded one can be repeated.
-fn seed_of(id: &str) -> u64 {
-    id.bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 
 use contract::{
     Backend, BackendError, BackendInfo, BackendKind, Call, Delta, Event, EventStream, FailureKind,
-    FinishReason, Finished, Price, Readiness, Timings, TokenLogprob, Usage,
+    FinishReason, Finished, Price, Read, ReadFuture, ReadOptions, Readiness, Reading, Timings, TokenLogprob,
+    Usage,
 };
 use futures_util::stream;
 
@@ -150,6 +151,7 @@ struct State {
     queue: VecDeque<Reply>,
     calls: Vec<Call>,
     calls_count: usize,
+    reads: usize,
     cancelled: usize,
     deltas_sent: usize,
 }
@@ -164,6 +166,7 @@ pub struct ScriptedBackend {
     info: BackendInfo,
     matched: Vec<(String, Reply)>,
     fallback: Option<Reply>,
+    reading: Option<Reading>,
     state: Arc<Mutex<State>>,
 }
 
@@ -181,10 +184,17 @@ impl ScriptedBackend {
             queue: VecDeque::new(),
             calls: Vec::new(),
             calls_count: 0,
+            reads: 0,
             cancelled: 0,
             deltas_sent: 0,
         };
-        ScriptedBackend { info, matched: Vec::new(), fallback: None, state: Arc::new(Mutex::new(state)) }
+        ScriptedBackend {
+            info,
+            matched: Vec::new(),
+            fallback: None,
+            reading: None,
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 
     /// Sets the price it states.
@@ -215,6 +225,17 @@ impl ScriptedBackend {
     pub fn otherwise(mut self, reply: Reply) -> Self {
         self.fallback = Some(reply);
         self
+    }
+
+    /// Lets it be read with, and show this each time.
+    pub fn reads(mut self, reading: Reading) -> Self {
+        self.reading = Some(reading);
+        self
+    }
+
+    /// How often it was read with.
+    pub fn reads_count(&self) -> usize {
+        self.state().reads
     }
 
     /// Sets what [`Backend::readiness`] says; while it is not `Ready`, calls fail as `Unready`.
@@ -280,6 +301,18 @@ impl Backend for ScriptedBackend {
 
     fn readiness(&self) -> Readiness {
         self.state().readiness.clone()
+    }
+
+    fn read(&self, call: Call, _options: &ReadOptions) -> ReadFuture {
+        self.state().reads += 1;
+        let backend = self.clone();
+        Box::pin(async move {
+            let reading = backend.reading.clone().ok_or_else(|| {
+                let message = format!("the script of {} has no reading", backend.info.model);
+                BackendError::new(FailureKind::Internal, message)
+            })?;
+            Ok(Read { reading, go_on: Box::new(move || backend.call(call)) })
+        })
     }
 
     fn call(&self, call: Call) -> EventStream {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use backends::{DraftOptions, EmbeddedBackend, EmbeddedOptions, IdleUnload};
 use contract::{
     Backend, Call, DrafterState, Drafting, Event, FailureKind, FinishReason, Input, Message, MessageRole,
-    Options, Price, Readiness, Request, Sampling, Target, Usage,
+    Options, Price, ReadOptions, Readiness, Request, Sampling, Target, Usage,
 };
-use engine::decoder::DecoderOptions;
+use engine::decoder::{DecoderOptions, LayerSet};
 use engine::model::{LoadOptions, Model};
 use engine::scheduler::Load;
 use engine::speculation::STEP_DRAFT_TOKENS;
@@ -276,4 +276,60 @@ async fn a_prompt_seen_before_is_counted_as_cached() {
     assert!(cached[1] >= 64 && cached[1].is_multiple_of(64), "{cached:?}");
     assert_eq!(cached, [0, cached[1], 0, cached[1]], "tenants share nothing");
     comes_true(|| backend.load().blocks.used == 0).await;
+}
+
+fn reader(sequences: usize) -> EmbeddedBackend {
+    let backend = EmbeddedBackend::loading("tiny".into(), Price::default());
+    let pool = Arc::new(Pool::new(2));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny/tiny-qwen2.gguf");
+    let model = Arc::new(Model::load(&path, LoadOptions::default(), &pool).unwrap());
+    let reading_layers = LayerSet::of([0, 1, 2]);
+    let decoder = DecoderOptions { reading_layers, ..DecoderOptions::new(sequences, 1024) };
+    let (turns, isa) = (Arc::default(), Isa::detect());
+    let options = EmbeddedOptions { pool, turns, isa, decoder, queue_max: 4, idle: None, drafts: None };
+    backend.start(model, &options).unwrap();
+    backend
+}
+
+#[tokio::test]
+async fn what_was_read_is_answered_without_reading_again_and_given_back_when_dropped() {
+    let backend = reader(1);
+    let plain = text(&events(&backend, call(request("hello world", Some(8)), false)).await);
+    let options = ReadOptions { layers: vec![1, 2], tokens_max: None };
+    let read = |prompt: &str| {
+        let read = backend.read(call(request(prompt, Some(8)), false), &options);
+        async { tokio::time::timeout(PATIENCE, read).await.unwrap() }
+    };
+    let first = read("hello world").await.unwrap();
+    let layers: Vec<u32> = first.reading.states.iter().map(|state| state.layer).collect();
+    assert_eq!(layers, [1, 2]);
+    assert!(!first.reading.is_truncated() && first.reading.next.entropy > 0.0);
+    assert!(first.reading.next.logprob_max < 0.0 && first.reading.next.margin >= 0.0);
+    let answer: Vec<Event> = (first.go_on)().collect().await;
+    assert_eq!(text(&answer), plain);
+    let Some(Event::Finished(finished)) = answer.last() else { panic!("{answer:?}") };
+    assert_eq!(finished.usage.prompt_tokens, first.reading.usage.prompt_tokens);
+    // One place: whoever holds it and leaves lets the next one in, without anything else happening.
+    for _ in 0..3 {
+        drop(read("hello world").await.unwrap());
+    }
+    comes_true(|| backend.load().running == 0).await;
+    let missing =
+        backend.read(call(request("x", None), false), &ReadOptions { layers: vec![9], tokens_max: None });
+    assert!(missing.await.unwrap_err().message.contains("{9}"));
+    let too_long = read(&"word ".repeat(2000)).await.unwrap_err();
+    assert_eq!(too_long.kind, FailureKind::TooLong);
+}
+
+#[tokio::test]
+async fn of_a_long_prompt_both_ends_are_read_and_all_of_it_is_answered() {
+    let backend = reader(2);
+    let prompt = "a quick brown fox and a lazy dog ".repeat(8);
+    let plain = events(&backend, call(request(&prompt, Some(8)), false)).await;
+    let options = ReadOptions { layers: vec![0], tokens_max: Some(20) };
+    let read = backend.read(call(request(&prompt, Some(8)), false), &options).await.unwrap();
+    assert_eq!((read.reading.read_tokens, read.reading.usage.prompt_tokens), (20, 20));
+    assert!(read.reading.is_truncated() && read.reading.prompt_tokens > 60);
+    let answer: Vec<Event> = (read.go_on)().collect().await;
+    assert_eq!(text(&answer), text(&plain));
 }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use engine::decoder::{DecoderOptions, Sizes, SizesFor};
+use engine::decoder::{DecoderOptions, LayerSet, Sizes, SizesFor};
 use engine::model::{LoadOptions, Model};
 use engine::tokenizer::TOKENIZING_BYTES_PER_BYTE;
 use gateway::GatewaySettings;
@@ -89,10 +89,8 @@ impl Budget {
             checked.map_err(|error| CliError::usage(format!("{}: {error}", settings.name)))?;
         }
         type SizesOf<'a> = Box<dyn Fn(&Choice) -> Taken + 'a>;
-        let sizes: Vec<SizesOf> = locals
-            .iter()
-            .map(|local| Box::new(|choice: &Choice| self.taken((local.model, local.needs), choice)) as _)
-            .collect();
+        let sizes: Vec<SizesOf> =
+            locals.iter().map(|local| Box::new(|choice: &Choice| self.taken(local, choice)) as _).collect();
         let roles: Vec<split::Role> = locals
             .iter()
             .zip(&sizes)
@@ -117,8 +115,9 @@ impl Budget {
         Ok(Plan { budget_bytes: self.memory_bytes, split })
     }
 
-    fn taken(&self, (model, needs): (&Model, DraftNeeds), choice: &Choice) -> Taken {
-        let options = decoder_options(choice, needs);
+    fn taken(&self, local: &Planned, choice: &Choice) -> Taken {
+        let Planned { settings, model, needs, .. } = *local;
+        let options = decoder_options(choice, (needs, settings.reading_layers));
         if options.kv_type.check(model.spec().head_dim).is_err() {
             // Never fits, so that it is not proposed.
             return Taken { kv_bytes: u64::MAX, working_bytes: 0 };
@@ -141,12 +140,13 @@ pub fn read(path: &Path) -> Result<Model, CliError> {
 }
 
 /// How a decoder is set up for a choice.
-pub fn decoder_options(choice: &Choice, needs: DraftNeeds) -> DecoderOptions {
+pub fn decoder_options(choice: &Choice, (needs, reading_layers): (DraftNeeds, LayerSet)) -> DecoderOptions {
     DecoderOptions {
         guests: needs.guests(choice),
         draft_tokens: needs.draft_tokens(choice),
         kv_type: kv_type(choice.kv),
         batch_tokens: choice.batch_tokens as usize,
+        reading_layers,
         ..DecoderOptions::new(choice.sequences as usize, choice.kv_tokens as usize)
     }
 }

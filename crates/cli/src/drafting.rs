@@ -272,6 +272,7 @@ mod tests {
             price: contract::Price::default(),
             wanted,
             idle_unload_seconds: None,
+            reading_layers: engine::decoder::LayerSet::default(),
         };
         LocalModel { part, settings }
     }

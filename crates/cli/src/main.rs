@@ -10,12 +10,14 @@ mod drafting;
 mod environment;
 mod error;
 mod footprint;
+mod heads;
 mod input;
 mod kv_type;
 mod logging;
 mod output;
 mod pair;
 mod progress;
+mod reader;
 mod settings;
 
 use std::process::ExitCode;

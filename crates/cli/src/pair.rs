@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use backends::{DraftOptions, EmbeddedBackend, EmbeddedOptions, IdleUnload, OpenaiBackend};
 use contract::{Backend, DrafterState, Readiness};
+use engine::decoder::LayerSet;
 use engine::model::{LoadOptions, Model};
 use engine::packed::PackedCache;
 use engine::scheduler::Turns;
@@ -60,7 +61,7 @@ pub struct Pair {
 ///
 /// # Errors
 /// [`CliError::Missing`] if one does not answer or lists none.
-pub async fn name_upstream_models(roles: [&mut RoleSettings; 2]) -> Result<(), CliError> {
+pub async fn name_upstream_models<const N: usize>(roles: [&mut RoleSettings; N]) -> Result<(), CliError> {
     for role in roles {
         let RoleSettings::Upstream(settings) = role else { continue };
         if settings.is_named {
@@ -187,9 +188,21 @@ impl Pair {
         Ok(paths.iter().all(Option::is_some).then_some(plan))
     }
 
+    /// Lets hidden states of these layers be asked for, of a local model that is not loaded yet.
+    pub fn keep_states(&mut self, part: Part, layers: LayerSet) {
+        let models = self.models.iter_mut().filter(|model| model.part == part);
+        models.for_each(|model| model.settings.reading_layers = layers);
+    }
+
     /// What the local models are for.
     pub fn parts(&self) -> Vec<Part> {
         self.models.iter().map(|model| model.part).collect()
+    }
+
+    /// How many layers the local model of a role has, once it is loaded.
+    pub fn layers(&self, part: Part) -> Option<usize> {
+        let index = self.models.iter().position(|model| model.part == part)?;
+        Some(self.backends.get(index)?.model()?.spec().layers.len())
     }
 
     /// The budget's split among models that are here, and who drafts for whom: if need be, fewer than might.
@@ -251,7 +264,7 @@ impl Pair {
             pool: Arc::clone(&loading.pool),
             turns: Arc::clone(&loading.turns),
             isa: loading.isa,
-            decoder: decoder_options(choice, drafting.needs(index, &self.models)),
+            decoder: decoder_options(choice, (drafting.needs(index, &self.models), settings.reading_layers)),
             queue_max: loading.queue_max,
             idle,
             drafts: drafters.clone().map(|drafters| DraftOptions {

@@ -121,6 +121,7 @@ fn schedule(decoder: Decoder) -> (usize, usize) {
             client: None,
             priority: Priority::Interactive,
             speculative: true,
+            reading: None,
             deadline: None,
             sink: Box::new(Counter(texts.clone())),
         });

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use backends::{Reply, ScriptedBackend};
 use contract::Price;
-use gateway::{Flow, FlowParts, Gateway, GatewaySettings, Metrics};
+use gateway::{Flow, FlowHeads, FlowParts, Gateway, GatewaySettings, Metrics};
 use policy::PolicySettings;
 
 #[tokio::main]
@@ -28,6 +28,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         small: Arc::new(small),
         large: Arc::new(large),
         ledger: None,
+        heads: FlowHeads::default(),
         limits: settings.flow_limits(),
         metrics: Metrics::new()?,
         guards: policy::guards::Chain::default(),

@@ -19,7 +19,7 @@ mod settings;
 mod sse;
 mod wire;
 
-pub use flow::{Flow, FlowLimits, FlowParts};
+pub use flow::{Flow, FlowHeads, FlowLimits, FlowParts};
 pub use metrics::{KvBlocks, KvProbe, MemoryProbe, Metrics};
 pub use server::{Gateway, GatewayError};
 pub use settings::{ApiKey, GatewaySettings, SettingsError};

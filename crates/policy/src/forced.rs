@@ -8,11 +8,12 @@ use crate::routing::fixed;
 /// A policy that steps aside where the client forces a role.
 pub(crate) struct Forced {
     inner: Box<dyn Policy>,
+    is_calibrated: bool,
 }
 
 impl Forced {
-    pub(crate) fn new(inner: Box<dyn Policy>) -> Self {
-        Forced { inner }
+    pub(crate) fn new(inner: Box<dyn Policy>, is_calibrated: bool) -> Self {
+        Forced { inner, is_calibrated }
     }
 }
 
@@ -26,7 +27,7 @@ impl Policy for Forced {
             return fixed::next(role, &format!("the client asked for {}", role.as_str()), attempts);
         }
         let mut decision = self.inner.next(request, attempts);
-        if let Some(loss) = request.options.max_quality_loss {
+        if let Some(loss) = request.options.max_quality_loss.filter(|_| !self.is_calibrated) {
             // A promise about quality needs labelled traffic behind it; without, it would be a lie.
             decision.reason +=
                 &format!("; max_quality_loss {loss} is not applied, for there is no calibration");
@@ -39,15 +40,15 @@ impl Policy for Forced {
 mod tests {
     use contract::{Check, Role, Route, Step, Target};
 
-    use crate::routing::testing::request;
+    use crate::routing::testing::{every_build, request};
     use crate::{PolicySettings, build, routing};
 
     #[test]
     fn a_forced_role_wins_in_every_policy_and_is_explained() {
         for entry in routing::REGISTRY {
-            let policy =
-                build(&PolicySettings { kind: entry.name.to_owned(), ..PolicySettings::default() }).unwrap();
-            for role in [Role::Small, Role::Large] {
+            let policies = every_build(entry, &PolicySettings::default());
+            let roles = |policy| [Role::Small, Role::Large].map(|role| (policy, role));
+            for (policy, role) in policies.iter().flat_map(roles) {
                 let mut by_model = request(true);
                 by_model.target = Target::Fixed(role);
                 let mut by_option = request(false);

@@ -1,6 +1,9 @@
 //! The `[policy]` section of the configuration: raw numbers in, validated or refused by name.
 
+use contract::Role;
 use serde::{Deserialize, Serialize};
+
+use crate::routing::rules::{self, Rule};
 
 /// Most tokens that may be held back before the policy judges them: a longer wait is no stream.
 pub const WINDOW_TOKENS_MAX: u32 = 4096;
@@ -28,8 +31,19 @@ pub struct PolicySettings {
     pub confidence_min: f64,
     /// `cascade`: below this probability, 0..=1, small's least likely token lowers the confidence.
     pub token_probability_min: f64,
-    /// `cascade`: what to do when large fails after an escalation.
+    /// Policies that may escalate: what to do when large fails after that.
     pub on_large_failure: OnLargeFailure,
+    /// The calibration's file, or `latest`; absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<String>,
+    /// With a calibration: most quality, 0..=1, that may be lost against large; absent: the calibration's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_quality_loss: Option<f64>,
+    /// `rules`: who answers where no rule fits.
+    pub otherwise: Role,
+    /// `rules`: in order; the first that fits decides.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
 }
 
 impl Default for PolicySettings {
@@ -40,6 +54,10 @@ impl Default for PolicySettings {
             confidence_min: 0.80,
             token_probability_min: 0.05,
             on_large_failure: OnLargeFailure::Small,
+            calibration: None,
+            max_quality_loss: None,
+            otherwise: Role::Large,
+            rules: Vec::new(),
         }
     }
 }
@@ -65,6 +83,33 @@ pub enum PolicyError {
         /// What it may be.
         range: String,
     },
+    /// The policy decides by a calibration, and there is none.
+    #[error(
+        "policy.kind = {kind:?} decides by a calibration; set policy.calibration to what `tandem calibrate` wrote"
+    )]
+    NeedsCalibration {
+        /// The policy.
+        kind: String,
+    },
+    /// The calibration is of another policy.
+    #[error(
+        "policy.kind = {kind:?}, but the calibration is of {calibrated:?}: set policy.kind to that, or run `tandem \
+         calibrate --policy {kind}`"
+    )]
+    OtherPolicy {
+        /// The policy.
+        kind: String,
+        /// The calibration's.
+        calibrated: &'static str,
+    },
+    /// A rule that can't be.
+    #[error("policy.rules[{index}]: {fault}")]
+    Rule {
+        /// Its place, from 0.
+        index: usize,
+        /// What is wrong.
+        fault: String,
+    },
 }
 
 impl PolicySettings {
@@ -78,7 +123,9 @@ impl PolicySettings {
             });
         }
         probability("confidence_min", self.confidence_min)?;
-        probability("token_probability_min", self.token_probability_min)
+        probability("token_probability_min", self.token_probability_min)?;
+        probability("max_quality_loss", self.max_quality_loss.unwrap_or(0.0))?;
+        rules::validate(&self.rules)
     }
 }
 

@@ -122,7 +122,8 @@ impl Partial {
         let mut kept = 0;
         for segment in &self.state.segments {
             if segment.bytes > left
-                || digest_of(&mut self.file, segment.bytes).map_err(failed())? != segment.sha256
+                || Sha256::of_reader((&mut self.file).take(segment.bytes)).map_err(failed())?
+                    != segment.sha256
             {
                 break;
             }
@@ -258,19 +259,6 @@ pub(crate) fn file_digest(path: &Path, counter: &Counter) -> Result<(u64, Sha256
 }
 
 /// The digest of the next `bytes` bytes, or of fewer at the end of the file.
-fn digest_of(file: &mut File, bytes: u64) -> io::Result<Sha256> {
-    let mut hasher = Hasher::default();
-    let mut reader = file.take(bytes);
-    let mut buffer = vec![0; READ_BUFFER_BYTES];
-    loop {
-        let read = reader.read(&mut buffer)?;
-        if read == 0 {
-            return Ok(hasher.finish());
-        }
-        hasher.update(&buffer[..read]);
-    }
-}
-
 fn remove_if_there(path: &Path) -> Result<(), DiskError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DiskError::of("remove", path)(error)),

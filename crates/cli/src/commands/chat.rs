@@ -13,6 +13,7 @@ use super::serve::{assemble, io_runtime};
 use crate::context::Context;
 use crate::drafting::Part;
 use crate::error::CliError;
+use crate::heads;
 use crate::output;
 use crate::pair::{Pair, name_upstream_models};
 use crate::progress::Style as ProgressStyle;
@@ -87,7 +88,11 @@ fn pair(model: &str, settings: &mut Settings, context: &Context) -> Result<Pair,
         }
     }
     let (part, single) = match model {
-        "auto" => return Pair::new([&settings.small, &settings.large], &settings.speculative),
+        "auto" => {
+            let mut pair = Pair::new([&settings.small, &settings.large], &settings.speculative)?;
+            pair.keep_states(Part::Small, heads::layers(settings));
+            return Ok(pair);
+        }
         "small" => (Part::Small, settings.small.clone()),
         "large" => (Part::Large, settings.large.clone()),
         reference => {

@@ -102,7 +102,7 @@ impl Sink for Printer {
     fn send(&mut self, output: Output) {
         let mut told = self.told();
         match output {
-            Output::Started { .. } | Output::Expired => {}
+            Output::Started { .. } | Output::Read { .. } | Output::Expired => {}
             Output::Text { text, token, .. } => {
                 told.ids.extend(token.map(|t| t.id));
                 told.text += &text;
@@ -160,6 +160,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
         client: None,
         priority: Priority::Interactive,
         speculative: false,
+        reading: None,
         deadline: None,
         sink: Box::new(printer.clone()),
     });

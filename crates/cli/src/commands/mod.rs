@@ -1,7 +1,9 @@
 //! The commands: one file each, with its `Args` and `run`, and one line in [`commands!`] below.
 
 mod bench;
+mod calibrate;
 mod chat;
+mod eval;
 mod generate;
 mod guard;
 mod inspect;
@@ -11,8 +13,10 @@ mod perplexity;
 mod pull;
 mod render;
 mod report;
-mod serve;
+mod score_head;
+pub(crate) mod serve;
 mod tokenize;
+mod train_head;
 
 use clap::Subcommand;
 
@@ -59,8 +63,12 @@ commands! {
     Inspect => inspect, "warn";
     Tokenize => tokenize, "warn";
     Render => render, "warn";
+    Eval => eval, "warn";
     Report => report, "warn";
     Guard => guard, "warn";
+    TrainHead => train_head, "warn";
+    ScoreHead => score_head, "warn";
+    Calibrate => calibrate, "warn";
     Generate => generate, "warn";
     Logits => logits, "warn";
     Perplexity => perplexity, "warn";

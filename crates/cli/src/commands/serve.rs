@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use gateway::{Flow, FlowParts, Gateway, Metrics};
 use ledger::Ledger;
+use policy::Calibration;
 use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
@@ -14,6 +15,7 @@ use crate::budget::{Budget, Plan};
 use crate::context::Context;
 use crate::drafting::Part;
 use crate::error::CliError;
+use crate::heads;
 use crate::output;
 use crate::pair::{Loading, Pair, name_upstream_models};
 use crate::progress::Style;
@@ -53,7 +55,8 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     for variable in settings::unknown_variables(context.environment()) {
         tracing::warn!("unknown environment variable {variable}");
     }
-    let pair = Pair::new([&settings.small, &settings.large], &settings.speculative)?;
+    let mut pair = Pair::new([&settings.small, &settings.large], &settings.speculative)?;
+    pair.keep_states(Part::Small, heads::layers(&settings));
     if args.check || settings.memory_bytes.is_some() || settings.speculative.asks_for_model() {
         let plan = pair.plan(&Budget::new(&settings), context)?;
         if args.check {
@@ -62,7 +65,8 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     }
     let runtime = io_runtime()?;
     runtime.block_on(name_upstream_models([&mut settings.small, &mut settings.large]))?;
-    let pair = Pair::new([&settings.small, &settings.large], &settings.speculative)?;
+    let mut pair = Pair::new([&settings.small, &settings.large], &settings.speculative)?;
+    pair.keep_states(Part::Small, heads::layers(&settings));
     let served = runtime.block_on(serve(settings, pair, context));
     // A model that is still loading is not waited for.
     runtime.shutdown_background();
@@ -109,7 +113,7 @@ async fn serve(settings: Settings, pair: Pair, context: &Context) -> Result<(), 
     let (failed, has_failed) = watch::channel(false);
     let load = async {
         tokio::select! {
-            loaded = pair.load(&loading, context) => {
+            loaded = load(&settings, (&pair, &loading), context) => {
                 let told = loaded.and_then(|()| announce(address, &pair, context));
                 // The server can't do its work, so it ends.
                 failed.send_replace(told.is_err());
@@ -147,16 +151,27 @@ pub async fn assemble(
     }
     let ledger = Ledger::open(path, settings.ledger.settings.clone()).await.map_err(CliError::failed)?;
     let metrics = Metrics::new().map_err(CliError::failed)?;
+    let policy = policy::build_calibrated(&settings.policy, settings.calibration.clone());
+    let policy = policy.map_err(CliError::usage)?;
+    if let Some(calibration) = &settings.calibration {
+        warn_of_others(calibration, [&pair.small.info().model, &pair.large.info().model]);
+    }
     let flow = Flow::new(FlowParts {
-        policy: Arc::from(policy::build(&settings.policy).map_err(CliError::usage)?),
+        policy: Arc::from(policy),
         small: Arc::clone(&pair.small),
         large: Arc::clone(&pair.large),
         ledger: Some(ledger),
+        heads: heads::flow_heads(settings)?,
         limits: settings.gateway.flow_limits(),
         metrics: metrics.clone(),
         guards: settings.chain()?,
     });
-    let loading = Loading {
+    Ok((flow, loading(settings, context, metrics)))
+}
+
+/// What a pair's models are loaded with.
+pub fn loading(settings: &Settings, context: &Context, metrics: Metrics) -> Loading {
+    Loading {
         pool: Arc::new(kernels::pool::Pool::new(settings.threads)),
         turns: Arc::default(),
         isa: context.isa(),
@@ -166,8 +181,30 @@ pub async fn assemble(
         cache: settings.cache.packed(context),
         style: context.progress_style(Style::Lines),
         metrics,
-    };
-    Ok((flow, loading))
+    }
+}
+
+/// Loads the models, if they are those that the calibration's heads know.
+async fn load(
+    settings: &Settings,
+    (pair, loading): (&Pair, &Loading),
+    context: &Context,
+) -> Result<(), CliError> {
+    heads::check(settings, context, loading.style).await?;
+    pair.load(loading, context).await
+}
+
+/// Says in the log where a calibration is of other models than those that are served.
+fn warn_of_others(calibration: &Calibration, served: [&str; 2]) {
+    for (calibrated, served) in [&calibration.small, &calibration.large].into_iter().zip(served) {
+        if calibrated != served {
+            tracing::warn!(
+                calibrated,
+                served,
+                "the calibration is of another model: its promise does not hold"
+            );
+        }
+    }
 }
 
 #[derive(Serialize)]

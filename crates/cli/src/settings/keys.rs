@@ -23,8 +23,8 @@ pub enum Kind {
     Table,
     /// Bytes: a whole number, or text such as `3GiB`.
     Bytes,
-    /// Not in this version; says what to do instead.
-    Unavailable(&'static str),
+    /// A list of tables, such as `[[policy.rules]]`.
+    Tables,
 }
 
 /// One key.
@@ -111,17 +111,16 @@ pub const UPSTREAM_ONLY: &[&str] = &[
     "response_bytes_max",
 ];
 
-const NO_CALIBRATION: &str = "there are no calibrations in this version; take it out, and set \
-                              policy.confidence_min (0 to 1) to choose between cost and quality";
-
 const POLICY: &[Key] = &[
     key("kind", Kind::Text),
     key("window_tokens", Kind::Integer),
     key("confidence_min", Kind::Number),
     key("token_probability_min", Kind::Number),
     key("on_large_failure", Kind::Text),
-    key("calibration", Kind::Unavailable(NO_CALIBRATION)),
-    key("max_quality_loss", Kind::Unavailable(NO_CALIBRATION)),
+    key("calibration", Kind::Text),
+    key("max_quality_loss", Kind::Number),
+    key("otherwise", Kind::Text),
+    key("rules", Kind::Tables),
 ];
 
 const LEDGER: &[Key] = &[
@@ -175,7 +174,10 @@ impl Key {
             }
             Kind::Table => (value.is_table(), "a table { name = number, … }"),
             Kind::Bytes => (value.is_integer() || value.is_str(), "bytes, or text such as \"3GiB\""),
-            Kind::Unavailable(why) => return Err(CliError::usage(format!("{place}: {why}"))),
+            Kind::Tables => {
+                let tables = value.as_array().is_some_and(|values| values.iter().all(Value::is_table));
+                (tables, "a list of tables")
+            }
         };
         if fits {
             return Ok(());
@@ -205,7 +207,11 @@ impl Key {
                 let value = table.and_then(|mut table| table.remove("value")).filter(Value::is_table);
                 value.ok_or_else(|| wrong("a table { name = number, … }"))?
             }
-            Kind::Unavailable(why) => return Err(CliError::usage(format!("{place}: {why}"))),
+            Kind::Tables => {
+                let table = toml::from_str::<toml::Table>(&format!("value = {text}")).ok();
+                let value = table.and_then(|mut table| table.remove("value")).filter(Value::is_array);
+                value.ok_or_else(|| wrong("a list of tables [{ key = value, … }, …]"))?
+            }
         })
     }
 }
@@ -298,12 +304,14 @@ mod tests {
         assert_eq!(parse(Kind::Texts, "a, b,").unwrap(), Value::from(vec!["a", "b"]));
         assert_eq!(parse(Kind::Integer, " 7 ").unwrap(), Value::Integer(7));
         assert!(parse(Kind::Table, "{ input_usd_per_mtok = 1 }").unwrap().is_table());
+        assert!(parse(Kind::Tables, "[{ name = \"a\" }]").unwrap().is_array());
         for (kind, text) in [
             (Kind::Integer, "1.5"),
             (Kind::Number, "x"),
             (Kind::Switch, "yes"),
             (Kind::Table, "3"),
             (Kind::Table, "{}\nother = 1\nx = [3"),
+            (Kind::Tables, "{ name = 1 }"),
         ] {
             let error = parse(kind, text).unwrap_err();
             assert!(error.to_string().contains("TANDEM_K must be") && error.exit_code() == 2, "{error}");

@@ -240,7 +240,7 @@ mod tests {
                 "[[guard]] has no key `entites`; did you mean `entities`?",
             ),
             ("[guard]\nname = \"pii\"", "write guards as [[guard]]"),
-            ("[policy]\nmax_quality_loss = 0.02", "no calibrations in this version"),
+            ("[policy]\nrules = [1]", "policy.rules must be a list of tables"),
             ("[speculative]\ndraft = \"model\"", "did you mean `drafter`?"),
             ("[server]\nqueue_max = \"many\"", "server.queue_max must be a whole number, not string"),
             ("\n[server", "tandem.toml:2: not TOML"),

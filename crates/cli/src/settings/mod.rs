@@ -2,6 +2,7 @@
 //! the list in [`keys`]; here the result becomes [`Settings`], whose types say that it makes sense.
 
 mod cache;
+mod calibration;
 mod effective;
 mod guards;
 mod keys;
@@ -11,19 +12,21 @@ mod server;
 mod speculative;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use gateway::GatewaySettings;
 use kernels::pool::THREADS_MAX;
 use ledger::LedgerSettings;
-use policy::PolicySettings;
 use policy::guards::{Chain, GuardSettings};
+use policy::{Calibration, PolicySettings};
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use crate::context::Context;
 use crate::error::CliError;
 pub use cache::CacheSettings;
+pub use calibration::CALIBRATIONS_FOLDER;
 pub use effective::{effective, effective_toml};
 pub use keys::parse_bytes;
 pub use layers::{Flags, unknown_variables};
@@ -49,7 +52,7 @@ pub struct SettingsArgs {
     /// The large model's name at its upstream
     #[arg(long, value_name = "NAME")]
     pub large_model: Option<String>,
-    /// The policy: small, large or cascade
+    /// The policy: small, large, rules, route, cascade or cascade-route
     #[arg(long, value_name = "KIND")]
     pub policy: Option<String>,
     /// Tokens of prompt and answer together, for both local models
@@ -116,6 +119,8 @@ pub struct Settings {
     pub policy: PolicySettings,
     /// What guards requests and answers.
     pub guards: Vec<GuardSettings>,
+    /// By what they are, if a calibration is named.
+    pub calibration: Option<Arc<Calibration>>,
     /// How local models' tokens are drafted.
     pub speculative: SpeculativeSettings,
     /// The ledger.
@@ -144,7 +149,8 @@ pub fn load(mut flags: Flags, context: &Context) -> Result<Settings, CliError> {
     }
     gateway.validate().map_err(CliError::usage)?;
     let policy: PolicySettings = typed("policy", std::mem::take(raw.section("policy")))?;
-    policy::build(&policy).map_err(CliError::usage)?;
+    let calibration = calibration::load(&policy, context)?;
+    policy::build_calibrated(&policy, calibration.clone()).map_err(CliError::usage)?;
     let guards = guards::read(std::mem::take(&mut raw.guards))?;
     let cache = CacheSettings::read(std::mem::take(raw.section("cache")))?;
     let mut role = |name| RoleSettings::read(name, std::mem::take(raw.section(name)), context);
@@ -160,6 +166,7 @@ pub fn load(mut flags: Flags, context: &Context) -> Result<Settings, CliError> {
         large,
         policy,
         guards,
+        calibration,
         speculative,
         ledger,
         cache,

@@ -6,7 +6,7 @@ use std::path::Path;
 use backends::openai::MaxTokensField;
 use backends::{OpenaiBackend, OpenaiSettings, Secret};
 use contract::Price;
-use engine::decoder::BATCH_TOKENS_MAX;
+use engine::decoder::{BATCH_TOKENS_MAX, LayerSet};
 use planner::split::{KvKind, Wanted};
 use serde::Deserialize;
 use store::Reference;
@@ -54,6 +54,8 @@ pub struct LocalSettings {
     pub wanted: Wanted,
     /// Seconds without a request after which the model leaves memory; `None`: never.
     pub idle_unload_seconds: Option<u32>,
+    /// Layers whose hidden states heads look at. No key sets them: whoever brings the heads does.
+    pub reading_layers: LayerSet,
 }
 
 /// An upstream.
@@ -139,6 +141,7 @@ impl LocalSettings {
                 kv: KvKind::F16,
             },
             idle_unload_seconds: None,
+            reading_layers: LayerSet::default(),
         })
     }
 }

@@ -251,3 +251,100 @@ fn guard_test_scores_rows_and_sums_up_on_stderr() {
     let odd = home.file("odd.jsonl", "{\"text\":\"a\",\"messages\":[]}");
     home.run(&["guard", "test", &odd, "--config", &config]).assert_fails(2, "either");
 }
+
+#[test]
+fn heads_are_not_trained_or_asked_with_what_does_not_fit() {
+    let home = Home::new();
+    let model = tiny("tiny-qwen2");
+    let train = |rows: &str, more: &[&str]| {
+        let data = home.file("rows.jsonl", rows);
+        let args = ["train-head", &model, "--data", &data, "--label", "ok", "--out", "head.json"];
+        home.run(&[&args[..], more].concat())
+    };
+    for (rows, more, words) in [
+        (r#"{"id":"1","prompt":"a"}"#, &[][..], "no field \"ok\""),
+        (r#"{"id":"1","prompt":"a","ok":"maybe"}"#, &[], "it must be true or false"),
+        (r#"{"id":"1","ok":true}"#, &[], "`messages`"),
+        (r#"{"id":"1","prompt":"a","ok":true}"#, &["--group", "source"], "no field \"source\""),
+        (r#"{"id":"1","prompt":"a","ok":true}"#, &["--layers", "99"], "layers in 0..="),
+    ] {
+        let ended = train(rows, more);
+        assert!(ended.code == Some(2) && ended.stderr.contains(words), "{rows}: {ended:?}");
+    }
+    let (data, head) = (home.file("rows.jsonl", ""), home.file("head.json", "{}"));
+    let ended = home.run(&["score-head", &model, "--head", &head, "--data", &data]);
+    assert!(ended.code == Some(2) && ended.stderr.contains("not a head's file"), "{ended:?}");
+}
+
+#[test]
+fn outcomes_are_calibrated_on_and_a_calibration_is_measured() {
+    let home = Home::new();
+    // Small is right where it is sure, and large nearly always.
+    let mut lines = String::new();
+    for row in 0..1200_u64 {
+        let sure = row * 7919 % 1200;
+        let noise = row * 104_729 % 97;
+        let (small, large) = (sure + 4 * noise > 700, row % 31 != 0);
+        let mean = -0.6 + 0.0004 * sure as f64;
+        let tokens = 10 + noise;
+        let usage = json!({"prompt_tokens": 50, "cached_tokens": 0, "completion_tokens": tokens,
+            "accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0});
+        let signals = json!({"tokens": tokens, "logprob_sum": mean * tokens as f64, "logprob_min": 5.0 * mean,
+            "entropy_sum": -mean * tokens as f64});
+        for (backend, correct, cost) in [("small", small, 0.00001), ("large", large, 0.0004)] {
+            let line = json!({"id": format!("r{row}"), "backend": backend, "model": backend, "task": "t",
+                "correct": correct, "signals": signals, "tokens": usage, "cost_usd": cost});
+            lines += &format!("{line}\n");
+        }
+    }
+    let outcomes = home.file("outcomes.jsonl", lines);
+    let args = ["calibrate", "--outcomes", &outcomes, "--max-quality-loss", "0.05", "--out", "c.json"];
+    let found = home.run(&[&args[..], &["--report", "c.html", "--json"]].concat()).json();
+    assert_eq!(
+        (found["routes"].as_bool(), found["policy"].as_str()),
+        (Some(true), Some("cascade")),
+        "{found}"
+    );
+    assert!(found["large_share"].as_f64().unwrap() < 0.9, "{found}");
+    assert!(std::fs::read_to_string(home.path("c.html")).unwrap().starts_with("<!doctype html>"));
+    let measured = home.run(&["eval", "--outcomes", &outcomes, "--calibration", "c.json", "--json"]).json();
+    for key in ["apgr", "apgr_ci", "cpt50", "cpt80", "aiq", "auroc", "ece", "realised_loss", "best_constant"]
+    {
+        assert!(!measured[key].is_null(), "{key}: {measured}");
+    }
+    assert_eq!(measured["large_share"], found["large_share"]);
+    // It is a setting of the server.
+    let (model, config) =
+        (tiny("tiny-qwen2"), "[policy]\ncalibration = \"c.json\"\nmax_quality_loss = 0.03\n");
+    let config = home.file("calibrated.toml", config);
+    let check = home.run(&["serve", "--config", &config, "--small", &model, "--large", &model, "--check"]);
+    assert!(check.code == Some(0) && check.stdout.contains("max_quality_loss = 0.03"), "{check:?}");
+    let wrong = home.file("wrong.toml", "[policy]\nkind = \"route\"\ncalibration = \"c.json\"\n");
+    let check = home.run(&["serve", "--config", &wrong, "--small", &model, "--large", &model, "--check"]);
+    assert!(check.code == Some(2) && check.stderr.contains("--policy route"), "{check:?}");
+}
+
+#[test]
+fn a_head_is_trained_on_readings_and_asked() {
+    let home = Home::new();
+    let model = tiny("tiny-qwen2");
+    let row = |row: usize| {
+        let word = if row.is_multiple_of(2) { "the cat sat" } else { "1 2 3 4" };
+        json!({"id": row, "prompt": format!("{} {word}", "a".repeat(row % 7)), "ok": row % 2}).to_string()
+            + "\n"
+    };
+    let data = home.file("rows.jsonl", (0..60).map(row).collect::<String>());
+    let args = ["train-head", &model, "--data", &data, "--label", "ok", "--out", "head.json", "--json"];
+    let found = home.run(&args).json();
+    assert_eq!((found["rows"].as_u64(), found["folds"].as_u64()), (Some(60), Some(5)), "{found}");
+    assert!(found["auroc"].as_f64().unwrap() > 0.95, "{found}");
+    let scored = home.run(&["score-head", &model, "--head", "head.json", "--data", &data]);
+    let scores: Vec<Value> = scored.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(scores.len(), 60);
+    for (row, score) in scores.iter().enumerate() {
+        let p = score["score"].as_f64().unwrap();
+        assert!(score["id"] == json!(row) && (p > 0.5) == (row % 2 == 1), "{score}");
+    }
+    let ended = home.run(&["score-head", &tiny("tiny-gemma3"), "--head", "head.json", "--data", &data]);
+    assert!(ended.code == Some(2) && ended.stderr.contains("train the head on this model"), "{ended:?}");
+}

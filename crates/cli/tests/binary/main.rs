@@ -3,5 +3,6 @@
 
 mod chat;
 mod commands;
+mod eval;
 mod fixture;
 mod serve;

@@ -9,7 +9,7 @@ use backends::{DraftOptions, EmbeddedBackend, EmbeddedOptions};
 use contract::{Backend, Price};
 use engine::decoder::DecoderOptions;
 use engine::model::{LoadOptions, Model};
-use gateway::{ApiKey, Flow, FlowParts, Gateway, GatewaySettings, Metrics};
+use gateway::{ApiKey, Flow, FlowHeads, FlowParts, Gateway, GatewaySettings, Metrics};
 use kernels::isa::Isa;
 use kernels::pool::Pool;
 use ledger::{Ledger, LedgerSettings, ReportQuery};
@@ -92,6 +92,7 @@ impl World {
             large: Arc::clone(&small),
             small,
             ledger: Some(ledger.clone()),
+            heads: FlowHeads::default(),
             limits: settings.flow_limits(),
             metrics: Metrics::new().unwrap(),
             guards: policy::guards::Chain::default(),

@@ -1,6 +1,7 @@
 //! The forward pass: [`Decoder`].
 
 mod head;
+mod rows;
 
 use std::slice;
 use std::sync::Arc;
@@ -12,11 +13,13 @@ use kernels::pool::Pool;
 use kernels::product::{Columns, ColumnsShape, Rounding, Weights, announce, each_row, multiply};
 
 use self::head::Head;
+use self::rows::{FinishQkv, Join};
 use super::kv::{KvBlocks, KvCache, KvError};
 use super::rope::RopeTable;
 use super::sizes::{Room, column_shapes, positions_max};
 use super::smoothing::{self, Smoothing, Watch};
-use super::weights::{HeadNorm, Layer, Linear};
+use super::states::{LayerSet, LayerState, States};
+use super::weights::{Layer, Linear};
 use super::{BATCH_TOKENS_DEFAULT, BATCH_TOKENS_MAX, EMBEDDING_ROWS_HELD};
 use crate::model::Model;
 use crate::recycle::emptied;
@@ -37,6 +40,8 @@ pub struct DecoderOptions {
     pub kv_type: KvType,
     /// Most tokens of a pass, at most [`BATCH_TOKENS_MAX`]: working memory is proportional to it.
     pub batch_tokens: usize,
+    /// Layers whose hidden states can be asked for.
+    pub reading_layers: LayerSet,
 }
 
 impl DecoderOptions {
@@ -49,6 +54,7 @@ impl DecoderOptions {
             kv_tokens,
             kv_type: KvType::F16,
             batch_tokens: BATCH_TOKENS_DEFAULT,
+            reading_layers: LayerSet::default(),
         }
     }
 
@@ -117,6 +123,8 @@ pub struct Decoder {
     /// Who looks at queries and keys.
     pub(super) watch: Option<Watch>,
     kv: KvCache,
+    /// `None`: nobody asks for hidden states.
+    states: Option<States>,
     batch_tokens: usize,
     /// Embedding rows read since their pages were given back.
     embedded: usize,
@@ -146,11 +154,13 @@ struct Batch<'a> {
 
 /// One sequence's rows in the batch.
 #[derive(Debug)]
-struct Rows {
-    sequence: usize,
-    position: usize,
-    row: usize,
-    tokens: usize,
+pub(super) struct Rows {
+    pub sequence: usize,
+    /// Of its first token here.
+    pub position: usize,
+    /// Its first row.
+    pub row: usize,
+    pub tokens: usize,
 }
 
 impl Decoder {
@@ -176,8 +186,12 @@ impl Decoder {
         // All at once, so that nothing is copied when it grows; pages are committed as they are used.
         let room = Room::of(spec, &options, model.vocabulary());
         let threads = pool.threads();
+        let kv = KvCache::new(spec, &options);
+        let states = (!options.reading_layers.is_empty())
+            .then(|| States::new(spec, isa, (&options, kv.groups[0].memory.shape().blocks)));
         Ok(Decoder {
-            kv: KvCache::new(spec, &options),
+            kv,
+            states,
             smoothings: match kv_type.is_quantized() {
                 true => smoothing::learn(&model, &pool, isa)?,
                 false => Vec::new(),
@@ -213,7 +227,11 @@ impl Decoder {
     /// # Errors
     /// If all are in use.
     pub fn begin(&mut self) -> Result<SequenceId, KvError> {
-        self.kv.take().map(SequenceId)
+        let sequence = self.kv.take()?;
+        if let Some(states) = &mut self.states {
+            states.begin(sequence);
+        }
+        Ok(SequenceId(sequence))
     }
 
     /// Takes a free sequence that holds as much of `prompt` as is still there from settled sequences of the
@@ -222,8 +240,8 @@ impl Decoder {
     /// # Errors
     /// If all are in use.
     pub fn begin_with(&mut self, scope: u64, prompt: &[u32]) -> Result<(SequenceId, usize), KvError> {
-        let sequence = self.kv.take()?;
-        Ok((SequenceId(sequence), self.kv.attach(sequence, scope, prompt)))
+        let sequence = self.begin()?;
+        Ok((sequence, self.kv.attach(sequence.0, scope, prompt)))
     }
 
     /// Announces that a sequence will hold `tokens` tokens in all; false if they have no room beside what was
@@ -265,6 +283,24 @@ impl Decoder {
     /// If they have none; then nothing changes.
     pub fn reserve(&mut self, sequence: SequenceId, tokens: usize) -> Result<(), KvError> {
         self.kv.reserve(sequence.0, tokens)
+    }
+
+    /// The wanted logits of the last pass, as that returned them.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// Layers whose hidden states are kept.
+    pub fn reading_layers(&self) -> LayerSet {
+        self.states.as_ref().map_or_else(LayerSet::default, States::layers)
+    }
+
+    /// Hidden states of a sequence that had a part in the last pass: after its last token, and means over all
+    /// its tokens. Layers that are not kept are left out.
+    pub fn states(&self, sequence: SequenceId, layers: LayerSet) -> Vec<LayerState> {
+        let rows = self.rows.iter().find(|rows| rows.sequence == sequence.0);
+        let states = self.states.as_ref().zip(rows);
+        states.map_or_else(Vec::new, |(states, rows)| states.of(rows, layers))
     }
 
     /// Tokens that all passes so far have read.
@@ -335,6 +371,9 @@ impl Decoder {
         }
         self.head(&model, (works, head), pending);
         for rows in batch.rows {
+            if let Some(states) = &mut self.states {
+                states.add(rows, self.kv.table(rows.sequence, 0));
+            }
             self.kv.advance(rows.sequence, rows.tokens);
         }
     }
@@ -397,6 +436,9 @@ impl Decoder {
         let shape = shape_for(&layer.qkv, count);
         let post = before.map(|b| b.post_feed_forward_norm.as_deref());
         self.columns.fill(kernels, shape, residual, &|row, state, out| join.apply(row, post, state, out));
+        if let Some(states) = &mut self.states {
+            states.take(index, residual);
+        }
         let width = (spec.heads + 2 * spec.kv_heads) * spec.head_dim;
         let file = model.file();
         let products = &operands(&layer.qkv, file)[..layer.qkv.len()];
@@ -509,79 +551,4 @@ fn shape_for(linears: &[Linear], count: usize) -> ColumnsShape {
 /// The operands of a fused product of 1 to [`FUSED_MAX`] matrices; the last repeats to fill the array.
 fn operands<'a>(linears: &'a [Linear], file: &'a [u8]) -> [Weights<'a>; FUSED_MAX] {
     std::array::from_fn(|i| linears[i.min(linears.len() - 1)].weights(file))
-}
-
-/// Adds a block's result to the residual stream and norms the sum for the next block.
-struct Join<'a> {
-    isa: Isa,
-    spec: &'a DecoderSpec,
-    added: &'a [f32],
-    norm: Option<&'a [f32]>,
-}
-
-impl Join<'_> {
-    /// `post`: `None` if nothing waits to be added; else the norm it goes through first, if any.
-    fn apply(&self, row: usize, post: Option<Option<&[f32]>>, state: &mut [f32], out: &mut [f32]) {
-        let epsilon = self.spec.norm_epsilon;
-        if let Some(norm) = post {
-            let added = &self.added[row * state.len()..][..state.len()];
-            match norm {
-                Some(norm) => {
-                    self.isa.rms_norm(added, norm, epsilon, out);
-                    self.isa.add_scaled(state, self.spec.residual_scale, out);
-                }
-                None => self.isa.add_scaled(state, self.spec.residual_scale, added),
-            }
-        }
-        match self.norm {
-            Some(norm) => self.isa.rms_norm(state, norm, epsilon, out),
-            None => out.copy_from_slice(state),
-        }
-    }
-}
-
-/// Bias, norms and rotation of one token's queries and keys.
-struct FinishQkv<'a> {
-    isa: Isa,
-    spec: &'a DecoderSpec,
-    layer: &'a Layer,
-    rope: Option<&'a RopeTable>,
-    /// What makes keys easy to quantize.
-    smoothing: Option<&'a Smoothing>,
-}
-
-impl FinishQkv<'_> {
-    fn apply(&self, token: usize, qkv: &mut [f32]) {
-        let spec = self.spec;
-        if let Some(bias) = &self.layer.qkv_bias {
-            self.isa.add_scaled(qkv, 1.0, bias);
-        }
-        let (queries, rest) = qkv.split_at_mut(spec.heads * spec.head_dim);
-        let keys = &mut rest[..spec.kv_heads * spec.head_dim];
-        for (vectors, norm) in [(&mut *queries, &self.layer.query_norm), (&mut *keys, &self.layer.key_norm)] {
-            if let Some(norm) = norm {
-                self.normalize(vectors, norm);
-            }
-            if let Some(rope) = self.rope {
-                for head in vectors.chunks_exact_mut(spec.head_dim) {
-                    rope.rotate(spec.rope_pairs, token, head);
-                }
-            }
-        }
-        if let Some(smoothing) = self.smoothing {
-            smoothing.apply((queries, keys), spec.head_dim);
-        }
-    }
-
-    fn normalize(&self, vectors: &mut [f32], norm: &HeadNorm) {
-        let epsilon = self.spec.norm_epsilon;
-        match norm {
-            HeadNorm::Whole(weight) => self.isa.rms_norm_in_place(vectors, weight, epsilon),
-            HeadNorm::PerHead(weight) => {
-                for head in vectors.chunks_exact_mut(weight.len()) {
-                    self.isa.rms_norm_in_place(head, weight, epsilon);
-                }
-            }
-        }
-    }
 }

@@ -6,6 +6,7 @@ mod rope;
 mod shared;
 mod sizes;
 mod smoothing;
+mod states;
 mod weights;
 
 pub use forward::{Decoder, DecoderOptions, ForwardError, Logits, SequenceId, Work};
@@ -13,6 +14,7 @@ pub use kv::{KvBlocks, KvError};
 pub use shared::SharedDecoder;
 pub(crate) use shared::{GuestNumber, Held};
 pub use sizes::{Sizes, SizesFor};
+pub use states::{LayerSet, LayerState};
 pub(crate) use weights::Weights;
 pub use weights::WeightsError;
 

@@ -8,6 +8,7 @@ use kernels::product::{Columns, ColumnsShape, Rounding};
 
 use super::DecoderOptions;
 use super::kv::{KvCache, group_sizes};
+use super::states::States;
 use super::weights::Linear;
 use crate::model::Model;
 use crate::sampling;
@@ -51,7 +52,8 @@ impl Sizes {
         let working_bytes = room.values() * size_of::<f32>()
             + Columns::bytes(&shapes, threads)
             + AttentionScratch::bytes(spec.head_dim, threads, positions_max(spec, &options))
-            + KvCache::lists_bytes(spec, &options);
+            + KvCache::lists_bytes(spec, &options)
+            + States::values(spec, &options, groups[0].shape.blocks) * size_of::<f32>();
         Sizes {
             kv_bytes,
             working_bytes: working_bytes as u64,

@@ -16,6 +16,8 @@ use crate::score::likeliest;
 
 /// Values that are looked at as one: those far below what is sought are passed over by their highest.
 const STRETCH: usize = 256;
+/// Sums that an entropy is added up in, so that one addition needn't wait for the other.
+const ENTROPY_LANES: usize = 8;
 
 /// How tokens are drawn. The order is: bias, penalties, temperature, min-p, top-k, top-p.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,6 +71,8 @@ pub struct Sampled {
     pub logprob: f32,
     /// The likeliest tokens of that distribution, as many as asked for.
     pub top: Vec<(u32, f32)>,
+    /// Entropy of that distribution, nats; told where some of the likeliest are.
+    pub entropy: Option<f32>,
 }
 
 /// Draws one sequence's tokens.
@@ -127,11 +131,13 @@ impl Sampler {
     fn next(&mut self, logits: &[f32], drafted: Option<(u32, &Distribution)>, top: usize) -> Sampled {
         self.watch(logits.len());
         self.prompt = Vec::new();
-        let (id, log_sum) = SCRATCH.with_borrow_mut(|scratch| {
+        let (id, log_sum, entropy) = SCRATCH.with_borrow_mut(|scratch| {
             let weights = sized(&mut scratch.weights, logits.len());
             let found = highest(self.isa, logits);
             let sum = self.isa.exp_shifted(logits, (found.1, 1.0), weights);
-            (self.pick((logits, found), drafted, scratch), f64::from(found.1) + sum.ln())
+            // Before the weights make room for others.
+            let entropy = (top > 0).then(|| entropy(logits, found.1, (weights, sum)));
+            (self.pick((logits, found), drafted, scratch), f64::from(found.1) + sum.ln(), entropy)
         });
         self.drawn += 1;
         self.count(&[id], 1);
@@ -140,6 +146,7 @@ impl Sampler {
             id,
             logprob: (f64::from(logits[id as usize]) - log_sum).min(0.0) as f32,
             top: report.into_iter().map(|(id, logprob)| (id, logprob as f32)).collect(),
+            entropy,
         }
     }
 
@@ -319,6 +326,28 @@ fn sized(buffer: &mut Vec<f32>, length: usize) -> &mut [f32] {
     &mut buffer[..length]
 }
 
+/// Entropy, nats, of the distribution that has `weights` e^(logit − highest) of a sum: one pass, in an order
+/// that depends on nothing but the number of logits.
+fn entropy(logits: &[f32], highest: f32, (weights, sum): (&[f32], f64)) -> f32 {
+    let mut lanes = [0f64; ENTROPY_LANES];
+    // What can't be drawn adds nothing, also where its logit is −∞.
+    let term = |logit: f32, weight: f32| {
+        if weight > 0.0 { f64::from(weight) * f64::from(highest - logit) } else { 0.0 }
+    };
+    let (logits, logits_left) = logits.as_chunks::<ENTROPY_LANES>();
+    let (weights, weights_left) = weights.as_chunks::<ENTROPY_LANES>();
+    for (logits, weights) in logits.iter().zip(weights) {
+        for ((lane, &logit), &weight) in lanes.iter_mut().zip(logits).zip(weights) {
+            *lane += term(logit, weight);
+        }
+    }
+    for ((lane, &logit), &weight) in lanes.iter_mut().zip(logits_left).zip(weights_left) {
+        *lane += term(logit, weight);
+    }
+    // Not below 0 by rounding; 0 as well where there is no distribution.
+    (sum.ln() + lanes.iter().sum::<f64>() / sum).max(0.0) as f32
+}
+
 /// The highest logit and the first id that has it; id 0 if none has (all are NaN).
 fn highest(isa: Isa, logits: &[f32]) -> (u32, f32) {
     let (mut from, mut top) = (0, f32::NEG_INFINITY);
@@ -417,6 +446,21 @@ mod tests {
     }
 
     #[test]
+    fn entropy_is_told_where_log_probabilities_are() {
+        let even = [3.0f32; 40];
+        let sampled = sampler(SamplingParams::default()).draw(&even, 1);
+        assert!((sampled.entropy.unwrap() - 40f32.ln()).abs() < 1e-5);
+        assert_eq!(sampler(SamplingParams::default()).draw(&even, 0).entropy, None);
+        // Neither temperature nor bias changes the model's own distribution.
+        let params =
+            SamplingParams { temperature: 0.3, logit_bias: vec![(1, 9.0)], ..SamplingParams::default() };
+        assert!((sampler(params).draw(&even, 1).entropy.unwrap() - 40f32.ln()).abs() < 1e-5);
+        let mut sure = [f32::NEG_INFINITY; 19];
+        sure[4] = 2.0;
+        assert_eq!(sampler(SamplingParams::default()).draw(&sure, 1).entropy, Some(0.0));
+    }
+
+    #[test]
     fn the_highest_is_the_first_of_its_value() {
         let mut logits = vec![-1.0; 3 * STRETCH + 5];
         assert_eq!(highest(Isa::detect(), &logits), (0, -1.0));
@@ -428,6 +472,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn entropy_is_that_of_its_definition(logits in prop::collection::vec(-30f32..30.0, 1..600)) {
+            let got = sampler(SamplingParams::default()).draw(&logits, 1).entropy.unwrap();
+            let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let weights: Vec<f64> = logits.iter().map(|&x| f64::from(x - top).exp()).collect();
+            let sum: f64 = weights.iter().sum();
+            let want: f64 = weights.iter().map(|w| w / sum).map(|p| if p > 0.0 { -p * p.ln() } else { 0.0 }).sum();
+            prop_assert!((f64::from(got) - want).abs() < 1e-4 * (1.0 + want), "{} instead of {}", got, want);
+        }
+
         #[test]
         fn same_seed_same_tokens_and_every_draw_is_possible(
             logits in prop::collection::vec(-8f32..8.0, 1..50), seed: u64,

@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use kernels::isa::Isa;
 
-use super::job::{Finished, Job, Output, Priority, StopReason};
-use crate::decoder::{ForwardError, SequenceId};
+use super::job::{Finished, Hold, Job, Output, Priority, ReadingJob, StopReason};
+use crate::decoder::{Decoder, ForwardError, SequenceId};
 use crate::model::Model;
 use crate::sampling::{Sampled, Sampler};
+use crate::score::Spread;
 use crate::speculation::{DRAFT_TOKENS_MAX, Draft, DraftJob};
 use crate::stop::StopFilter;
 use crate::tokenizer::StreamDecoder;
@@ -61,6 +62,8 @@ pub(super) struct Entry {
     decoded: String,
     pub prompt_tokens: usize,
     cached_tokens: usize,
+    /// What keeps it from writing, once it has read its prompt.
+    hold: Option<Hold>,
     arrived: Instant,
     started: Option<Instant>,
     first_token: Option<Instant>,
@@ -96,6 +99,7 @@ impl Entry {
             decoded: String::new(),
             prompt_tokens: tokens.len(),
             cached_tokens: 0,
+            hold: None,
             arrived,
             started: None,
             first_token: None,
@@ -112,6 +116,27 @@ impl Entry {
     /// Tokens that are to be read before the next one can be drawn.
     pub fn unread(&self) -> usize {
         self.tokens.len() - self.read
+    }
+
+    /// Whether it waits for somebody's word, after its reading.
+    pub fn is_held(&self) -> bool {
+        self.hold.as_ref().is_some_and(|hold| !hold.is_released())
+    }
+
+    /// Tells of the prompt that the last pass of `decoder` has read to its end, if that is wanted. A prompt that
+    /// has to be read again is not told of again.
+    pub fn tell_reading(&mut self, decoder: &Decoder, logits: &[f32]) {
+        let Some(ReadingJob { layers, hold }) = self.job.reading.take() else { return };
+        let states = self.sequence.map_or_else(Vec::new, |sequence| decoder.states(sequence, layers));
+        let now = Instant::now();
+        let started = self.started.unwrap_or(now);
+        self.job.sink.send(Output::Read {
+            states,
+            next: Spread::of(logits),
+            queue_ms: milliseconds(self.arrived, started),
+            prompt_ms: milliseconds(started, now),
+        });
+        self.hold = hold;
     }
 
     /// Whether it only reads the token that it wrote last.
@@ -165,6 +190,10 @@ impl Entry {
     /// Draws tokens from the logits after the last token and after each drafted one, as long as the draft
     /// is right. Returns how much of it was.
     pub fn write(&mut self, model: &Model, logits: &[f32]) -> usize {
+        if self.written_max == 0 {
+            self.end = Some(End::Finished(StopReason::Length));
+            return 0;
+        }
         let drafted = self.draft.ids().len();
         for (place, row) in logits.chunks_exact(model.vocabulary()).enumerate() {
             let top = self.job.top_logprobs;

@@ -1,10 +1,12 @@
 //! What the scheduler takes and gives: [`Job`], its [`Output`] and its [`Sink`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crate::decoder::ForwardError;
+use crate::decoder::{ForwardError, LayerSet, LayerState};
 use crate::sampling::{Sampled, SamplingParams};
+use crate::score::Spread;
 
 /// Who goes first where not all can.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,10 +37,38 @@ pub struct Job {
     /// Whether its tokens may be drafted. They are the same either way, but for their randomness where they
     /// are sampled and not reproducible.
     pub speculative: bool,
+    /// What is to be told once the prompt is read; `None`: nothing.
+    pub reading: Option<ReadingJob>,
     /// When nobody wants it any more.
     pub deadline: Option<Instant>,
     /// Where the output goes.
     pub sink: Box<dyn Sink>,
+}
+
+/// What a job tells of its prompt.
+#[derive(Clone, Debug, Default)]
+pub struct ReadingJob {
+    /// Layers whose hidden states are told, of those that the decoder keeps.
+    pub layers: LayerSet,
+    /// If there is one, nothing is written before it is released.
+    pub hold: Option<Hold>,
+}
+
+/// Keeps a job, once it has read its prompt, from going on; clones are one. Whoever releases it has to see to it
+/// that the scheduler takes a step.
+#[derive(Clone, Debug, Default)]
+pub struct Hold(Arc<AtomicBool>);
+
+impl Hold {
+    /// Lets the job go on.
+    pub fn release(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it may.
+    pub fn is_released(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 /// Receives a job's output. A closed sink cancels the job within one step.
@@ -51,13 +81,24 @@ pub trait Sink: Send {
     fn is_closed(&self) -> bool;
 }
 
-/// What a job yields: `Started`, `Text`*, then `Finished`, `Failed` or `Expired`.
+/// What a job yields: `Started`, `Read`?, `Text`*, then `Finished`, `Failed` or `Expired`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Output {
     /// It has left the queue.
     Started {
         /// Tokens of its prompt that are in the cache already.
         cached_tokens: usize,
+    },
+    /// The prompt is read.
+    Read {
+        /// Hidden states of the layers asked for.
+        states: Vec<LayerState>,
+        /// What might be written next.
+        next: Spread,
+        /// Milliseconds in the queue, and from there to the prompt's end.
+        queue_ms: f64,
+        /// See `queue_ms`.
+        prompt_ms: f64,
     },
     /// One token and the text that it completes (possibly none).
     Text {

@@ -21,7 +21,7 @@ use kernels::isa::Isa;
 
 pub use self::drafting::{DraftCounts, Speculation};
 use self::entry::{Due, End, Entry, milliseconds};
-pub use self::job::{Finished, Job, Output, Priority, Sink, StopReason, SubmitError};
+pub use self::job::{Finished, Hold, Job, Output, Priority, ReadingJob, Sink, StopReason, SubmitError};
 use self::pace::Pace;
 pub use self::turns::{Seat, Turns};
 use crate::decoder::{Decoder, Held, KvBlocks, Logits, SequenceId, SharedDecoder, Work};
@@ -202,6 +202,11 @@ impl Scheduler {
             return self.prepare();
         }
         self.schedule();
+        if self.plan.is_empty() {
+            // All wait for somebody's word.
+            self.seat.tell(None);
+            return false;
+        }
         self.draft();
         self.run();
         self.settle();
@@ -285,6 +290,9 @@ impl Scheduler {
         self.plan.clear();
         self.readers.clear();
         for (index, entry) in self.running.iter().enumerate() {
+            if entry.is_held() {
+                continue;
+            }
             if entry.is_writing() {
                 self.plan.push(Planned { index, chunk: 1, draws: true, writes: true });
             } else {
@@ -357,24 +365,22 @@ impl Scheduler {
         let shared = self.decoder.clone();
         let held = &mut *shared.lock();
         let began = Instant::now();
-        let result = held.decoder.forward(&works);
+        let result = held.decoder.forward(&works).map(|_| ());
         let took_ms = milliseconds(began, Instant::now());
         drop(turn);
         self.works = emptied(works);
-        let logits = match result {
-            Ok(logits) => logits,
-            Err(error) => {
-                for planned in &self.plan {
-                    self.running[planned.index].end = Some(End::Failed(error.clone()));
-                }
-                return;
+        if let Err(error) = result {
+            for planned in &self.plan {
+                self.running[planned.index].end = Some(End::Failed(error.clone()));
             }
-        };
-        let mut rest = logits;
+            return;
+        }
+        let mut rest = held.decoder.logits();
         for planned in self.plan.iter_mut().filter(|planned| planned.draws) {
             let entry = &mut self.running[planned.index];
             let rows;
             (rows, rest) = rest.split_at((1 + entry.draft.ids().len()) * self.model.vocabulary());
+            entry.tell_reading(&held.decoder, rows);
             let right = entry.write(&self.model, rows);
             if planned.writes {
                 if let (Some(speculation), false) = (&mut self.speculation, entry.draft.ids().is_empty()) {

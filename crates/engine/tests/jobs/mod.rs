@@ -14,6 +14,7 @@ pub fn job(prompt: &[u32], max_tokens: usize, sink: Box<dyn Sink>) -> Job {
         client: None,
         priority: Priority::Interactive,
         speculative: true,
+        reading: None,
         deadline: None,
         sink,
     }

@@ -9,6 +9,7 @@ mod clock;
 mod error;
 mod guarding;
 mod outcome;
+mod reading;
 mod record;
 mod run;
 mod running;
@@ -23,6 +24,7 @@ use tokio_util::task::TaskTracker;
 
 pub use error::FlowError;
 pub use outcome::{Decided, Failure, Outcome, RouteTaken};
+pub use reading::FlowHeads;
 
 use crate::board::Board;
 use crate::metrics::Metrics;
@@ -66,6 +68,8 @@ pub struct FlowParts {
     pub large: Arc<dyn Backend>,
     /// Where requests are recorded; `None`: nowhere.
     pub ledger: Option<Ledger>,
+    /// How small reads for the policy, and what is made of it.
+    pub heads: FlowHeads,
     /// The limits.
     pub limits: FlowLimits,
     /// Where requests are counted.
@@ -112,6 +116,7 @@ struct Shared {
     small: Arc<dyn Backend>,
     large: Arc<dyn Backend>,
     ledger: Option<Ledger>,
+    heads: FlowHeads,
     limits: FlowLimits,
     metrics: Metrics,
     guards: Chain,
@@ -139,13 +144,24 @@ pub struct Flow {
 impl Flow {
     /// A flow over these parts.
     pub fn new(parts: FlowParts) -> Self {
-        let FlowParts { policy, small, large, ledger, limits, metrics, guards } = parts;
+        let FlowParts { policy, small, large, ledger, heads, limits, metrics, guards } = parts;
         let admission =
             Admission::new(&limits, metrics.queue_depth().clone(), metrics.requests_running().clone());
         let recordings = TaskTracker::new();
         let board = Board::default();
-        let shared =
-            Shared { policy, small, large, ledger, limits, metrics, guards, board, admission, recordings };
+        let shared = Shared {
+            policy,
+            small,
+            large,
+            ledger,
+            heads,
+            limits,
+            metrics,
+            guards,
+            board,
+            admission,
+            recordings,
+        };
         Flow { shared: Arc::new(shared) }
     }
 

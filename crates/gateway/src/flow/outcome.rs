@@ -1,6 +1,6 @@
 //! What became of a request: [`Decided`] when text may leave, [`Outcome`] at the end.
 
-use contract::{Attempt, Decision, FinishReason, GuardRecord, Role, Timings, Usage};
+use contract::{Attempt, AttemptStatus, Decision, FinishReason, GuardRecord, Role, Timings, Usage};
 use serde::Serialize;
 
 use super::FlowError;
@@ -32,8 +32,10 @@ impl RouteTaken {
 
     /// The way that leads to the attempt at `index`.
     pub(super) fn to(attempts: &[Attempt], index: usize) -> Self {
-        let small_before =
-            || attempts.iter().take(index).any(|attempt: &Attempt| attempt.role == Role::Small);
+        // Who only read the request was not tried.
+        let was_tried =
+            |attempt: &Attempt| attempt.role == Role::Small && attempt.status != AttemptStatus::Read;
+        let small_before = || attempts.iter().take(index).any(was_tried);
         match attempts.get(index).map(|attempt| attempt.role) {
             None => RouteTaken::Refused,
             Some(Role::Small) => RouteTaken::Small,

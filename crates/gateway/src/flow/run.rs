@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use contract::{
-    Attempt, AttemptStatus, BackendError, Call, Check, Delta, Event, FailureKind, FinishReason, Finished,
-    Readiness, Refusal, Request, Role, Signals, Step, Timings, Usage,
+    Attempt, AttemptStatus, BackendError, Call, Check, Delta, Event, EventStream, FailureKind, FinishReason,
+    Finished, ReadFuture, Readiness, Refusal, Request, Role, Signals, Step, Timings, Usage,
 };
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant, timeout_at};
@@ -16,35 +16,40 @@ use super::admission::{Caller, Place};
 use super::clock::Clock;
 use super::guarding::Guarding;
 use super::outcome::{Decided, Failure, Outcome, RouteTaken};
+use super::reading::GoOn;
 use super::running::Running;
 use super::{Arrival, FlowError, FlowEvent, Shared, record};
 
 /// Where a request stands.
-enum Phase {
+pub(super) enum Phase {
     /// It waits for a place.
     Arrived,
     /// The policy is to be asked.
     Deciding,
+    /// Small reads the prompt.
+    Reading(ReadFuture),
     /// A backend is writing.
-    Reading,
+    Listening,
     /// It is over; its row is on the way into the ledger and the last event is still to be given.
     Ending { recording: Option<JoinHandle<()>>, last: Option<FlowEvent> },
 }
 
 /// One request in progress.
 pub(super) struct Run {
-    shared: Arc<Shared>,
-    request: Arc<Request>,
-    tenant: Option<Arc<str>>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) request: Arc<Request>,
+    pub(super) tenant: Option<Arc<str>>,
     arrived_unix_ms: i64,
-    clock: Clock,
-    deadline: Deadline,
+    pub(super) clock: Clock,
+    pub(super) deadline: Deadline,
     place: Option<Place>,
-    phase: Phase,
-    attempts: Vec<Attempt>,
+    pub(super) phase: Phase,
+    pub(super) attempts: Vec<Attempt>,
     /// Text of each attempt that has not left.
-    held: Vec<Vec<Delta>>,
-    decisions: Vec<contract::Decision>,
+    pub(super) held: Vec<Vec<Delta>>,
+    pub(super) decisions: Vec<contract::Decision>,
+    /// How small goes on with what it has read.
+    pub(super) go_on: Option<GoOn>,
     running: Option<Running>,
     released: Option<usize>,
     first_token: Option<Duration>,
@@ -54,7 +59,7 @@ pub(super) struct Run {
 }
 
 /// When the request must be over, and what to say if it is not.
-struct Deadline {
+pub(super) struct Deadline {
     at: Instant,
     error: FlowError,
 }
@@ -72,7 +77,7 @@ impl Deadline {
 
     /// Waits for it until the request must be over. What is ready afterwards comes too late, too: a
     /// backend that writes faster than the client reads would never be waited for.
-    async fn before<T>(&self, future: impl Future<Output = T>) -> Result<T, FlowError> {
+    pub(super) async fn before<T>(&self, future: impl Future<Output = T>) -> Result<T, FlowError> {
         if Instant::now() >= self.at {
             return Err(self.error.clone());
         }
@@ -97,6 +102,7 @@ impl Run {
             attempts: Vec::new(),
             held: Vec::new(),
             decisions: Vec::new(),
+            go_on: None,
             running: None,
             released: None,
             first_token: None,
@@ -127,9 +133,10 @@ impl Run {
                     Some(error) => self.fail(error),
                     None => self.admit().await,
                 },
-                Phase::Deciding | Phase::Reading if self.guarding.has_ended() => self.cut(),
+                Phase::Deciding | Phase::Listening if self.guarding.has_ended() => self.cut(),
                 Phase::Deciding => self.decide(),
-                Phase::Reading => self.read().await,
+                Phase::Reading(_) => self.read().await,
+                Phase::Listening => self.listen().await,
                 Phase::Ending { recording, last } => {
                     if let Some(handle) = recording {
                         // The row is the ledger's before the client sees the end. The task logs its
@@ -165,9 +172,7 @@ impl Run {
         let decision = self.shared.policy.next(&self.request, &self.attempts);
         self.decisions.push(decision.clone());
         match decision.step {
-            Step::Read => {
-                self.policy_fault("asks for a reading, which this version does not have yet".to_owned());
-            }
+            Step::Read => self.start_reading(),
             Step::Call { role, check } => self.call(role, check),
             Step::Answer { attempt } => self.answer(attempt),
             Step::Refuse(refusal) => self.refuse(refusal),
@@ -175,6 +180,9 @@ impl Run {
     }
 
     fn call(&mut self, role: Role, check: Check) {
+        if let Some(stream) = self.go_on_from_reading(role) {
+            return self.run(stream, check);
+        }
         self.cancel_running();
         let backend = Arc::clone(self.shared.backend(role));
         let model = backend.info().model;
@@ -187,24 +195,19 @@ impl Run {
             }
         };
         let ready = status == AttemptStatus::Partial;
-        self.attempts.push(Attempt {
-            role,
-            model,
-            status,
-            findings: None,
-            text: String::new(),
-            signals: Signals::default(),
-            usage: Usage::default(),
-            timings: Timings::default(),
-            cost_usd: 0.0,
-        });
+        self.attempts.push(attempt(role, model, status));
         self.held.push(Vec::new());
         if ready {
             let tenant = self.tenant.clone();
             let call = Call { request: Arc::clone(&self.request), signals: check != Check::Never, tenant };
-            self.running = Some(Running::new(backend.call(call), check));
-            self.phase = Phase::Reading;
+            self.run(backend.call(call), check);
         }
+    }
+
+    /// The last attempt is written by `stream`.
+    fn run(&mut self, stream: EventStream, check: Check) {
+        self.running = Some(Running::new(stream, check));
+        self.phase = Phase::Listening;
     }
 
     fn answer(&mut self, index: usize) {
@@ -216,7 +219,7 @@ impl Run {
         match status {
             Some(AttemptStatus::Partial) if is_running => {
                 self.release(index);
-                self.phase = Phase::Reading;
+                self.phase = Phase::Listening;
             }
             Some(AttemptStatus::Finished(reason)) => {
                 self.release(index);
@@ -240,7 +243,7 @@ impl Run {
         self.fail(error);
     }
 
-    async fn read(&mut self) {
+    async fn listen(&mut self) {
         let Some(running) = self.running.as_mut() else {
             // Unreachable: whoever sets this phase has set a running call.
             return self.policy_fault("waits on a call that does not run".to_owned());
@@ -327,7 +330,7 @@ impl Run {
         }
     }
 
-    fn cancel_running(&mut self) {
+    pub(super) fn cancel_running(&mut self) {
         self.stop_running(AttemptStatus::Cancelled);
     }
 
@@ -391,7 +394,7 @@ impl Run {
         (reason, self.decisions.iter().rev().find_map(|decision| decision.confidence))
     }
 
-    fn policy_fault(&mut self, fault: String) {
+    pub(super) fn policy_fault(&mut self, fault: String) {
         let policy = self.shared.policy.name().to_owned();
         self.fail(FlowError::Policy { policy, fault });
     }
@@ -412,7 +415,7 @@ impl Run {
         self.phase = Phase::Ending { recording, last: Some(FlowEvent::Finished(Box::new(outcome))) };
     }
 
-    fn fail(&mut self, error: FlowError) {
+    pub(super) fn fail(&mut self, error: FlowError) {
         self.cancel_running();
         let mut outcome = self.outcome(error.status(), None);
         if matches!(error, FlowError::Refused(_) | FlowError::Guarded { .. }) || self.decisions.is_empty() {
@@ -465,6 +468,21 @@ impl Run {
             error,
         };
         record::record(&self.shared, row)
+    }
+}
+
+/// An attempt that has shown nothing yet.
+pub(super) fn attempt(role: Role, model: String, status: AttemptStatus) -> Attempt {
+    Attempt {
+        role,
+        model,
+        status,
+        findings: None,
+        text: String::new(),
+        signals: Signals::default(),
+        usage: Usage::default(),
+        timings: Timings::default(),
+        cost_usd: 0.0,
     }
 }
 

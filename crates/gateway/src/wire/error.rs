@@ -22,7 +22,7 @@ pub struct ApiError {
     /// When to try again, seconds.
     pub retry_after_s: Option<u64>,
     /// The guard that refused the request, and why.
-    pub guard: Option<GuardRefusal>,
+    pub guard: Option<Box<GuardRefusal>>,
 }
 
 /// A refusal as the `tandem` object of an error tells it.
@@ -101,7 +101,7 @@ impl ApiError {
             kind: self.kind(),
             param: self.param.as_deref(),
             code: &self.code,
-            tandem: self.guard.as_ref(),
+            tandem: self.guard.as_deref(),
         };
         // Strings always serialise.
         serde_json::to_string(&Body { error: fields }).unwrap_or_default()
@@ -114,7 +114,7 @@ impl From<&FlowError> for ApiError {
             retry_after_s: error.retry_after_s(),
             guard: match error {
                 FlowError::Guarded { guard, reason } => {
-                    Some(GuardRefusal { guard: guard.clone(), reason: reason.clone() })
+                    Some(Box::new(GuardRefusal { guard: guard.clone(), reason: reason.clone() }))
                 }
                 _ => None,
             },

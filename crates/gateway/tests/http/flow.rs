@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use backends::{Reply as Script, ScriptedBackend};
 use contract::{
-    Attempt, Check, Decision, Input, Options, Policy, Refusal, Request, Role, Sampling, Step, Target,
+    Attempt, AttemptStatus, Check, Decision, Input, Options, Policy, Price, Reading, Refusal, Request, Role,
+    Sampling, Step, Target, Usage,
 };
 use gateway::flow::{FlowError, FlowEvent, RouteTaken};
-use gateway::{Flow, FlowLimits, FlowParts, Metrics};
+use gateway::{Flow, FlowHeads, FlowLimits, FlowParts, Metrics};
 use proptest::prelude::*;
 
 /// A policy that is a function of the attempts.
@@ -34,6 +35,7 @@ fn flow(
         small: Arc::new(small.clone()),
         large: Arc::new(large.clone()),
         ledger: None,
+        heads: FlowHeads::default(),
         limits: FlowLimits::default(),
         metrics: Metrics::new().unwrap(),
         guards: policy::guards::Chain::default(),
@@ -99,11 +101,71 @@ async fn what_is_ready_after_the_deadline_comes_too_late() {
     assert!((2..20).contains(&events.len()), "{} events", events.len());
 }
 
+fn reading() -> Reading {
+    let usage = Usage { prompt_tokens: 7, cached_tokens: 2, ..Usage::default() };
+    Reading { prompt_tokens: 7, read_tokens: 7, usage, ..Reading::default() }
+}
+
+#[tokio::test]
+async fn what_was_read_is_gone_on_from_or_paid_for_and_left() {
+    let price = Price { input_usd_per_mtok: 1e6, ..Price::default() };
+    let small = ScriptedBackend::new("s").otherwise(Script::text("from small")).reads(reading()).price(price);
+    let large = ScriptedBackend::new("l").otherwise(Script::text("from large"));
+    for role in [Role::Small, Role::Large] {
+        let policy = move |attempts: &[Attempt]| match attempts {
+            [] => Step::Read,
+            [attempt] => {
+                let findings = attempt.findings.as_ref().unwrap();
+                assert_eq!((&attempt.status, findings.prompt_tokens), (&AttemptStatus::Read, 7));
+                call(role, Check::Never)
+            }
+            _ => panic!("nobody asks again"),
+        };
+        let (reads, calls) = (small.reads_count(), small.calls());
+        let events = run(&flow(&small, &large, policy), true).await;
+        assert_eq!(text(&events), format!("from {}", role.as_str()));
+        let Some(FlowEvent::Finished(outcome)) = events.last() else { panic!("{events:?}") };
+        assert_eq!(small.reads_count(), reads + 1);
+        let statuses: Vec<&AttemptStatus> = outcome.attempts.iter().map(|attempt| &attempt.status).collect();
+        let stop = AttemptStatus::Finished(contract::FinishReason::Stop);
+        if role == Role::Small {
+            assert_eq!((statuses, outcome.route), (vec![&stop], RouteTaken::Small));
+            assert_eq!(small.calls(), calls + 1);
+        } else {
+            assert_eq!((statuses, outcome.route), (vec![&AttemptStatus::Read, &stop], RouteTaken::Large));
+            assert_eq!((outcome.cost_usd, small.calls()), (7.0, calls), "the reading is paid for");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reading_that_fails_is_an_attempt_that_failed() {
+    let small = ScriptedBackend::new("s").otherwise(Script::text("from small"));
+    let large = ScriptedBackend::new("l").otherwise(Script::text("from large"));
+    for ready in [true, false] {
+        if !ready {
+            small.set_readiness(contract::Readiness::Failed("no file".to_owned()));
+        }
+        let policy = |attempts: &[Attempt]| match attempts {
+            [] => Step::Read,
+            [attempt] => {
+                assert!(matches!(attempt.status, AttemptStatus::Failed(_)), "{attempt:?}");
+                call(Role::Large, Check::Never)
+            }
+            _ => panic!("nobody asks again"),
+        };
+        assert_eq!(text(&run(&flow(&small, &large, policy), false).await), "from large");
+    }
+}
+
 #[tokio::test]
 async fn a_policy_that_breaks_its_contract_is_an_internal_error_that_names_it() {
     let backend = ScriptedBackend::new("m").otherwise(Script::text("a b c"));
     let endless = |_: &[Attempt]| call(Role::Small, Check::WhenFinished);
-    let reads = |_: &[Attempt]| Step::Read;
+    let reads = |attempts: &[Attempt]| match attempts.len() {
+        0 => call(Role::Small, Check::WhenFinished),
+        _ => Step::Read,
+    };
     let nobody = |_: &[Attempt]| Step::Answer { attempt: 3 };
     let cancelled = |attempts: &[Attempt]| match attempts.len() {
         0 => call(Role::Small, Check::AfterTokens(1)),

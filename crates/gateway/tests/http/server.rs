@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use backends::ScriptedBackend;
 use contract::Price;
-use gateway::{Flow, FlowParts, Gateway, GatewaySettings, Metrics};
+use gateway::{Flow, FlowHeads, FlowParts, Gateway, GatewaySettings, Metrics};
 use ledger::{Ledger, LedgerSettings};
 use policy::PolicySettings;
 use policy::guards::Chain;
@@ -80,6 +80,7 @@ impl Setup {
             small: Arc::new(self.small.clone()),
             large: Arc::new(self.large.clone()),
             ledger: ledger.clone(),
+            heads: FlowHeads::default(),
             limits: self.settings.flow_limits(),
             metrics: Metrics::new().unwrap(),
             guards: self.guards,

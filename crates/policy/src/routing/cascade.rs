@@ -9,17 +9,24 @@
 //! Signals count the likeliest token at each place, so a temperature that draws unlikely ones does not
 //! count against the model. What to expect of the default thresholds: with Qwen2.5-Coder 0.5B (Q4_K_M) as
 //! small, over the first 24 tokens, they let 8 of 12 easy questions and 2 of 12 hard ones through. A
-//! calibration on the user's own traffic is what should set them.
+//! calibration on the user's own traffic is what should set them: with one, `calibrated.rs` decides instead.
 
-use contract::{Attempt, AttemptStatus, Check, Decision, FailureKind, Policy, Request, Role, Signals, Step};
+use contract::{Attempt, AttemptStatus, Check, Decision, Policy, Request, Role, Signals, Step};
 
-use super::{Entry, fixed};
-use crate::{OnLargeFailure, PolicySettings};
+use super::Entry;
+use super::calibrated::Calibrated;
+use super::escalation::{after_failed_small, after_large, escalate, shown};
+use crate::PolicySettings;
+use crate::calibration::PolicyKind;
 
 pub(super) const ENTRY: Entry = Entry {
     name: "cascade",
     about: "small answers; the request escalates to large when small's confidence is too low",
-    build: |settings| Box::new(Cascade { settings: settings.clone() }),
+    calibrated: Some(PolicyKind::Cascade),
+    build: |settings, calibration| match calibration {
+        Some(calibration) => Calibrated::boxed(PolicyKind::Cascade, settings, calibration),
+        None => Box::new(Cascade { settings: settings.clone() }),
+    },
 };
 
 struct Cascade {
@@ -36,7 +43,10 @@ impl Policy for Cascade {
         match (last_of(Role::Small), last_of(Role::Large)) {
             (None, None) => self.begin(request),
             (Some(small), None) => self.judge(small, &attempts[small]),
-            (small, Some(large)) => self.after_large(small, large, attempts),
+            (small, Some(large)) => {
+                let small = small.map(|index| (index, self.confidence(&attempts[index])));
+                after_large((small, large), attempts, self.settings.on_large_failure)
+            }
         }
     }
 }
@@ -56,13 +66,7 @@ impl Cascade {
     /// Small has written something or failed; large was not called yet.
     fn judge(&self, index: usize, attempt: &Attempt) -> Decision {
         match &attempt.status {
-            AttemptStatus::Failed(error) if error.kind == FailureKind::Deadline => {
-                fixed::give_up("small ran into the client's deadline; large would come too late".to_owned())
-            }
-            AttemptStatus::Failed(_) | AttemptStatus::Cancelled => {
-                let trouble = fixed::trouble(attempt).unwrap_or_default();
-                escalate(format!("small {trouble}: the request escalates to large"), None)
-            }
+            AttemptStatus::Failed(_) | AttemptStatus::Cancelled => after_failed_small(attempt),
             AttemptStatus::Read | AttemptStatus::Partial | AttemptStatus::Finished(_) => {
                 self.weigh(index, attempt)
             }
@@ -100,42 +104,10 @@ impl Cascade {
         )
     }
 
-    /// Large was called; it is asked about again only when it failed, or in a replay.
-    fn after_large(&self, small: Option<usize>, large: usize, attempts: &[Attempt]) -> Decision {
-        let Some(trouble) = fixed::trouble(&attempts[large]) else {
-            return Decision::new(Step::Answer { attempt: large }, "large answers the escalated request");
-        };
-        let deadline = matches!(&attempts[large].status,
-            AttemptStatus::Failed(error) if error.kind == FailureKind::Deadline);
-        let small = small.map(|index| (index, &attempts[index]));
-        match small {
-            Some((index, attempt)) if self.settings.on_large_failure == OnLargeFailure::Small => {
-                match attempt.status {
-                    AttemptStatus::Finished(_) | AttemptStatus::Partial => Decision {
-                        step: Step::Answer { attempt: index },
-                        reason: format!(
-                            "large {trouble}: small's answer stands in, though it was not confident enough"
-                        ),
-                        confidence: confidence(&attempt.signals, self.settings.token_probability_min)
-                            .map(|confidence| confidence.value),
-                    },
-                    // Its window was thrown away when the request escalated, so it has to start over; once.
-                    AttemptStatus::Cancelled if !deadline && index < large => Decision::new(
-                        Step::Call { role: Role::Small, check: Check::Never },
-                        format!(
-                            "large {trouble}: small answers after all, though it was not confident enough"
-                        ),
-                    ),
-                    _ => fixed::give_up(format!("large {trouble}, and small can't answer either")),
-                }
-            }
-            Some(_) | None => fixed::give_up(format!("large {trouble}, and nothing else may answer")),
-        }
+    /// The confidence in an attempt, if its backend told enough.
+    fn confidence(&self, attempt: &Attempt) -> Option<f64> {
+        confidence(&attempt.signals, self.settings.token_probability_min).map(|confidence| confidence.value)
     }
-}
-
-fn escalate(reason: String, confidence: Option<f64>) -> Decision {
-    Decision { step: Step::Call { role: Role::Large, check: Check::Never }, reason, confidence }
 }
 
 /// Figures of an attempt's tokens as probabilities, each in 0..=1.
@@ -162,22 +134,12 @@ fn confidence(signals: &Signals, floor: f64) -> Option<Confidence> {
     Some(Confidence { mean, lowest, value: mean * discount })
 }
 
-/// A probability with two decimals, or as many as it takes to be told from 0 or from its threshold's
-/// neighbourhood: rounded down, so that what lies below a threshold never reads as if it reached it.
-fn shown(probability: f64) -> String {
-    let mut decimals = 2;
-    while decimals < 6 && probability > 0.0 && probability * 10f64.powi(decimals) < 1.0 {
-        decimals += 1;
-    }
-    let scale = 10f64.powi(decimals);
-    format!("{:.*}", decimals as usize, (probability * scale).floor() / scale)
-}
-
 #[cfg(test)]
 mod tests {
-    use contract::FinishReason;
+    use contract::{FailureKind, FinishReason};
 
     use super::*;
+    use crate::OnLargeFailure;
     use crate::routing::testing::{Outcome, attempt, failed, request, signals};
 
     const STOP: AttemptStatus = AttemptStatus::Finished(FinishReason::Stop);
@@ -192,7 +154,7 @@ mod tests {
     }
 
     fn decide_with(settings: PolicySettings, stream: bool, attempts: &[Attempt]) -> Decision {
-        (ENTRY.build)(&settings).next(&request(stream), attempts)
+        (ENTRY.build)(&settings, None).next(&request(stream), attempts)
     }
 
     #[test]
@@ -289,15 +251,6 @@ mod tests {
             attempts.truncate(2);
             attempts.push(past(Role::Small, status, Signals::default()));
             assert!(matches!(decide(true, &attempts).step, Step::Refuse(_)));
-        }
-    }
-
-    #[test]
-    fn probabilities_are_shown_rounded_down_and_never_as_zero_unless_they_are() {
-        for (value, expected) in
-            [(1.0, "1.00"), (0.7999, "0.79"), (0.0123, "0.01"), (0.0042, "0.004"), (0.0, "0.00")]
-        {
-            assert_eq!(shown(value), expected);
         }
     }
 }

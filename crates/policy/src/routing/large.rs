@@ -7,10 +7,11 @@ use super::{Entry, fixed};
 pub(super) const ENTRY: Entry = Entry {
     name: "large",
     about: "the large model answers every request",
-    build: |_settings| Box::new(Large),
+    calibrated: None,
+    build: |_settings, _calibration| Box::new(Large),
 };
 
-struct Large;
+pub(super) struct Large;
 
 impl Policy for Large {
     fn name(&self) -> &str {

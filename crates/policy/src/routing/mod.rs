@@ -2,13 +2,21 @@
 //!
 //! A new policy is a file here plus a line in [`REGISTRY`]; the tests below then hold for it too.
 
+use std::sync::Arc;
+
 use contract::Policy;
 
 use crate::PolicySettings;
+use crate::calibration::{Calibration, PolicyKind};
 
+mod calibrated;
 mod cascade;
+mod cascade_route;
+mod escalation;
 pub(crate) mod fixed;
 mod large;
+mod route;
+pub mod rules;
 mod small;
 
 /// A policy that configuration can name.
@@ -17,12 +25,15 @@ pub struct Entry {
     pub name: &'static str,
     /// What it does, in a line.
     pub about: &'static str,
-    /// Makes it from settings that are already validated.
-    pub build: fn(&PolicySettings) -> Box<dyn Policy>,
+    /// The calibrations that it obeys, if it does any.
+    pub calibrated: Option<PolicyKind>,
+    /// Makes it from settings that are already validated, and a calibration of that kind.
+    pub build: fn(&PolicySettings, Option<Arc<Calibration>>) -> Box<dyn Policy>,
 }
 
 /// All policies there are.
-pub const REGISTRY: &[Entry] = &[small::ENTRY, large::ENTRY, cascade::ENTRY];
+pub const REGISTRY: &[Entry] =
+    &[small::ENTRY, large::ENTRY, rules::ENTRY, route::ENTRY, cascade::ENTRY, cascade_route::ENTRY];
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -34,7 +45,9 @@ mod tests {
     };
     use proptest::prelude::*;
 
-    use super::testing::{Outcome, all_statuses, attempt, outcomes, request, settings, signals, statuses};
+    use super::testing::{
+        Outcome, all_statuses, attempt, every_build, outcomes, readings, request, settings, signals, statuses,
+    };
     use super::*;
     use crate::OnLargeFailure;
 
@@ -68,16 +81,28 @@ mod tests {
     ) {
         let (role, check) = match ask(policy, request, past).step {
             Step::Call { role, check } => (role, check),
-            Step::Read => panic!("no policy here reads"),
+            Step::Read => {
+                assert!(past.is_empty(), "read after {past:?}");
+                for read in readings() {
+                    explore(policy, request, &[read], (outcomes, calls_left));
+                }
+                return;
+            }
             Step::Answer { .. } | Step::Refuse(_) => return,
         };
         assert!(calls_left > 0, "one more call after {past:?}");
         for outcome in outcomes {
             let mut attempts = past.to_vec();
-            if let Some(last) = attempts.last_mut().filter(|last| last.status == AttemptStatus::Partial) {
-                last.status = AttemptStatus::Cancelled;
-            }
             let mut next = attempt(role, outcome);
+            let runs = |last: &Attempt| matches!(last.status, AttemptStatus::Partial | AttemptStatus::Read);
+            if let Some(last) = attempts.pop_if(|last| runs(last)) {
+                if last.status == AttemptStatus::Read && role == Role::Small {
+                    // The same attempt goes on.
+                    next.findings = last.findings;
+                } else {
+                    attempts.push(Attempt { status: AttemptStatus::Cancelled, ..last });
+                }
+            }
             match (check, &next.status) {
                 // Released at once: the policy is not asked again.
                 (Check::Never, AttemptStatus::Partial | AttemptStatus::Finished(_)) => continue,
@@ -94,13 +119,13 @@ mod tests {
     /// `explore` for every policy, forced or not, streaming or not.
     fn explore_all(settings: &PolicySettings, outcomes: &[Outcome]) {
         for entry in REGISTRY {
-            let policy =
-                crate::build(&PolicySettings { kind: entry.name.to_owned(), ..settings.clone() }).unwrap();
-            for route in [Route::Auto, Route::Small, Route::Large] {
-                for stream in [true, false] {
-                    let mut request = request(stream);
-                    request.options.route = route;
-                    explore(policy.as_ref(), &request, &[], (outcomes, CALLS_MAX));
+            for policy in every_build(entry, settings) {
+                for route in [Route::Auto, Route::Small, Route::Large] {
+                    for stream in [true, false] {
+                        let mut request = request(stream);
+                        request.options.route = route;
+                        explore(policy.as_ref(), &request, &[], (outcomes, CALLS_MAX));
+                    }
                 }
             }
         }
@@ -139,8 +164,9 @@ mod tests {
                 first.status = cancelled;
             }
             for entry in REGISTRY {
-                let settings = PolicySettings { kind: entry.name.to_owned(), ..settings.clone() };
-                ask(crate::build(&settings).unwrap().as_ref(), &request(stream), &attempts);
+                for policy in every_build(entry, &settings) {
+                    ask(policy.as_ref(), &request(stream), &attempts);
+                }
             }
         }
     }
@@ -149,8 +175,9 @@ mod tests {
     fn entries_are_described_and_build_what_their_name_says() {
         for (index, entry) in REGISTRY.iter().enumerate() {
             assert!(!entry.about.is_empty(), "{}", entry.name);
-            let settings = PolicySettings { kind: entry.name.to_owned(), ..PolicySettings::default() };
-            assert_eq!(crate::build(&settings).unwrap().name(), entry.name);
+            for policy in every_build(entry, &PolicySettings::default()) {
+                assert_eq!(policy.name(), entry.name);
+            }
             assert!(REGISTRY[..index].iter().all(|other| other.name != entry.name), "{} twice", entry.name);
         }
     }

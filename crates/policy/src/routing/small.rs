@@ -7,7 +7,8 @@ use super::{Entry, fixed};
 pub(super) const ENTRY: Entry = Entry {
     name: "small",
     about: "the small model answers every request",
-    build: |_settings| Box::new(Small),
+    calibrated: None,
+    build: |_settings, _calibration| Box::new(Small),
 };
 
 struct Small;

@@ -1,12 +1,17 @@
 //! Requests and attempts for the policies' tests.
 
+use std::sync::Arc;
+
 use contract::{
-    Attempt, AttemptStatus, BackendError, FailureKind, FinishReason, Input, Options, Request, Role, Sampling,
-    Signals, Target, Timings, Usage,
+    Attempt, AttemptStatus, BackendError, FailureKind, Findings, FinishReason, Input, Options, Policy,
+    Request, Role, Sampling, Signals, Target, Timings, Usage,
 };
 use proptest::prelude::*;
 
-use crate::{OnLargeFailure, PolicySettings};
+use super::Entry;
+use crate::calibration::Calibration;
+use crate::calibration::testing::calibration;
+use crate::{OnLargeFailure, PolicySettings, build, build_calibrated};
 
 /// What an attempt turned out to be.
 #[derive(Clone, Debug)]
@@ -43,6 +48,39 @@ pub(crate) fn attempt(role: Role, outcome: &Outcome) -> Attempt {
         timings: Timings::default(),
         cost_usd: 0.0,
     }
+}
+
+/// What may become of a reading.
+pub(crate) fn readings() -> Vec<Attempt> {
+    let read = |scores: &[(&str, f64)]| {
+        let scores = scores.iter().map(|(name, score)| ((*name).to_owned(), *score)).collect();
+        let outcome = Outcome { status: AttemptStatus::Read, signals: Signals::default() };
+        let findings = Some(Findings { prompt_tokens: 9, read_tokens: 9, scores, ..Findings::default() });
+        Attempt { findings, ..attempt(Role::Small, &outcome) }
+    };
+    let mut readings = vec![read(&[("h", 0.9)]), read(&[("h", 0.1)]), read(&[]), read(&[("h", f64::NAN)])];
+    let failures = all_statuses().into_iter().filter(|status| matches!(status, AttemptStatus::Failed(_)));
+    readings.extend(
+        failures.map(|status| attempt(Role::Small, &Outcome { status, signals: Signals::default() })),
+    );
+    readings
+}
+
+/// A policy in every way it can be made: without a calibration, with one, with one that does not route.
+pub(crate) fn every_build(entry: &Entry, settings: &PolicySettings) -> Vec<Box<dyn Policy>> {
+    let settings = PolicySettings { kind: entry.name.to_owned(), ..settings.clone() };
+    let mut policies: Vec<Box<dyn Policy>> = build(&settings).into_iter().collect();
+    if let Some(kind) = entry.calibrated {
+        let routes = calibration(kind);
+        let mut small = Calibration { routes: false, constant: Role::Small, ..routes.clone() };
+        small.why = "small is as good".to_owned();
+        let large = Calibration { constant: Role::Large, ..small.clone() };
+        for calibration in [routes, small, large] {
+            policies.push(build_calibrated(&settings, Some(Arc::new(calibration))).unwrap());
+        }
+    }
+    assert!(!policies.is_empty(), "{} can't be made", entry.name);
+    policies
 }
 
 /// `tokens` tokens with this geometric mean and lowest probability.

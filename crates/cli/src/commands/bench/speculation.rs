@@ -107,7 +107,7 @@ impl Sink for Told {
             Output::Text { token, .. } => told.ids.extend(token.map(|token| token.id)),
             Output::Finished(finished) => told.end = Some(Ok(finished)),
             Output::Failed(error) => told.end = Some(Err(error.to_string())),
-            Output::Started { .. } | Output::Expired => {}
+            Output::Started { .. } | Output::Read { .. } | Output::Expired => {}
         }
     }
 
@@ -256,6 +256,7 @@ fn answer(
                 client: Some(name.into()),
                 priority: Priority::Interactive,
                 speculative: drafts,
+                reading: None,
                 deadline: None,
                 sink: Box::new(told.clone()),
             });

@@ -7,6 +7,7 @@ use kernels::product::{ColumnsShape, Rounding, each_row, multiply};
 use super::{Decoder, Join, Logits, Work, shape_for};
 use crate::decoder::weights::Layer;
 use crate::model::Model;
+use crate::spec::DecoderSpec;
 
 /// What is computed of the logits.
 pub(super) struct Head {
@@ -32,6 +33,7 @@ impl Decoder {
             }
             row = end;
         }
+        self.take_last_states(spec, row, last);
         // Wanted rows move to the front; they ascend, so none is overwritten before it has moved.
         for (to, &from) in wanted.iter().enumerate() {
             self.residual.copy_within(from * hidden..(from + 1) * hidden, to * hidden);
@@ -58,6 +60,20 @@ impl Decoder {
                     isa.soft_cap(row, cap);
                 }
             });
+        }
+    }
+
+    /// Keeps the states of `rows` rows after the last layer, if they are wanted; its result still waits.
+    fn take_last_states(&mut self, spec: &DecoderSpec, rows: usize, last: Option<&Layer>) {
+        let Some(states) = &mut self.states else { return };
+        let layers = spec.layers.len();
+        states.take(layers, &self.residual[..rows * spec.hidden]);
+        let join = Join { isa: self.isa, spec, added: &self.projected, norm: None };
+        let post = last.map(|l| l.post_feed_forward_norm.as_deref());
+        let unused = &mut self.wide[..spec.hidden];
+        for row in 0..rows {
+            let Some(state) = states.row_mut(layers, row) else { return };
+            join.apply(row, post, state, unused);
         }
     }
 }

@@ -1,0 +1,99 @@
+//! `Step::Read`: small reads the prompt, its heads say what they find, and small goes on from there if the
+//! policy calls it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use contract::{
+    AttemptStatus, BackendError, Call, EventStream, FailureKind, Findings, Read, ReadOptions, Readiness,
+    Reading, Role,
+};
+
+use super::FlowError;
+use super::run::{Phase, Run, attempt};
+
+/// How prompts are read for the policy.
+#[derive(Clone)]
+pub struct FlowHeads {
+    /// What is read.
+    pub options: ReadOptions,
+    /// What the heads make of it.
+    pub findings: Arc<dyn Fn(&Reading) -> Findings + Send + Sync>,
+}
+
+impl Default for FlowHeads {
+    /// No heads: lengths and what small would write next are all that is found.
+    fn default() -> Self {
+        let findings = |reading: &Reading| Findings {
+            prompt_tokens: reading.prompt_tokens,
+            read_tokens: reading.read_tokens,
+            next: reading.next,
+            ..Findings::default()
+        };
+        FlowHeads { options: ReadOptions::default(), findings: Arc::new(findings) }
+    }
+}
+
+impl fmt::Debug for FlowHeads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FlowHeads").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// Goes on with an attempt that has read its prompt.
+pub(super) type GoOn = Box<dyn FnOnce() -> EventStream + Send>;
+
+impl Run {
+    pub(super) fn start_reading(&mut self) {
+        if !self.attempts.is_empty() {
+            return self.policy_fault("asks for a reading after the first step".to_owned());
+        }
+        let backend = Arc::clone(&self.shared.small);
+        let model = backend.info().model;
+        match backend.readiness() {
+            Readiness::Ready => {}
+            Readiness::Loading => return self.fail(FlowError::Loading { role: Role::Small, model }),
+            Readiness::Failed(why) => {
+                let message = format!("the small model {model} is not available: {why}");
+                let failed = AttemptStatus::Failed(BackendError::new(FailureKind::Unready, message));
+                self.attempts.push(attempt(Role::Small, model, failed));
+                self.held.push(Vec::new());
+                return;
+            }
+        }
+        let call = Call { request: Arc::clone(&self.request), signals: true, tenant: self.tenant.clone() };
+        self.phase = Phase::Reading(backend.read(call, &self.shared.heads.options));
+    }
+
+    /// Waits for the reading. Its time is Tandem's own: without a policy that asks for it there would be none.
+    pub(super) async fn read(&mut self) {
+        let Phase::Reading(reading) = &mut self.phase else { return };
+        let read = match self.deadline.before(reading).await {
+            Ok(read) => read,
+            Err(error) => return self.fail(error),
+        };
+        self.phase = Phase::Deciding;
+        let info = self.shared.small.info();
+        let mut attempt = attempt(Role::Small, info.model, AttemptStatus::Read);
+        match read {
+            Ok(Read { reading, go_on }) => {
+                attempt.findings = Some((self.shared.heads.findings)(&reading));
+                attempt.usage = reading.usage;
+                attempt.timings = reading.timings;
+                attempt.cost_usd = info.price.cost_usd(&reading.usage);
+                self.go_on = Some(go_on);
+            }
+            Err(error) => attempt.status = AttemptStatus::Failed(error),
+        }
+        self.attempts.push(attempt);
+        self.held.push(Vec::new());
+    }
+
+    /// The stream of an attempt that has read already, if small is called; otherwise what it holds is given back.
+    pub(super) fn go_on_from_reading(&mut self, role: Role) -> Option<EventStream> {
+        let go_on = self.go_on.take().filter(|_| role == Role::Small)?;
+        let attempt = self.attempts.last_mut()?;
+        attempt.status = AttemptStatus::Partial;
+        Some(go_on())
+    }
+}

@@ -1,0 +1,7 @@
+//! Training of heads: readings with labels ([`rows`]) become a [`policy::Head`] ([`train`]).
+
+pub mod rows;
+pub mod train;
+
+pub use rows::{Rows, RowsError};
+pub use train::{TrainError, TrainSettings, Trained, train};

@@ -1,0 +1,420 @@
+//! Trains a head: layer and strength are chosen by cross-validation, and the figures reported are of rows that
+//! neither the fit nor the choice had seen (nested cross-validation: Varma & Simon, 2006).
+//!
+//! A fit on all folds but *a* and *b* serves twice: to choose for outer fold *a* by what it predicts of *b*, and for
+//! *b* by what it predicts of *a*. So five folds take ten fits per layer and strength instead of twenty.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use policy::Head;
+use policy::heads::{
+    BaselineScore, FORMAT, Features, HeadModel, LayerScore, Scalar, StateKind, Training, VERSION,
+};
+
+use super::Rows;
+use crate::fit::bootstrap::{interval, resampled};
+use crate::fit::calibrate;
+use crate::fit::folds::folds;
+use crate::fit::lbfgs::Stop;
+use crate::fit::logistic::{self, Linear, Task};
+use crate::fit::matrix::{Matrix, Standard};
+use crate::metrics::ranking::{Ranked, auroc, auroc_ci, ece, reliability};
+
+/// Strengths that are tried, strongest first: each fit starts where the one before ended.
+const STRENGTHS: [f64; 7] = [10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01];
+/// Folds, if there are as many groups.
+const FOLDS: usize = 5;
+/// Fewer groups can't be split for a choice inside a fold.
+const FOLDS_MIN: usize = 3;
+/// Rows of either label below which nothing can be learnt.
+pub const ROWS_MIN: usize = 10;
+/// Scalars are few and states many: by how much the scalars' penalty is weaker, as a factor of their weights.
+const SCALAR_EMPHASIS: f32 = 8.0;
+/// Strength of the baselines, whose features are few.
+const BASELINE_STRENGTH: f64 = 1e-3;
+/// When a fit ends: what is left of the gradient changes no order of rows that matters.
+const STOP: Stop = Stop { gradient_max: 2e-4, steps_max: 100 };
+
+/// What training needs besides rows.
+#[derive(Clone, Debug)]
+pub struct TrainSettings {
+    /// The head's name.
+    pub name: String,
+    /// The label's name.
+    pub label: String,
+    /// Whose readings these are.
+    pub model: HeadModel,
+    /// sha256 of the file of rows.
+    pub data_sha256: String,
+    /// Decides folds and resamples.
+    pub seed: u64,
+    /// Threads that fit, one layer each.
+    pub threads: usize,
+}
+
+/// A trained head.
+#[derive(Clone, Debug)]
+pub struct Trained {
+    /// The head, fitted on all rows.
+    pub head: Head,
+    /// Each row's log-odds by a fit and a choice that had not seen it, calibrated likewise: what else is fitted on
+    /// these rows must use these instead of the head's.
+    pub probabilities: Vec<f64>,
+    /// The fold of each row.
+    pub folds: Vec<usize>,
+}
+
+/// Why nothing can be trained.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TrainError {
+    /// Not enough rows of one label.
+    #[error(
+        "of {rows} rows, {positives} have a true label; at least {ROWS_MIN} of either label are needed to learn \
+         anything"
+    )]
+    TooFew {
+        /// Rows.
+        rows: usize,
+        /// True ones.
+        positives: usize,
+    },
+    /// Not enough groups.
+    #[error("there are {0} groups; at least {FOLDS_MIN} are needed to train on some and test on others")]
+    TooFewGroups(usize),
+    /// The readings have no states.
+    #[error("the readings hold no layer's states, so there is nothing to train on")]
+    NoLayers,
+}
+
+/// What cross-validation made of one layer.
+struct LayerRun {
+    layer: u32,
+    /// `[folds]`: the best inner AUROC, its strength chosen without the fold.
+    inner: Vec<f64>,
+    /// `[strengths]`: mean AUROC over all folds.
+    overall: Vec<f64>,
+    /// `[rows]`: each by the fit that did not see its fold.
+    logits: Vec<f64>,
+}
+
+/// Trains a head on labelled readings. `progress` hears of every layer that is done.
+///
+/// # Errors
+/// [`TrainError`] where there is too little to learn from.
+pub fn train(
+    rows: &Rows,
+    settings: &TrainSettings,
+    progress: &(dyn Fn() + Sync),
+) -> Result<Trained, TrainError> {
+    let folds = checked_folds(rows, settings.seed)?;
+    let runs = all_layers(rows, &folds, (settings.threads, progress));
+    let count = fold_count(&folds);
+    // Each outer fold takes the layer that was best on the others.
+    let mut logits = vec![0.0; rows.len()];
+    for fold in 0..count {
+        let Some(best) = runs.iter().max_by(|a, b| a.inner[fold].total_cmp(&b.inner[fold])) else {
+            return Err(TrainError::NoLayers);
+        };
+        for row in (0..rows.len()).filter(|row| folds[*row] == fold) {
+            logits[row] = best.logits[row];
+        }
+    }
+    let best = |run: &LayerRun| {
+        let strengths = (0..STRENGTHS.len()).map(|index| (run.overall[index], index));
+        strengths.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((0.0, 0))
+    };
+    let chosen = runs.iter().max_by(|a, b| best(a).0.total_cmp(&best(b).0)).ok_or(TrainError::NoLayers)?;
+    let strength = STRENGTHS[best(chosen).1];
+    let calibrated = calibrate::choose(&logits, rows.labels(), &folds);
+    let mut training = report(rows, settings, (&logits, &calibrated.probabilities, &folds));
+    training.strength = strength;
+    training.layers = runs
+        .iter()
+        .map(|run| LayerScore { layer: run.layer, auroc: auroc(&run.logits, rows.labels()).unwrap_or(0.5) })
+        .collect();
+    let (linear, standard) = fit_all(rows, chosen.layer, strength);
+    let head = Head {
+        format: FORMAT.to_owned(),
+        version: VERSION,
+        name: settings.name.clone(),
+        model: settings.model.clone(),
+        features: Features {
+            layer: chosen.layer,
+            states: vec![StateKind::Last, StateKind::Mean],
+            scalars: Scalar::ALL.to_vec(),
+        },
+        means: standard.means,
+        scales: standard.scales,
+        weights: linear.weights().iter().map(|weight| *weight as f32).collect(),
+        bias: linear.bias(),
+        calibrator: calibrated.calibrator,
+        training,
+    };
+    Ok(Trained { head, probabilities: calibrated.probabilities, folds })
+}
+
+fn checked_folds(rows: &Rows, seed: u64) -> Result<Vec<usize>, TrainError> {
+    let positives = rows.labels().iter().filter(|label| **label).count();
+    if positives < ROWS_MIN || rows.len() - positives < ROWS_MIN {
+        return Err(TrainError::TooFew { rows: rows.len(), positives });
+    }
+    if rows.group_count() < FOLDS_MIN {
+        return Err(TrainError::TooFewGroups(rows.group_count()));
+    }
+    if rows.layers().is_empty() {
+        return Err(TrainError::NoLayers);
+    }
+    let count = FOLDS.min(rows.group_count());
+    Ok(folds(rows.groups(), rows.labels(), (count, seed)))
+}
+
+fn fold_count(folds: &[usize]) -> usize {
+    folds.iter().max().map_or(0, |last| last + 1)
+}
+
+/// Cross-validates all layers, a thread for each until none is left.
+fn all_layers(
+    rows: &Rows,
+    folds: &[usize],
+    (threads, progress): (usize, &(dyn Fn() + Sync)),
+) -> Vec<LayerRun> {
+    let layers = rows.layers();
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::with_capacity(layers.len()));
+    std::thread::scope(|scope| {
+        for _ in 0..threads.clamp(1, layers.len()) {
+            scope.spawn(|| {
+                while let Some(&layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let run = one_layer(rows, folds, layer);
+                    done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(run);
+                    progress();
+                }
+            });
+        }
+    });
+    let mut runs = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    runs.sort_by_key(|run| run.layer);
+    runs
+}
+
+/// The layer's features, standardised over all rows: that knows no labels.
+fn features(rows: &Rows, layer: u32) -> (Matrix, Standard) {
+    let mut matrix = rows.matrix(Some(layer));
+    let mut standard = matrix.standardise();
+    let scalars = Scalar::ALL.len();
+    matrix.emphasise_last(scalars, SCALAR_EMPHASIS);
+    let first = standard.scales.len() - scalars;
+    standard.scales[first..].iter_mut().for_each(|scale| *scale /= SCALAR_EMPHASIS);
+    (matrix, standard)
+}
+
+fn fit_all(rows: &Rows, layer: u32, strength: f64) -> (Linear, Standard) {
+    let (matrix, standard) = features(rows, layer);
+    let all: Vec<usize> = (0..rows.len()).collect();
+    let task = Task { matrix: &matrix, labels: rows.labels(), rows: &all, strength, stop: STOP };
+    (logistic::fit(task, &Linear::zero(matrix.columns())), standard)
+}
+
+fn one_layer(rows: &Rows, folds: &[usize], layer: u32) -> LayerRun {
+    let (matrix, _) = features(rows, layer);
+    let (count, labels) = (fold_count(folds), rows.labels());
+    let members = |wanted: &dyn Fn(usize) -> bool| -> Vec<usize> {
+        (0..folds.len()).filter(|row| wanted(folds[*row])).collect()
+    };
+    let of_fold: Vec<Vec<usize>> = (0..count).map(|fold| members(&|of| of == fold)).collect();
+    // inner[strength][fold]: sums of AUROCs of other folds, by fits that saw neither.
+    let mut inner = vec![vec![(0.0, 0_u32); count]; STRENGTHS.len()];
+    let mut starts = vec![vec![Linear::zero(matrix.columns()); count]; STRENGTHS.len()];
+    for a in 0..count {
+        for b in a + 1..count {
+            let seen = members(&|of| of != a && of != b);
+            let mut linear = Linear::zero(matrix.columns());
+            for (index, &strength) in STRENGTHS.iter().enumerate() {
+                let task = Task { matrix: &matrix, labels, rows: &seen, strength, stop: STOP };
+                linear = logistic::fit(task, &linear);
+                for (outer, other) in [(a, b), (b, a)] {
+                    let found = fold_auroc(&linear, (&matrix, labels), &of_fold[other]);
+                    let sum = &mut inner[index][outer];
+                    *sum = (sum.0 + found.unwrap_or(0.0), sum.1 + u32::from(found.is_some()));
+                }
+                starts[index][a] = linear.clone();
+                starts[index][b] = linear.clone();
+            }
+        }
+    }
+    let mean = |index: usize, fold: usize| inner[index][fold].0 / f64::from(inner[index][fold].1.max(1));
+    let mut run = LayerRun { layer, inner: Vec::new(), overall: Vec::new(), logits: vec![0.0; folds.len()] };
+    run.overall = (0..STRENGTHS.len())
+        .map(|index| (0..count).map(|fold| mean(index, fold)).sum::<f64>() / count as f64)
+        .collect();
+    for fold in 0..count {
+        let best = (0..STRENGTHS.len()).max_by(|a, b| mean(*a, fold).total_cmp(&mean(*b, fold)));
+        let best = best.unwrap_or(0);
+        run.inner.push(mean(best, fold));
+        let seen = members(&|of| of != fold);
+        let task = Task { matrix: &matrix, labels, rows: &seen, strength: STRENGTHS[best], stop: STOP };
+        let linear = logistic::fit(task, &starts[best][fold]);
+        for (row, logit) in of_fold[fold].iter().zip(linear.logits(&matrix, &of_fold[fold])) {
+            run.logits[*row] = logit;
+        }
+    }
+    run
+}
+
+fn fold_auroc(linear: &Linear, (matrix, labels): (&Matrix, &[bool]), rows: &[usize]) -> Option<f64> {
+    let of_rows: Vec<bool> = rows.iter().map(|row| labels[*row]).collect();
+    auroc(&linear.logits(matrix, rows), &of_rows)
+}
+
+/// The honest figures: log-odds, probabilities and folds are of rows unseen.
+fn report(
+    rows: &Rows,
+    settings: &TrainSettings,
+    (logits, probabilities, folds): (&[f64], &[f64], &[usize]),
+) -> Training {
+    let labels = rows.labels();
+    let clusters = (rows.groups(), settings.seed);
+    let length = [Scalar::PromptTokensLn, Scalar::PromptTokensLnSquare];
+    let of_length: Vec<usize> =
+        (0..Scalar::ALL.len()).filter(|i| length.contains(&Scalar::ALL[*i])).collect();
+    let all: Vec<usize> = (0..Scalar::ALL.len()).collect();
+    let baseline = |name: &str, columns: &[usize]| {
+        let scores = baseline_logits(rows, folds, columns);
+        let (head, base) = (Ranked::new(logits, labels), Ranked::new(&scores, labels));
+        let adds = |weights: &[u32]| Some(head.auroc(weights)? - base.auroc(weights)?);
+        BaselineScore {
+            name: name.to_owned(),
+            auroc: auroc(&scores, labels).unwrap_or(0.5),
+            head_adds: adds(&vec![1; labels.len()]).unwrap_or(0.0),
+            head_adds_ci: interval(resampled(clusters.0, clusters.1, adds), 0.95),
+        }
+    };
+    Training {
+        label: settings.label.clone(),
+        data_sha256: settings.data_sha256.clone(),
+        rows: rows.len() as u64,
+        positives: labels.iter().filter(|label| **label).count() as u64,
+        groups: rows.group_count() as u64,
+        folds: fold_count(folds) as u32,
+        auroc: auroc(logits, labels).unwrap_or(0.5),
+        auroc_ci: auroc_ci(logits, labels, clusters),
+        ece: ece(probabilities, labels),
+        reliability: reliability(probabilities, labels),
+        baselines: vec![baseline("prompt_length", &of_length), baseline("scalars", &all)],
+        ..Training::default()
+    }
+}
+
+/// Log-odds of rows unseen by a fit on scalars only.
+fn baseline_logits(rows: &Rows, folds: &[usize], columns: &[usize]) -> Vec<f64> {
+    let mut matrix = rows.scalar_matrix(columns);
+    matrix.standardise();
+    let mut logits = vec![0.0; rows.len()];
+    for fold in 0..fold_count(folds) {
+        let (unseen, seen): (Vec<usize>, Vec<usize>) = (0..rows.len()).partition(|row| folds[*row] == fold);
+        let labels = rows.labels();
+        let task = Task { matrix: &matrix, labels, rows: &seen, strength: BASELINE_STRENGTH, stop: STOP };
+        let linear = logistic::fit(task, &Linear::zero(matrix.columns()));
+        for (row, logit) in unseen.iter().zip(linear.logits(&matrix, &unseen)) {
+            logits[*row] = logit;
+        }
+    }
+    logits
+}
+
+#[cfg(test)]
+mod tests {
+    use contract::{LayerState, NextToken, Reading};
+    use policy::calibrator::sigmoid;
+
+    use super::*;
+    use crate::fit::random::SplitMix;
+
+    /// Readings of three layers of which only layer 8 knows the label, which follows its `signal`.
+    fn readings(n: usize, signal: f64) -> Vec<(Reading, bool)> {
+        let mut random = SplitMix::new(21);
+        let mut row = || {
+            let truth = random.normal();
+            let label = random.unit() < sigmoid(signal * truth);
+            let mut state = |layer: u32| {
+                let mut values = || -> Vec<f32> { (0..12).map(|_| random.normal() as f32).collect() };
+                let mut state = LayerState { layer, last: values(), mean: values() };
+                if layer == 8 {
+                    state.last[3] = 5.0 + 0.1 * truth as f32;
+                }
+                state
+            };
+            let states = vec![state(4), state(8), state(12)];
+            let next = NextToken { entropy: random.unit() as f32, ..NextToken::default() };
+            let prompt_tokens = 10 + random.below(90) as u64;
+            (Reading { prompt_tokens, read_tokens: prompt_tokens, states, next, ..Reading::default() }, label)
+        };
+        (0..n).map(|_| row()).collect()
+    }
+
+    fn rows(readings: &[(Reading, bool)], groups: usize) -> Rows {
+        let mut rows = Rows::default();
+        for (index, (reading, label)) in readings.iter().enumerate() {
+            let group = (groups > 0).then(|| format!("g{}", index % groups));
+            rows.push(reading, *label, group.as_deref()).unwrap();
+        }
+        rows
+    }
+
+    fn settings() -> TrainSettings {
+        TrainSettings {
+            name: "h".to_owned(),
+            label: "correct".to_owned(),
+            model: HeadModel { name: "tiny".to_owned(), sha256: "0a".repeat(32) },
+            data_sha256: "0b".repeat(32),
+            seed: 1,
+            threads: 2,
+        }
+    }
+
+    #[test]
+    fn the_layer_that_knows_is_found_and_reported_honestly() {
+        let readings = readings(900, 3.0);
+        let rows = rows(&readings, 0);
+        let trained = train(&rows, &settings(), &|| {}).unwrap();
+        let training = &trained.head.training;
+        assert_eq!((trained.head.features.layer, training.folds, training.groups), (8, 5, 900));
+        assert!((0.84..0.93).contains(&training.auroc), "{training:?}");
+        assert!(training.auroc_ci[0] < training.auroc && training.auroc < training.auroc_ci[1]);
+        assert!(training.ece < 0.06, "{}", training.ece);
+        let layers: Vec<u32> = training.layers.iter().map(|score| score.layer).collect();
+        assert_eq!(layers, [4, 8, 12]);
+        assert!(training.layers[0].auroc < 0.6 && training.layers[1].auroc > 0.8, "{:?}", training.layers);
+        for baseline in &training.baselines {
+            assert!(baseline.auroc < 0.6 && baseline.head_adds_ci[0] > 0.2, "{baseline:?}");
+        }
+        // What is stored scores as what was fitted.
+        let text = serde_json::to_string(&trained.head).unwrap();
+        let head = Head::load(&text).unwrap();
+        let scores: Vec<f64> = readings.iter().map(|(reading, _)| head.score(reading).unwrap()).collect();
+        assert!(auroc(&scores, rows.labels()).unwrap() >= training.auroc - 0.01);
+        let again = train(&rows, &TrainSettings { threads: 1, ..settings() }, &|| {}).unwrap();
+        assert_eq!(again.head, trained.head);
+    }
+
+    #[test]
+    fn labels_that_nothing_knows_are_not_claimed_to_be_known() {
+        let trained = train(&rows(&readings(400, 0.0), 20), &settings(), &|| {}).unwrap();
+        let training = trained.head.training;
+        assert!(training.auroc_ci[0] < 0.5 + 0.05 && training.auroc < 0.6, "{training:?}");
+        assert_eq!(training.groups, 20);
+    }
+
+    #[test]
+    fn too_little_to_learn_from_is_an_error() {
+        let many = readings(60, 1.0);
+        assert_eq!(train(&rows(&many, 2), &settings(), &|| {}).unwrap_err(), TrainError::TooFewGroups(2));
+        let one_sided: Vec<(Reading, bool)> = many.iter().map(|row| (row.0.clone(), true)).collect();
+        let error = train(&rows(&one_sided, 0), &settings(), &|| {}).unwrap_err();
+        assert_eq!(error, TrainError::TooFew { rows: 60, positives: 60 });
+        let stateless = |row: &(Reading, bool)| (Reading { states: Vec::new(), ..row.0.clone() }, row.1);
+        let stateless: Vec<(Reading, bool)> = many.iter().map(stateless).collect();
+        assert_eq!(train(&rows(&stateless, 0), &settings(), &|| {}).unwrap_err(), TrainError::NoLayers);
+    }
+}

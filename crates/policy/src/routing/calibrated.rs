@@ -1,0 +1,308 @@
+//! What `route`, `cascade` and `cascade-route` do with a calibration: [`Calibrated`].
+//!
+//! Small reads the request first where the calibration has use for its head. By the head's probability that small is
+//! right, or by that of its whole answer, small answers if the calibration's threshold is reached. Thresholds hold
+//! for whole answers, so a stream that small's answer is judged for leaves once all of it is there.
+
+use std::sync::Arc;
+
+use contract::{Attempt, AttemptStatus, Check, Decision, Findings, Policy, Request, Role, Step};
+
+use super::escalation::{after_failed_small, after_large, escalate, shown};
+use super::fixed;
+use crate::PolicySettings;
+use crate::calibration::{Calibration, Evidence, PolicyKind};
+
+/// A policy that obeys a calibration.
+pub(super) struct Calibrated {
+    kind: PolicyKind,
+    settings: PolicySettings,
+    calibration: Arc<Calibration>,
+}
+
+/// What the calibration says for a request's limit.
+enum Plan {
+    /// One model answers, for this reason.
+    Constant(Role, String),
+    /// Small answers from this score on, which keeps this loss.
+    Threshold { least: f64, loss: f64 },
+}
+
+impl Calibrated {
+    pub(super) fn boxed(
+        kind: PolicyKind,
+        settings: &PolicySettings,
+        calibration: Arc<Calibration>,
+    ) -> Box<dyn Policy> {
+        Box::new(Calibrated { kind, settings: settings.clone(), calibration })
+    }
+
+    /// A request may lower what is configured, not raise it.
+    fn plan(&self, request: &Request) -> Plan {
+        let calibration = &self.calibration;
+        if !calibration.routes {
+            return Plan::Constant(
+                calibration.constant,
+                format!("it does not pay to route: {}", calibration.why),
+            );
+        }
+        let configured = self.settings.max_quality_loss.unwrap_or(calibration.max_quality_loss);
+        let limit = request.options.max_quality_loss.map_or(configured, |asked| asked.min(configured));
+        match calibration.threshold(limit).and_then(|row| Some((row.score_min?, row.max_quality_loss))) {
+            Some((least, loss)) => Plan::Threshold { least, loss },
+            None => {
+                let why =
+                    format!("the calibration has no threshold that loses at most {limit}: large answers");
+                Plan::Constant(Role::Large, why)
+            }
+        }
+    }
+
+    fn reads_first(&self) -> bool {
+        let parts = self.calibration.combination.iter().flat_map(|combination| &combination.parts);
+        self.kind != PolicyKind::Cascade || parts.into_iter().any(|part| part.evidence == Evidence::HeadLogit)
+    }
+
+    fn begin(&self) -> Decision {
+        if self.reads_first() {
+            return Decision::new(Step::Read, "small reads the request first");
+        }
+        Decision::new(
+            Step::Call { role: Role::Small, check: Check::WhenFinished },
+            "small goes first; its whole answer will be judged before anything leaves",
+        )
+    }
+
+    /// Small has read the request.
+    fn after_reading(&self, attempt: &Attempt, (least, loss): (f64, f64)) -> Decision {
+        let findings = attempt.findings.as_ref();
+        let Some(head) = self.calibration.head_probability(findings) else {
+            return escalate("the head says nothing of small's reading: large answers".to_owned(), None);
+        };
+        let part = findings.map(of_part).unwrap_or_default();
+        let says = format!("by its reading{part} small is right with probability {}", shown(head));
+        let at_once = match self.kind {
+            PolicyKind::Route => Some(least),
+            PolicyKind::Cascade => None,
+            PolicyKind::CascadeRoute => self.calibration.route_below,
+        };
+        match at_once {
+            Some(limit) if head < limit => {
+                escalate(format!("{says}, below {}: large answers", shown(limit)), Some(head))
+            }
+            _ if self.kind == PolicyKind::Route => Decision {
+                step: Step::Call { role: Role::Small, check: Check::Never },
+                reason: format!("{says}, at or above {}{}: small answers", shown(least), self.promise(loss)),
+                confidence: Some(head),
+            },
+            _ => Decision {
+                step: Step::Call { role: Role::Small, check: Check::WhenFinished },
+                reason: format!("{says}; its whole answer will be judged before anything leaves"),
+                confidence: Some(head),
+            },
+        }
+    }
+
+    /// Small has answered.
+    fn judge(&self, index: usize, attempt: &Attempt, (least, loss): (f64, f64)) -> Decision {
+        if self.kind == PolicyKind::Route {
+            let reason = "small answers, by its reading";
+            let confidence = self.calibration.head_probability(attempt.findings.as_ref());
+            return Decision { confidence, ..Decision::new(Step::Answer { attempt: index }, reason) };
+        }
+        if attempt.status == AttemptStatus::Partial {
+            let reason =
+                "a part of an answer can't be judged by this calibration: the request escalates to large";
+            return escalate(reason.to_owned(), None);
+        }
+        let Some(probability) = self.calibration.answer_probability(attempt) else {
+            let reason =
+                "small's backend did not tell what its answer is judged by: the request escalates to large";
+            return escalate(reason.to_owned(), None);
+        };
+        let says = format!("small's answer is right with probability {}", shown(probability));
+        if probability >= least {
+            return Decision {
+                step: Step::Answer { attempt: index },
+                reason: format!("{says}, at or above {}{}: small answers", shown(least), self.promise(loss)),
+                confidence: Some(probability),
+            };
+        }
+        let reason = format!("{says}, below {}: the request escalates to large", shown(least));
+        escalate(reason, Some(probability))
+    }
+
+    fn promise(&self, loss: f64) -> String {
+        format!(" (which loses at most {loss} with confidence {})", self.calibration.confidence)
+    }
+}
+
+/// Says that a prompt was not read whole.
+fn of_part(findings: &Findings) -> String {
+    if !findings.is_truncated() {
+        return String::new();
+    }
+    format!(" of {} of {} tokens", findings.read_tokens, findings.prompt_tokens)
+}
+
+impl Policy for Calibrated {
+    fn name(&self) -> &str {
+        self.kind.as_str()
+    }
+
+    fn next(&self, request: &Request, attempts: &[Attempt]) -> Decision {
+        let last_of = |role| attempts.iter().rposition(|attempt: &Attempt| attempt.role == role);
+        let (small, large) = (last_of(Role::Small), last_of(Role::Large));
+        let plan = self.plan(request);
+        if let (Plan::Constant(Role::Small, why), _) = (&plan, large) {
+            return fixed::next(Role::Small, why, attempts);
+        }
+        if let Some(large) = large {
+            let small = small.map(|index| (index, self.calibration.answer_probability(&attempts[index])));
+            return after_large((small, large), attempts, self.settings.on_large_failure);
+        }
+        let (least, loss) = match plan {
+            Plan::Constant(_, why) => return escalate(why, None),
+            Plan::Threshold { least, loss } => (least, loss),
+        };
+        let Some(index) = small else { return self.begin() };
+        let attempt = &attempts[index];
+        match attempt.status {
+            AttemptStatus::Failed(_) | AttemptStatus::Cancelled => after_failed_small(attempt),
+            AttemptStatus::Read => self.after_reading(attempt, (least, loss)),
+            AttemptStatus::Partial | AttemptStatus::Finished(_) => self.judge(index, attempt, (least, loss)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use contract::{FailureKind, FinishReason, Signals};
+
+    use super::*;
+    use crate::calibration::testing::calibration;
+    use crate::routing::testing::{Outcome, attempt, failed, readings, request, signals};
+    use crate::{OnLargeFailure, PolicyError, build, build_calibrated};
+
+    const LARGE: Step = Step::Call { role: Role::Large, check: Check::Never };
+
+    fn decide(kind: PolicyKind, asked: Option<f64>, attempts: &[Attempt]) -> Decision {
+        let settings = PolicySettings { kind: kind.as_str().to_owned(), ..PolicySettings::default() };
+        let policy = build_calibrated(&settings, Some(Arc::new(calibration(kind)))).unwrap();
+        let mut request = request(true);
+        request.options.max_quality_loss = asked;
+        policy.next(&request, attempts)
+    }
+
+    /// Readings whose head says 0.9 and 0.1.
+    fn read() -> [Attempt; 2] {
+        let mut readings = readings();
+        readings.truncate(2);
+        readings.try_into().unwrap()
+    }
+
+    fn answered(mean: f64) -> Attempt {
+        let status = AttemptStatus::Finished(FinishReason::Stop);
+        let [sure, _] = read();
+        Attempt {
+            findings: sure.findings,
+            ..attempt(Role::Small, &Outcome { status, signals: signals(9, mean, 0.1) })
+        }
+    }
+
+    #[test]
+    fn route_decides_by_the_reading() {
+        let kind = PolicyKind::Route;
+        assert_eq!(decide(kind, None, &[]).step, Step::Read);
+        let [sure, unsure] = read();
+        let decision = decide(kind, None, std::slice::from_ref(&sure));
+        assert_eq!(decision.step, Step::Call { role: Role::Small, check: Check::Never });
+        assert_eq!(decision.confidence, Some(0.9));
+        assert!(decision.reason.contains("loses at most 0.05 with confidence 0.95"), "{}", decision.reason);
+        assert_eq!(decide(kind, None, &[unsure]).step, LARGE);
+        let mut part = sure;
+        part.findings.as_mut().unwrap().prompt_tokens = 70;
+        let decision = decide(kind, None, &[part]);
+        assert!(decision.reason.contains("of 9 of 70 tokens"), "{}", decision.reason);
+    }
+
+    #[test]
+    fn cascade_judges_whole_answers_also_of_streams() {
+        let kind = PolicyKind::Cascade;
+        let [_, unsure] = read();
+        let held = Step::Call { role: Role::Small, check: Check::WhenFinished };
+        assert_eq!(decide(kind, None, &[]).step, Step::Read);
+        assert_eq!(decide(kind, None, &[unsure]).step, held);
+        let good = decide(kind, None, &[answered(0.9)]);
+        assert_eq!(good.step, Step::Answer { attempt: 0 });
+        assert!(good.reason.contains("loses at most 0.05"), "{}", good.reason);
+        assert_eq!(decide(kind, None, &[answered(0.5)]).step, LARGE);
+        let silent = Attempt { signals: Signals::default(), ..answered(0.9) };
+        assert_eq!(decide(kind, None, &[silent]).step, LARGE);
+    }
+
+    #[test]
+    fn cascade_route_spares_small_what_it_can_not_do() {
+        let kind = PolicyKind::CascadeRoute;
+        let [sure, unsure] = read();
+        assert_eq!(decide(kind, None, &[unsure]).step, LARGE);
+        let held = Step::Call { role: Role::Small, check: Check::WhenFinished };
+        assert_eq!(decide(kind, None, &[sure]).step, held);
+    }
+
+    #[test]
+    fn a_request_may_lower_the_loss_and_not_raise_it() {
+        let [sure, _] = read();
+        let reason = |asked| decide(PolicyKind::Route, asked, std::slice::from_ref(&sure)).reason;
+        assert!(reason(Some(0.5)).contains("at most 0.05"), "{}", reason(Some(0.5)));
+        assert!(reason(Some(0.03)).contains("at most 0.02"), "{}", reason(Some(0.03)));
+        let none = decide(PolicyKind::Route, Some(0.01), &[]);
+        assert_eq!(none.step, LARGE);
+        assert!(none.reason.contains("no threshold that loses at most 0.01"), "{}", none.reason);
+    }
+
+    #[test]
+    fn when_large_is_down_small_stands_in_as_configured() {
+        let broken = attempt(
+            Role::Large,
+            &Outcome { status: failed(FailureKind::Upstream), signals: Signals::default() },
+        );
+        let [_, unsure] = read();
+        let after = [Attempt { status: AttemptStatus::Cancelled, ..unsure }, broken.clone()];
+        let again = decide(PolicyKind::Route, None, &after);
+        assert_eq!(again.step, Step::Call { role: Role::Small, check: Check::Never });
+        assert!(again.reason.contains("not confident enough"), "{}", again.reason);
+        let settings = PolicySettings {
+            kind: "cascade".to_owned(),
+            on_large_failure: OnLargeFailure::Error,
+            ..PolicySettings::default()
+        };
+        let strict = build_calibrated(&settings, Some(Arc::new(calibration(PolicyKind::Cascade)))).unwrap();
+        let decision = strict.next(&request(false), &[answered(0.5), broken]);
+        assert!(matches!(decision.step, Step::Refuse(_)), "{decision:?}");
+    }
+
+    #[test]
+    fn a_calibration_that_does_not_route_names_who_answers() {
+        for constant in [Role::Small, Role::Large] {
+            let found = Calibration { routes: false, constant, ..calibration(PolicyKind::Route) };
+            // Of any policy: it decides nothing.
+            let policy = build_calibrated(&PolicySettings::default(), Some(Arc::new(found))).unwrap();
+            let decision = policy.next(&request(true), &[]);
+            assert_eq!(decision.step, Step::Call { role: constant, check: Check::Never });
+            assert!(decision.reason.contains("it pays"), "{}", decision.reason);
+        }
+    }
+
+    #[test]
+    fn policies_and_calibrations_must_fit() {
+        let settings = |kind: &str| PolicySettings { kind: kind.to_owned(), ..PolicySettings::default() };
+        for kind in ["route", "cascade-route"] {
+            let error = build(&settings(kind)).err().unwrap();
+            assert_eq!(error, PolicyError::NeedsCalibration { kind: kind.to_owned() });
+        }
+        let route = Some(Arc::new(calibration(PolicyKind::Route)));
+        let error = build_calibrated(&settings("cascade"), route).err().unwrap().to_string();
+        assert!(error.contains("--policy cascade"), "{error}");
+    }
+}
