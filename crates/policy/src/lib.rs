@@ -7,6 +7,7 @@
 pub mod calibration;
 pub mod calibrator;
 mod forced;
+pub mod guards;
 pub mod heads;
 pub mod routing;
 mod settings;

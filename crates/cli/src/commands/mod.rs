@@ -5,6 +5,7 @@ mod calibrate;
 mod chat;
 mod eval;
 mod generate;
+mod guard;
 mod inspect;
 mod logits;
 mod models;
@@ -64,6 +65,7 @@ commands! {
     Render => render, "warn";
     Eval => eval, "warn";
     Report => report, "warn";
+    Guard => guard, "warn";
     TrainHead => train_head, "warn";
     ScoreHead => score_head, "warn";
     Calibrate => calibrate, "warn";

@@ -7,6 +7,7 @@
 mod admission;
 mod clock;
 mod error;
+mod guarding;
 mod outcome;
 mod reading;
 mod record;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 use contract::{Backend, Delta, Policy, Request, Role};
 use ledger::Ledger;
+use policy::guards::Chain;
 use tokio::time::{Duration, Instant};
 use tokio_util::task::TaskTracker;
 
@@ -72,6 +74,8 @@ pub struct FlowParts {
     pub limits: FlowLimits,
     /// Where requests are counted.
     pub metrics: Metrics,
+    /// What guards requests and answers.
+    pub guards: Chain,
 }
 
 /// A request as it comes in.
@@ -115,6 +119,7 @@ struct Shared {
     heads: FlowHeads,
     limits: FlowLimits,
     metrics: Metrics,
+    guards: Chain,
     board: Board,
     admission: Admission,
     /// Rows on their way into the ledger.
@@ -139,13 +144,24 @@ pub struct Flow {
 impl Flow {
     /// A flow over these parts.
     pub fn new(parts: FlowParts) -> Self {
-        let FlowParts { policy, small, large, ledger, heads, limits, metrics } = parts;
+        let FlowParts { policy, small, large, ledger, heads, limits, metrics, guards } = parts;
         let admission =
             Admission::new(&limits, metrics.queue_depth().clone(), metrics.requests_running().clone());
         let recordings = TaskTracker::new();
         let board = Board::default();
-        let shared =
-            Shared { policy, small, large, ledger, heads, limits, metrics, board, admission, recordings };
+        let shared = Shared {
+            policy,
+            small,
+            large,
+            ledger,
+            heads,
+            limits,
+            metrics,
+            guards,
+            board,
+            admission,
+            recordings,
+        };
         Flow { shared: Arc::new(shared) }
     }
 
@@ -162,6 +178,11 @@ impl Flow {
     /// The ledger, if requests are recorded.
     pub fn ledger(&self) -> Option<&Ledger> {
         self.shared.ledger.as_ref()
+    }
+
+    /// What guards requests and answers.
+    pub fn guards(&self) -> &Chain {
+        &self.shared.guards
     }
 
     /// The figures.

@@ -38,6 +38,7 @@ fn flow(
         heads: FlowHeads::default(),
         limits: FlowLimits::default(),
         metrics: Metrics::new().unwrap(),
+        guards: policy::guards::Chain::default(),
     })
 }
 
