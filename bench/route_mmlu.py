@@ -4,9 +4,9 @@
 
 LABELS.jsonl has a line per question: {"subject", "prompt", "small_correct", "large_correct"} (RouteLLM's
 MMLU labels have this form). `tandem train-head --group subject --scores` gives every question a score by a
-head that has seen no question of its subject. Two heads are trained: one says whether small is right, one
-whether large is; they are judged alone and by their difference, which is what calling large gains. Beside
-them stand length alone, and chance. Definitions: docs/calibration.md.
+head that has seen no question of its subject. Two heads are trained: one says whether small is right, the
+other whether small suffices, that is, whether it is right or large would not be either. Beside them stand
+length alone, and chance. Definitions: docs/calibration.md.
 """
 
 import argparse
@@ -99,14 +99,17 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = folder / "rows.jsonl"
-        data.write_text("".join(json.dumps({"id": str(i), **row}) + "\n" for i, row in enumerate(rows)))
+        for index, row in enumerate(rows):
+            row["id"] = str(index)
+            row["suffices"] = bool(row["small_correct"]) or not row["large_correct"]
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
         small, told_small = head_scores(args.tandem, args, data, "small_correct", folder)
-        large, told_large = head_scores(args.tandem, args, data, "large_correct", folder)
+        suffices, told_suffices = head_scores(args.tandem, args, data, "suffices", folder)
     right = [int(row["small_correct"]) for row in rows]
     right_large = [int(row["large_correct"]) for row in rows]
     scored = {
         "head small is right": small,
-        "both heads' difference": [a - b for a, b in zip(small, large)],
+        "head small suffices": suffices,
         "shorter is easier": [-len(row["prompt"]) for row in rows],
         "longer is easier": [len(row["prompt"]) for row in rows],
         "chance": [draw.random() for _ in rows],
@@ -118,14 +121,14 @@ def main():
                          "auroc_small_right": auroc(scores, right)}
         print(f"{name:24} APGR {figures[name]['apgr']:.3f} ({low:.3f} to {high:.3f})  "
               f"AUROC {figures[name]['auroc_small_right']:.3f}")
-    for told, label in ((told_small, "small is right"), (told_large, "large is right")):
+    for told, label in ((told_small, "small is right"), (told_suffices, "small suffices")):
         layers = "  ".join(f"{at['layer']}: {at['auroc']:.3f}" for at in told["layers"])
         print(f"{label}: AUROC {told['auroc']:.3f} by layer: {layers}")
     if args.record:
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
         record = {"command": " ".join(["python3", "bench/route_mmlu.py"] + [os.path.basename(a) for a in sys.argv[1:]]),
                   "commit": commit.stdout.strip(), "rows": len(rows), "figures": figures,
-                  "small_correct": told_small, "large_correct": told_large}
+                  "small_correct": told_small, "suffices": told_suffices}
         with open(ROOT / "bench/record/route_mmlu.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 

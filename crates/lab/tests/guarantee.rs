@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use contract::Signals;
 use lab::calibration::candidates::{Candidate, grid, thresholds};
 use lab::calibration::pairs::Pair;
-use lab::calibration::scores::{FitSettings, Scored, fit, score};
+use lab::calibration::scores::{FitSettings, Question, Scored, fit, score};
 use lab::fit::random::SplitMix;
 use lab::metrics::routing::{Choice, escalation_rate, realised_loss};
 use policy::calibration::PolicyKind;
@@ -86,7 +86,7 @@ fn exceeded(mut pairs: Vec<Pair>, target: f64) -> (u32, f64) {
         threads: 1,
     };
     let fitted_on: Vec<&Pair> = pairs[..fit_rows].iter().collect();
-    let (fitted, scored) = fit(&fitted_on, &settings);
+    let (fitted, scored) = fit(&fitted_on, Question::Suffices, &settings);
     assert!(fitted.combination.is_some(), "{:?}", fitted.notes);
     let cascade = Candidate { kind: PolicyKind::Cascade, route_below: None };
     let of_fit: Vec<(&Pair, Scored)> = fitted_on.into_iter().zip(scored).collect();

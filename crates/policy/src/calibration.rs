@@ -280,6 +280,16 @@ pub struct Data {
     pub held_out: u64,
 }
 
+/// How likely small's answer is right.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SmallRight {
+    /// From its reading.
+    pub head: Option<Head>,
+    /// From its answer.
+    pub combination: Option<Combination>,
+}
+
 /// A calibration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -304,10 +314,13 @@ pub struct Calibration {
     pub confidence: f64,
     /// The target that was asked for.
     pub max_quality_loss: f64,
-    /// "Small is right", from its reading.
+    /// "Small suffices: large would do no better", from its reading.
     pub head: Option<Head>,
-    /// "Small is right", from its answer.
+    /// The same, from its answer.
     pub combination: Option<Combination>,
+    /// "Small is right": what routing does not go by, and figures tell.
+    #[serde(default)]
+    pub small_right: Option<SmallRight>,
     /// `cascade-route`: below this probability of the head, large answers at once.
     pub route_below: Option<f64>,
     /// By ascending target.
@@ -371,7 +384,8 @@ impl Calibration {
         if self.format != FORMAT || self.version != VERSION {
             return Err(CalibrationError::Version { format: self.format.clone(), version: self.version });
         }
-        if let Some(head) = &self.head {
+        let of_right = self.small_right.as_ref();
+        for head in self.head.iter().chain(of_right.and_then(|right| right.head.as_ref())) {
             head.validate()?;
         }
         self.fault().map_or(Ok(()), |fault| Err(CalibrationError::Damaged(fault)))
@@ -388,7 +402,8 @@ impl Calibration {
         if !rise || !self.thresholds.iter().all(known) {
             return Some("its thresholds are not a rising list of targets".to_owned());
         }
-        if let Some(fault) = self.combination.as_ref().and_then(Combination::fault) {
+        let of_right = self.small_right.iter().filter_map(|right| right.combination.as_ref());
+        if let Some(fault) = self.combination.iter().chain(of_right).find_map(Combination::fault) {
             return Some(fault);
         }
         let asks_head = |part: &Weighed| part.evidence == Evidence::HeadLogit;
@@ -417,7 +432,7 @@ impl Calibration {
         findings?.scores.get(&self.head.as_ref()?.name).copied().filter(|p| (0.0..=1.0).contains(p))
     }
 
-    /// The probability that a finished answer of small is right; `None` where the backend did not tell enough.
+    /// The probability that a finished answer of small suffices; `None` where the backend did not tell enough.
     pub fn answer_probability(&self, attempt: &Attempt) -> Option<f64> {
         let prompt_tokens = attempt.usage.prompt_tokens;
         let head = self.head_probability(attempt.findings.as_ref());
@@ -456,6 +471,7 @@ pub(crate) mod testing {
                 bias: 1.0,
                 calibrator: Calibrator::Platt { slope: 1.0, intercept: 0.0 },
             }),
+            small_right: None,
             route_below: (policy == PolicyKind::CascadeRoute).then_some(0.2),
             thresholds: vec![threshold(0.01, None), threshold(0.02, Some(0.8)), threshold(0.05, Some(0.6))],
             curve: Vec::new(),

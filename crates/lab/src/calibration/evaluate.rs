@@ -2,7 +2,7 @@
 
 use contract::Role;
 use policy::Calibration;
-use policy::calibration::{Ordering, Performance, PolicyKind};
+use policy::calibration::{Ordering, Performance};
 use serde::Serialize;
 
 use super::candidates::Candidate;
@@ -102,14 +102,13 @@ pub fn evaluate(
     let decided = decide_all(&candidate, &rows, threshold);
     let found: Performance = performance(&decided, seed);
     let choices = candidate.choices(&rows);
-    let probability = |(_, scored): &(&Pair, Scored)| match candidate.kind {
-        PolicyKind::Route => scored.head.unwrap_or(0.0),
-        _ => scored.answer.unwrap_or(0.0),
-    };
-    let probabilities: Vec<f64> = rows.iter().map(probability).collect();
+    let right = calibration.small_right.as_ref().map_or(fitted, Fitted::from);
+    let right: Vec<Scored> = rows.iter().map(|(pair, _)| score(&right, pair)).collect();
+    let probabilities: Vec<f64> =
+        right.iter().map(|scored| scored.of(candidate.kind).unwrap_or(0.0)).collect();
     let order: Ordering = ordering(&choices, &probabilities, seed);
     let labels: Vec<bool> = rows.iter().map(|(pair, _)| pair.small_correct).collect();
-    let heads: Option<Vec<f64>> = rows.iter().map(|(_, scored)| scored.head).collect();
+    let heads: Option<Vec<f64>> = right.iter().map(|scored| scored.head).collect();
     let began = candidate.kind.judges_answers() && matches!(threshold, Ok(Some(_)));
     let escalated = decided.iter().filter(|row| began && !row.to_small && row.choice.score >= 0.0).count();
     Evaluation {

@@ -13,7 +13,9 @@ pub mod pairs;
 pub mod scores;
 
 use contract::Role;
-use policy::calibration::{Calibration, Data, Evidence, FORMAT, PolicyKind, Reference, Threshold, VERSION};
+use policy::calibration::{
+    Calibration, Data, Evidence, FORMAT, PolicyKind, Reference, SmallRight, Threshold, VERSION,
+};
 use policy::heads::HeadModel;
 
 use crate::fit::bootstrap::quantile;
@@ -21,7 +23,7 @@ use crate::fit::random::hash;
 use candidates::{Candidate, grid, thresholds};
 use measure::{curve_points, decide_all, ordering, performance, saved_ci, slices};
 use pairs::{Pair, Pairs};
-use scores::{FitSettings, Fitted, Scored};
+use scores::{FitSettings, Fitted, Question, Scored};
 
 /// Of 100 rows, so many are fitted on, the next so many test thresholds; the rest is held out.
 const FIT_PERCENT: u64 = 40;
@@ -118,7 +120,8 @@ pub fn calibrate(pairs: &Pairs, settings: &Settings) -> Result<Calibration, Cali
         seed: settings.seed,
         threads: settings.threads,
     };
-    let (fitted, scored) = scores::fit(&fit, &fit_settings);
+    let (fitted, scored) = scores::fit(&fit, Question::to_route_by(&fit), &fit_settings);
+    let (right, _) = scores::fit(&fit, Question::IsRight, &fit_settings);
     let fit: Vec<Row<'_>> = fit.into_iter().zip(scored).collect();
     let (calibration, held_out) = (scored_by(&fitted, calibration), scored_by(&fitted, held_out));
     let splits = Splits { fit, calibration, held_out };
@@ -129,7 +132,7 @@ pub fn calibrate(pairs: &Pairs, settings: &Settings) -> Result<Calibration, Cali
             fitted.notes.join("; ")
         })
     })?;
-    Ok(assemble(pairs, settings, (&splits, fitted, chosen)))
+    Ok(assemble(pairs, settings, (&splits, [fitted, right], chosen)))
 }
 
 fn scored_by<'a>(fitted: &Fitted, rows: Vec<&'a Pair>) -> Vec<Row<'a>> {
@@ -183,7 +186,7 @@ fn choose(fit: &[Row<'_>], settings: &Settings) -> Option<Candidate> {
 fn assemble(
     pairs: &Pairs,
     settings: &Settings,
-    (splits, fitted, chosen): (&Splits<'_>, Fitted, Candidate),
+    (splits, [fitted, right], chosen): (&Splits<'_>, [Fitted; 2], Candidate),
 ) -> Calibration {
     let delta = 1.0 - settings.confidence;
     let mut targets = TARGETS.to_vec();
@@ -196,11 +199,8 @@ fn assemble(
     let asked = asked.and_then(|row| row.score_min);
     let unseen: Vec<Row<'_>> = splits.calibration.iter().chain(&splits.held_out).copied().collect();
     let choices = chosen.choices(&unseen);
-    let probabilities: Vec<f64> = unseen
-        .iter()
-        .map(|(_, scored)| if chosen.kind == PolicyKind::Route { scored.head } else { scored.answer })
-        .map(|probability| probability.unwrap_or(0.0))
-        .collect();
+    let probabilities: Vec<f64> =
+        unseen.iter().map(|(pair, _)| scores::score(&right, pair).of(chosen.kind).unwrap_or(0.0)).collect();
     let ordering = ordering(&choices, &probabilities, settings.seed);
     let verdict = verdict(settings, (splits, &chosen), (asked, ordering.apgr_ci));
     let held: Vec<&Pair> = splits.held_out.iter().map(|(pair, _)| *pair).collect();
@@ -221,6 +221,7 @@ fn assemble(
         max_quality_loss: settings.max_quality_loss,
         head: fitted.head,
         combination: fitted.combination,
+        small_right: Some(SmallRight { head: right.head, combination: right.combination }),
         route_below: chosen.route_below,
         thresholds: table,
         curve: curve_points(&choices, settings.seed),

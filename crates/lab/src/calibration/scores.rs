@@ -1,8 +1,8 @@
-//! The two probabilities that small is right: by its reading (a head), and by its answer (a combination). Both are
-//! fitted on one split and cross-fitted within it, so that what is fitted on top of them sees honest scores.
+//! Two probabilities of what a [`Question`] asks: by small's reading (a head), and by its answer (a combination). Both
+//! are fitted on one split and cross-fitted within it, so that what is fitted on top of them sees honest scores.
 
 use policy::Head;
-use policy::calibration::{Combination, Evidence, Seen, Weighed};
+use policy::calibration::{Combination, Evidence, PolicyKind, Seen, SmallRight, Weighed};
 use policy::calibrator::logit;
 use policy::heads::HeadModel;
 
@@ -14,14 +14,51 @@ use crate::fit::logistic::{self, Linear, Task};
 use crate::fit::matrix::Matrix;
 use crate::heads::{Rows, TrainSettings, train};
 
-/// The head's name in findings.
-pub const HEAD_NAME: &str = "small-is-right";
 /// Folds within the split.
 const FOLDS: usize = 5;
 /// Strength of the combination's penalty: its parts are few.
 const STRENGTH: f64 = 1e-3;
 /// Share of rows whose answers must have signals for a combination to be fitted.
 const SIGNALS_SHARE_MIN: f64 = 0.9;
+
+/// What is asked of small.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Whether its answer is right.
+    IsRight,
+    /// Whether large would not do better: then calling it gains nothing. What neither can answer is no reason to pay
+    /// for large, so requests are routed by this.
+    Suffices,
+}
+
+impl Question {
+    /// What rows are to be routed by: where large hardly ever gains, only whether small is right can be learnt.
+    pub fn to_route_by(pairs: &[&Pair]) -> Self {
+        let suffices = pairs.iter().filter(|pair| Question::Suffices.label(pair)).count();
+        let gains = pairs.len() - suffices;
+        if suffices.min(gains) >= crate::heads::train::ROWS_MIN {
+            Question::Suffices
+        } else {
+            Question::IsRight
+        }
+    }
+
+    /// The name of its head in findings.
+    pub fn head_name(self) -> &'static str {
+        match self {
+            Question::IsRight => "small-is-right",
+            Question::Suffices => "small-suffices",
+        }
+    }
+
+    /// The answer for a row.
+    pub fn label(self, pair: &Pair) -> bool {
+        match self {
+            Question::IsRight => pair.small_correct,
+            Question::Suffices => pair.small_correct || !pair.large_correct,
+        }
+    }
+}
 
 /// What was fitted.
 #[derive(Clone, Debug, Default)]
@@ -34,13 +71,20 @@ pub struct Fitted {
     pub notes: Vec<String>,
 }
 
-/// A row's probabilities that small is right; `None` where there is nothing to tell them by.
+/// A row's probabilities of one question; `None` where there is nothing to tell them by.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Scored {
     /// By the reading.
     pub head: Option<f64>,
     /// By the answer.
     pub answer: Option<f64>,
+}
+
+impl Scored {
+    /// What a policy goes by in the end.
+    pub fn of(&self, kind: PolicyKind) -> Option<f64> {
+        if kind == PolicyKind::Route { self.head } else { self.answer }
+    }
 }
 
 /// How to fit.
@@ -56,14 +100,20 @@ pub struct FitSettings {
     pub threads: usize,
 }
 
+impl From<&SmallRight> for Fitted {
+    fn from(right: &SmallRight) -> Self {
+        Fitted { head: right.head.clone(), combination: right.combination.clone(), notes: Vec::new() }
+    }
+}
+
 /// Fits on these rows, and gives each the scores of fits that had not seen it.
-pub fn fit(pairs: &[&Pair], settings: &FitSettings) -> (Fitted, Vec<Scored>) {
+pub fn fit(pairs: &[&Pair], question: Question, settings: &FitSettings) -> (Fitted, Vec<Scored>) {
     let mut fitted = Fitted::default();
-    let labels: Vec<bool> = pairs.iter().map(|pair| pair.small_correct).collect();
+    let labels: Vec<bool> = pairs.iter().map(|pair| question.label(pair)).collect();
     let groups: Vec<usize> = (0..pairs.len()).collect();
     let mut of_fold = folds(&groups, &labels, (FOLDS, settings.seed));
     let mut scored = vec![Scored::default(); pairs.len()];
-    match fit_head(pairs, settings) {
+    match fit_head(pairs, question, settings) {
         Ok(trained) => {
             for (scored, probability) in scored.iter_mut().zip(&trained.probabilities) {
                 scored.head = Some(*probability);
@@ -74,7 +124,7 @@ pub fn fit(pairs: &[&Pair], settings: &FitSettings) -> (Fitted, Vec<Scored>) {
         Err(why) => fitted.notes.push(format!("no head on the reading: {why}")),
     }
     let heads: Vec<Option<f64>> = scored.iter().map(|scored| scored.head).collect();
-    match fit_combination(pairs, &heads, &of_fold) {
+    match fit_combination((pairs, &labels), &heads, &of_fold) {
         Ok((combination, answers)) => {
             scored.iter_mut().zip(answers).for_each(|(scored, answer)| scored.answer = answer);
             fitted.combination = Some(combination);
@@ -95,16 +145,20 @@ pub fn score(fitted: &Fitted, pair: &Pair) -> Scored {
     }
 }
 
-fn fit_head(pairs: &[&Pair], settings: &FitSettings) -> Result<crate::heads::Trained, String> {
+fn fit_head(
+    pairs: &[&Pair],
+    question: Question,
+    settings: &FitSettings,
+) -> Result<crate::heads::Trained, String> {
     let mut rows = Rows::default();
     for pair in pairs {
         let reading = pair.reading.as_ref().ok_or("the outcomes hold no readings of small")?;
-        rows.push(reading, pair.small_correct, None)
+        rows.push(reading, question.label(pair), None)
             .map_err(|error| format!("row {:?}: {error}", pair.id))?;
     }
     let settings = TrainSettings {
-        name: HEAD_NAME.to_owned(),
-        label: "correct".to_owned(),
+        name: question.head_name().to_owned(),
+        label: question.head_name().to_owned(),
         model: settings.model.clone(),
         data_sha256: settings.data_sha256.clone(),
         seed: settings.seed,
@@ -116,7 +170,7 @@ fn fit_head(pairs: &[&Pair], settings: &FitSettings) -> Result<crate::heads::Tra
 type Answers = Vec<Option<f64>>;
 
 fn fit_combination(
-    pairs: &[&Pair],
+    (pairs, labels): (&[&Pair], &[bool]),
     heads: &[Option<f64>],
     of_fold: &[usize],
 ) -> Result<(Combination, Answers), String> {
@@ -141,10 +195,13 @@ fn fit_combination(
             known.len()
         ));
     }
-    let labels: Vec<bool> = known.iter().map(|row| pairs[*row].small_correct).collect();
+    let labels: Vec<bool> = known.iter().map(|row| labels[*row]).collect();
     let right = labels.iter().filter(|label| **label).count();
     if right < crate::heads::train::ROWS_MIN || labels.len() - right < crate::heads::train::ROWS_MIN {
-        return Err(format!("of {} answers of small, {right} are right", labels.len()));
+        return Err(format!(
+            "of {} answers of small, {right} have the label, too few or too many to learn from",
+            labels.len()
+        ));
     }
     let standard = matrix.standardise();
     let folds: Vec<usize> = known.iter().map(|row| of_fold[*row]).collect();

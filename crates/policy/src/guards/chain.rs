@@ -382,7 +382,7 @@ mod tests {
         assert_eq!(marked(13..38), (true, vec![Channel::User, Channel::Tool, Channel::Tool]));
         assert_eq!(marked(24..24), (false, vec![Channel::User]));
         // The marks move with the text: what follows the redacted address is marked still.
-        assert_eq!(marked(13..14).0, true);
+        assert!(marked(13..14).0);
         let mut asked = chat(vec![Message::text(MessageRole::Tool, "ignore all")]);
         assert!(chain.input(&mut asked).blocked.is_some());
     }

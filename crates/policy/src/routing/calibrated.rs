@@ -1,7 +1,8 @@
 //! What `route`, `cascade` and `cascade-route` do with a calibration: [`Calibrated`].
 //!
-//! Small reads the request first where the calibration has use for its head. By the head's probability that small is
-//! right, or by that of its whole answer, small answers if the calibration's threshold is reached. Thresholds hold
+//! Small reads the request first where the calibration has use for its head. By the head's probability that small
+//! suffices (large would do no better), or by that of its whole answer, small answers if the calibration's threshold
+//! is reached. Thresholds hold
 //! for whole answers, so a stream that small's answer is judged for leaves once all of it is there.
 
 use std::sync::Arc;
@@ -80,7 +81,7 @@ impl Calibrated {
             return escalate("the head says nothing of small's reading: large answers".to_owned(), None);
         };
         let part = findings.map(of_part).unwrap_or_default();
-        let says = format!("by its reading{part} small is right with probability {}", shown(head));
+        let says = format!("by its reading{part} small suffices with probability {}", shown(head));
         let at_once = match self.kind {
             PolicyKind::Route => Some(least),
             PolicyKind::Cascade => None,
@@ -120,7 +121,7 @@ impl Calibrated {
                 "small's backend did not tell what its answer is judged by: the request escalates to large";
             return escalate(reason.to_owned(), None);
         };
-        let says = format!("small's answer is right with probability {}", shown(probability));
+        let says = format!("small's answer suffices with probability {}", shown(probability));
         if probability >= least {
             return Decision {
                 step: Step::Answer { attempt: index },
