@@ -11,6 +11,7 @@ mod models;
 mod perplexity;
 mod pull;
 mod render;
+mod replay;
 mod report;
 mod score_head;
 pub(crate) mod serve;
@@ -64,6 +65,7 @@ commands! {
     Render => render, "warn";
     Eval => eval, "warn";
     Report => report, "warn";
+    Replay => replay, "warn";
     TrainHead => train_head, "warn";
     ScoreHead => score_head, "warn";
     Calibrate => calibrate, "warn";
