@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use contract::{Attempt, Drafting};
+use policy::drift::DriftState;
 use prometheus::{
     CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -62,6 +63,8 @@ struct Inner {
     prefix_hit_tokens: IntCounter,
     draft_tokens: IntCounterVec,
     drafter_active: IntGaugeVec,
+    calibration_drift: Gauge,
+    calibration_drifted: IntGauge,
     /// Held while the figures are brought up to date, so that two scrapes count nothing twice.
     rendering: Mutex<()>,
 }
@@ -105,6 +108,14 @@ impl Builder {
         Ok(Inner {
             draft_tokens: self.register(IntCounterVec::new(drafts, &["outcome"]))?,
             drafter_active: self.register(IntGaugeVec::new(drafters, &["model", "drafter"]))?,
+            calibration_drift: self.register(Gauge::new(
+                "tandem_calibration_drift",
+                "Largest distance of traffic's distribution from the calibration's, 0 to 1.",
+            ))?,
+            calibration_drifted: self.register(IntGauge::new(
+                "tandem_calibration_drifted",
+                "Whether traffic has drifted so far that large answers.",
+            ))?,
             rendering: Mutex::new(()),
             requests: self.register(IntCounterVec::new(requests, &["route", "model", "status"]))?,
             tokens: self.register(IntCounterVec::new(tokens, &["backend", "kind"]))?,
@@ -215,6 +226,11 @@ impl Metrics {
 
     pub(crate) fn requests_running(&self) -> &IntGauge {
         &self.inner.requests_running
+    }
+
+    pub(crate) fn drift(&self, state: DriftState) {
+        self.inner.calibration_drift.set(state.statistic);
+        self.inner.calibration_drifted.set(i64::from(state.drifted));
     }
 
     pub(crate) fn first_token(&self, seconds: f64) {

@@ -257,7 +257,7 @@ impl Walk<'_> {
     fn reading(&self) -> Option<Attempt> {
         let small = |attempt: &&Attempt| attempt.role == Role::Small && attempt.findings.is_some();
         let read = self.row.attempts.iter().find(small)?;
-        let prompt_tokens = read.findings.as_ref().map_or(0, |findings| u64::from(findings.read_tokens));
+        let prompt_tokens = read.findings.as_ref().map_or(0, |findings| findings.read_tokens);
         let usage = Usage { prompt_tokens, ..Usage::default() };
         Some(Attempt {
             status: AttemptStatus::Read,

@@ -15,8 +15,9 @@ mod running;
 
 use std::sync::Arc;
 
-use contract::{Backend, Delta, Policy, Request, Role};
+use contract::{Attempt, Backend, Decision, Delta, Policy, Request, Role};
 use ledger::Ledger;
+use policy::drift::DriftState;
 use tokio::time::{Duration, Instant};
 use tokio_util::task::TaskTracker;
 
@@ -25,6 +26,7 @@ pub use outcome::{Decided, Failure, Outcome, RouteTaken};
 pub use reading::FlowHeads;
 
 use crate::board::Board;
+use crate::drift::{Watch, Watched};
 use crate::metrics::Metrics;
 use admission::Admission;
 use run::Run;
@@ -116,6 +118,7 @@ struct Shared {
     limits: FlowLimits,
     metrics: Metrics,
     board: Board,
+    watch: Option<Watch>,
     admission: Admission,
     /// Rows on their way into the ledger.
     recordings: TaskTracker,
@@ -128,6 +131,12 @@ impl Shared {
             Role::Large => &self.large,
         }
     }
+
+    /// What is done next: as the policy says, unless its calibration is off.
+    fn decide(&self, request: &Request, attempts: &[Attempt]) -> Decision {
+        let instead = self.watch.as_ref().and_then(|watch| watch.instead(request, attempts));
+        instead.unwrap_or_else(|| self.policy.next(request, attempts))
+    }
 }
 
 /// Answers requests. Clones share everything.
@@ -139,13 +148,30 @@ pub struct Flow {
 impl Flow {
     /// A flow over these parts.
     pub fn new(parts: FlowParts) -> Self {
+        Self::watched(parts, None)
+    }
+
+    /// A flow whose policy obeys a calibration, which traffic is held against.
+    pub fn watched(parts: FlowParts, watched: Option<Watched>) -> Self {
         let FlowParts { policy, small, large, ledger, heads, limits, metrics } = parts;
         let admission =
             Admission::new(&limits, metrics.queue_depth().clone(), metrics.requests_running().clone());
         let recordings = TaskTracker::new();
         let board = Board::default();
-        let shared =
-            Shared { policy, small, large, ledger, heads, limits, metrics, board, admission, recordings };
+        let watch = watched.and_then(Watch::new);
+        let shared = Shared {
+            policy,
+            small,
+            large,
+            ledger,
+            heads,
+            limits,
+            metrics,
+            board,
+            watch,
+            admission,
+            recordings,
+        };
         Flow { shared: Arc::new(shared) }
     }
 
@@ -167,6 +193,11 @@ impl Flow {
     /// The figures.
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
+    }
+
+    /// How far traffic is from the calibration's, if it is watched.
+    pub fn drift(&self) -> Option<DriftState> {
+        self.shared.watch.as_ref().map(Watch::state)
     }
 
     pub(crate) fn board(&self) -> &Board {
