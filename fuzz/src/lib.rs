@@ -8,6 +8,7 @@
 mod catalogue;
 mod door;
 mod gguf;
+mod guards;
 mod model;
 mod mutate;
 mod outcomes;
@@ -29,6 +30,7 @@ pub const TARGETS: &[Target] = &[
     catalogue::TARGET,
     door::TARGET,
     gguf::TARGET,
+    guards::TARGET,
     model::TARGET,
     outcomes::TARGET,
     packed::TARGET,

@@ -4,6 +4,7 @@
 mod attempt;
 mod backend;
 mod decision;
+mod guarding;
 mod price;
 mod reading;
 mod request;
@@ -14,6 +15,7 @@ pub use backend::{
     FailureKind, FinishReason, Finished, Readiness, TokenLogprob,
 };
 pub use decision::{Check, Decision, Policy, Refusal, Step};
+pub use guarding::{Channel, GuardAction, GuardRecord};
 pub use price::Price;
 pub use reading::{Findings, LayerState, NextToken, Read, ReadFuture, ReadOptions, Reading};
 pub use request::{

@@ -1,5 +1,7 @@
 //! What a client asked for, validated: inside Tandem a [`Request`] is known to be well-formed.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 /// The two roles of Tandem; each is filled by a backend.
@@ -114,6 +116,9 @@ pub struct Message {
     /// The call that a `tool` message answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tool_call_id: Option<String>,
+    /// What the client marked as retrieved, byte ranges of `content`, for guards. Never passed on.
+    #[serde(skip)]
+    pub retrieved: Vec<Range<usize>>,
 }
 
 impl Message {
@@ -125,6 +130,7 @@ impl Message {
             name: None,
             tool_calls: Vec::new(),
             tool_call_id: None,
+            retrieved: Vec::new(),
         }
     }
 }

@@ -31,6 +31,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         heads: FlowHeads::default(),
         limits: settings.flow_limits(),
         metrics: Metrics::new()?,
+        guards: policy::guards::Chain::default(),
     });
     let gateway = Gateway::bind(settings, flow).await?;
     println!("listening on http://{}", gateway.local_addr());

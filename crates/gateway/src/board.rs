@@ -169,6 +169,7 @@ mod tests {
             decisions: Vec::new(),
             attempts: Vec::new(),
             answered: None,
+            guards: Vec::new(),
         }
     }
 

@@ -62,6 +62,7 @@ struct Inner {
     kv_probe: Mutex<Option<KvProbe>>,
     prefix_hit_tokens: IntCounter,
     draft_tokens: IntCounterVec,
+    guard: IntCounterVec,
     drafter_active: IntGaugeVec,
     calibration_drift: Gauge,
     calibration_drifted: IntGauge,
@@ -104,9 +105,11 @@ impl Builder {
         let kv_blocks = Opts::new("tandem_kv_blocks", "Blocks of the key-value caches, by state.");
         let drafts =
             Opts::new("tandem_draft_tokens_total", "Drafted tokens of models in this process, by outcome.");
+        let guard = Opts::new("tandem_guard_total", "Findings of guards, by guard and action.");
         let drafters = Opts::new("tandem_drafter_active", "Whether a drafter drafts for a model at present.");
         Ok(Inner {
             draft_tokens: self.register(IntCounterVec::new(drafts, &["outcome"]))?,
+            guard: self.register(IntCounterVec::new(guard, &["guard", "action"]))?,
             drafter_active: self.register(IntGaugeVec::new(drafters, &["model", "drafter"]))?,
             calibration_drift: self.register(Gauge::new(
                 "tandem_calibration_drift",
@@ -249,6 +252,9 @@ impl Metrics {
         inner.requests.with_label_values(&[outcome.route.as_str(), model, &status]).inc();
         inner.overhead_seconds.observe(outcome.overhead_ms / 1e3);
         inner.saved_usd.add(outcome.saved_usd);
+        for record in &outcome.guards {
+            inner.guard.with_label_values(&[record.guard.as_str(), record.action.as_str()]).inc();
+        }
         for attempt in &outcome.attempts {
             self.attempt(attempt);
         }

@@ -8,6 +8,7 @@ pub mod heads;
 pub mod metrics;
 pub mod outcome_file;
 pub mod outcomes;
+pub mod rejudge;
 pub mod replay;
 pub mod report;
 pub mod rows;

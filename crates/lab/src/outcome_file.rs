@@ -91,6 +91,24 @@ impl OutcomeFile {
         Ok((OutcomeFile { file, path: path.to_owned() }, outcomes))
     }
 
+    /// Puts these outcomes in a file's place, whole: if that fails the file is as it was.
+    ///
+    /// # Errors
+    /// If it can't be written.
+    pub fn replace(path: &Path, outcomes: &[Outcome]) -> Result<(), OutcomeFileError> {
+        let at = |error| OutcomeFileError::Io { path: path.to_owned(), error };
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".new");
+        let beside = PathBuf::from(beside);
+        let mut file = std::io::BufWriter::new(File::create(&beside).map_err(at)?);
+        for outcome in outcomes {
+            serde_json::to_writer(&mut file, outcome).map_err(|error| at(error.into()))?;
+            file.write_all(b"\n").map_err(at)?;
+        }
+        file.into_inner().map_err(|error| at(error.into_error()))?.sync_all().map_err(at)?;
+        std::fs::rename(&beside, path).map_err(at)
+    }
+
     /// Appends a line, whole and at once.
     ///
     /// # Errors

@@ -448,6 +448,7 @@ mod tests {
             confidence: None,
             cost_usd,
             saved_usd: 10.0 - cost_usd,
+            guards: Vec::new(),
             overhead_ms: 0.0,
             first_token_ms: None,
             total_ms: 0.0,

@@ -8,7 +8,7 @@ use crate::{Feedback, LedgerError, ReportQuery, RequestRow, StoredRequest};
 
 const SELECT_REQUEST: &str = "SELECT id, arrived_unix_ms, tenant, request_json, prompt_sha256, policy, route, \
     status, error, client_gone, answered, confidence, cost_usd, saved_usd, overhead_ms, first_token_ms, \
-    total_ms FROM requests WHERE id = $1";
+    total_ms, guards_json FROM requests WHERE id = $1";
 
 /// Ids in the order of arrival, from behind a place on.
 const SELECT_PAGE: &str = "SELECT arrived_unix_ms, id FROM requests WHERE arrived_unix_ms >= $1 AND \
@@ -45,6 +45,7 @@ struct RequestColumns {
     overhead_ms: f64,
     first_token_ms: Option<f64>,
     total_ms: f64,
+    guards_json: Option<String>,
 }
 
 #[derive(FromRow)]
@@ -167,6 +168,11 @@ fn row(
         overhead_ms: columns.overhead_ms,
         first_token_ms: columns.first_token_ms,
         total_ms: columns.total_ms,
+        guards: columns
+            .guards_json
+            .map(|text| json(&id, "guards_json", &text))
+            .transpose()?
+            .unwrap_or_default(),
         id,
     })
 }

@@ -1,6 +1,6 @@
 //! What goes into the ledger and comes out: [`RequestRow`], [`StoredRequest`], [`Feedback`].
 
-use contract::{Attempt, Decision, Request};
+use contract::{Attempt, Decision, GuardRecord, Request};
 use serde::{Deserialize, Serialize};
 
 /// One request with all that became of it, recorded once when it is over.
@@ -30,6 +30,8 @@ pub struct RequestRow {
     pub decisions: Vec<Decision>,
     /// Index of the attempt whose text the client got.
     pub answered: Option<usize>,
+    /// What guards found and did.
+    pub guards: Vec<GuardRecord>,
     /// The confidence behind the last decision that had one.
     pub confidence: Option<f64>,
     /// Cost of all attempts, US dollars.

@@ -13,6 +13,7 @@ use crate::LedgerError;
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "ledger", include_str!("../migrations/0001_ledger.sql")),
     (2, "readings", include_str!("../migrations/0002_readings.sql")),
+    (3, "guards", include_str!("../migrations/0003_guards.sql")),
 ];
 
 /// How long a statement waits for another process's lock.

@@ -9,8 +9,8 @@ use crate::keep::Kept;
 
 const INSERT_REQUEST: &str = "INSERT INTO requests (id, arrived_unix_ms, tenant, request_json, prompt_sha256, \
     policy, route, status, error, client_gone, answered, confidence, cost_usd, saved_usd, overhead_ms, \
-    first_token_ms, total_ms) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) \
+    first_token_ms, total_ms, guards_json) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) \
     ON CONFLICT (id) DO NOTHING";
 
 const INSERT_ATTEMPT: &str = "INSERT INTO attempts (request_id, ordinal, role, model, status, status_json, \
@@ -79,6 +79,7 @@ async fn insert_request(connection: &mut SqliteConnection, kept: &Kept) -> Resul
         .bind(row.overhead_ms)
         .bind(row.first_token_ms)
         .bind(row.total_ms)
+        .bind((!row.guards.is_empty()).then(|| json(&row.guards)).transpose()?)
         .execute(connection)
         .await?;
     Ok(result.rows_affected() > 0)

@@ -8,6 +8,7 @@ pub mod calibration;
 pub mod calibrator;
 pub mod drift;
 mod forced;
+pub mod guards;
 pub mod heads;
 pub mod routing;
 mod settings;

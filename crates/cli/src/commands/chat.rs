@@ -401,6 +401,7 @@ mod tests {
             decisions: Vec::new(),
             attempts: Vec::new(),
             answered: None,
+            guards: Vec::new(),
         }
     }
 

@@ -5,6 +5,7 @@ mod calibrate;
 mod chat;
 mod eval;
 mod generate;
+mod guard;
 mod inspect;
 mod logits;
 mod models;
@@ -66,6 +67,7 @@ commands! {
     Eval => eval, "warn";
     Report => report, "warn";
     Replay => replay, "warn";
+    Guard => guard, "warn";
     TrainHead => train_head, "warn";
     ScoreHead => score_head, "warn";
     Calibrate => calibrate, "warn";

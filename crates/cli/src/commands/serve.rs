@@ -78,8 +78,8 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
 fn print(settings: &Settings, plan: Option<(Plan, Vec<Part>)>, context: &Context) -> Result<(), CliError> {
     if context.json {
         let sections = settings::effective(settings)?.into_iter();
-        let mut sections: BTreeMap<&str, toml::Table> = sections.collect();
-        sections.extend(plan.map(|(plan, _)| ("memory", plan.to_toml())));
+        let mut sections: BTreeMap<&str, toml::Value> = sections.collect();
+        sections.extend(plan.map(|(plan, _)| ("memory", toml::Value::Table(plan.to_toml()))));
         return output::json(&sections);
     }
     // Not part of the settings, which can be written to a file as they are.
@@ -166,6 +166,7 @@ pub async fn assemble(
         heads: heads::flow_heads(settings)?,
         limits: settings.gateway.flow_limits(),
         metrics: metrics.clone(),
+        guards: settings.chain()?,
     };
     let flow = Flow::watched(parts, watched(settings)?);
     Ok((flow, loading(settings, context, metrics)))

@@ -1,9 +1,9 @@
 //! `tandem train-head`: a head from labelled rows.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use contract::Input;
-use lab::heads::{Rows, TrainSettings, train};
+use lab::heads::{Rows, TrainSettings, Trained, train};
 use policy::heads::Training;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -45,6 +45,9 @@ pub struct Args {
     /// Decides the folds
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    /// Also write each row's score by a fit that had not seen the row's fold: {"id", "score", "label", "group", "fold"} a line
+    #[arg(long, value_name = "FILE")]
+    scores: Option<PathBuf>,
     /// The file to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -60,6 +63,7 @@ struct Row {
 
 /// What a row says besides its text.
 struct Labelled {
+    id: Value,
     label: bool,
     group: Option<String>,
 }
@@ -74,7 +78,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     let reader = Reader::load(&args.model, |depth| layers(&args.layers, depth), context)?;
     let mut readings = Rows::default();
     reader.read(inputs, |index, reading| {
-        let Labelled { label, group } = &labels[index];
+        let Labelled { label, group, .. } = &labels[index];
         readings.push(&reading, *label, group.as_deref()).map_err(CliError::failed)
     })?;
     let settings = TrainSettings {
@@ -88,7 +92,10 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     let bar = counter("fitting layers", readings.layers().len() as u64, context.stderr_is_terminal);
     let trained = train(&readings, &settings, &|| bar.inc(1));
     bar.finish_and_clear();
-    let head = trained.map_err(CliError::usage)?.head;
+    let Trained { head, probabilities, folds } = trained.map_err(CliError::usage)?;
+    if let Some(path) = &args.scores {
+        write_scores(path, &labels, (&probabilities, &folds))?;
+    }
     let text = serde_json::to_string(&head).map_err(CliError::failed)?;
     std::fs::write(&args.out, text + "\n")
         .map_err(|error| CliError::failed(format!("can't write {}: {error}", args.out.display())))?;
@@ -115,11 +122,23 @@ fn rows(args: &Args) -> Result<(Vec<Input>, Vec<Labelled>), CliError> {
             Some(other) => Ok(other.to_string()),
             None => Err(CliError::usage(format!("the row has no field {field:?} for the group"))),
         });
-        labels.push(Labelled { label, group: group.transpose()? });
+        let id = row.fields.get("id").cloned().unwrap_or_default();
+        labels.push(Labelled { id, label, group: group.transpose()? });
         inputs.push(row.input.input(args.as_chat)?);
         Ok(())
     })?;
     Ok((inputs, labels))
+}
+
+/// Writes what each row got by a fit that had not seen its fold.
+fn write_scores(path: &Path, rows: &[Labelled], (scores, folds): (&[f64], &[usize])) -> Result<(), CliError> {
+    let lines = rows.iter().zip(scores.iter().zip(folds)).map(|(row, (score, fold))| {
+        json!({ "id": row.id, "score": score, "label": row.label, "group": row.group, "fold": fold })
+            .to_string()
+            + "\n"
+    });
+    std::fs::write(path, lines.collect::<String>())
+        .map_err(|error| CliError::failed(format!("can't write {}: {error}", path.display())))
 }
 
 fn truth(value: &Value) -> Option<bool> {

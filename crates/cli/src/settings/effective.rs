@@ -14,7 +14,7 @@ use crate::error::CliError;
 ///
 /// # Errors
 /// If a number is too large for TOML.
-pub fn effective(settings: &Settings) -> Result<Vec<(&'static str, Table)>, CliError> {
+pub fn effective(settings: &Settings) -> Result<Vec<(&'static str, Value)>, CliError> {
     let mut server = table(&settings.gateway)?;
     server.insert("threads".to_owned(), integer(settings.threads as u64));
     if let Some(bytes) = settings.memory_bytes {
@@ -22,7 +22,9 @@ pub fn effective(settings: &Settings) -> Result<Vec<(&'static str, Table)>, CliE
     }
     let mut ledger = table(&settings.ledger.settings)?;
     ledger.insert("path".to_owned(), Value::String(settings.ledger.path.display().to_string()));
-    Ok(vec![
+    let guards: Vec<Value> =
+        settings.guards.iter().map(|guard| table(guard).map(Value::Table)).collect::<Result<_, _>>()?;
+    let sections = [
         ("server", server),
         ("small", role(&settings.small)?),
         ("large", role(&settings.large)?),
@@ -30,7 +32,13 @@ pub fn effective(settings: &Settings) -> Result<Vec<(&'static str, Table)>, CliE
         ("speculative", settings.speculative.effective()),
         ("ledger", ledger),
         ("cache", table(&settings.cache)?),
-    ])
+    ];
+    let mut sections: Vec<(&str, Value)> =
+        sections.into_iter().map(|(name, section)| (name, Value::Table(section))).collect();
+    if !guards.is_empty() {
+        sections.push(("guard", Value::Array(guards)));
+    }
+    Ok(sections)
 }
 
 /// The effective settings as a configuration file.
@@ -40,7 +48,7 @@ pub fn effective(settings: &Settings) -> Result<Vec<(&'static str, Table)>, CliE
 pub fn effective_toml(settings: &Settings) -> Result<String, CliError> {
     let mut text = String::new();
     for (name, section) in effective(settings)? {
-        let table = Table::from_iter([(name.to_owned(), Value::Table(section))]);
+        let table = Table::from_iter([(name.to_owned(), section)]);
         text.push_str(&toml::to_string(&table).map_err(CliError::failed)?);
         text.push('\n');
     }

@@ -146,10 +146,6 @@ pub const SECTIONS: &[Section] = &[
     Section { name: "cache", keys: CACHE },
 ];
 
-/// Why `[[guard]]` is refused.
-pub const NO_GUARDS: &str = "guards are not available in this version; take [[guard]] out rather than \
-                             rely on checks that would not be made";
-
 impl Section {
     /// The environment variable of a key: `TANDEM_LISTEN`, `TANDEM_SMALL_MODEL`.
     pub fn variable(&self, key: &Key) -> String {

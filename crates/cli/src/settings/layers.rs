@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use super::keys::{LOCAL_ONLY, NO_GUARDS, SECTIONS, Section, UPSTREAM_ONLY, suggestion};
+use super::guards;
+use super::keys::{LOCAL_ONLY, SECTIONS, Section, UPSTREAM_ONLY, suggestion};
 use crate::environment::Environment;
 use crate::error::{CliError, unreadable};
 
@@ -43,6 +44,8 @@ pub struct Flags {
 pub struct Raw {
     /// Keys by section; a section without keys may be absent.
     pub sections: BTreeMap<&'static str, Table>,
+    /// The `[[guard]]` entries, with known keys.
+    pub guards: Vec<Table>,
     /// The file that was read.
     pub file: Option<PathBuf>,
 }
@@ -90,7 +93,8 @@ impl Raw {
         })?;
         for (section_name, values) in file {
             if section_name == "guard" {
-                return Err(CliError::usage(format!("{name}: {NO_GUARDS}")));
+                self.guards = guards::tables(values, name)?;
+                continue;
             }
             let section = SECTIONS.iter().find(|section| section.name == section_name).ok_or_else(|| {
                 let hint = suggestion(&section_name, SECTIONS.iter().map(|section| section.name));
@@ -231,7 +235,11 @@ mod tests {
             ("[sever]\n", "no section [sever]; did you mean `server`?"),
             ("[large]\napi_key = \"sk-secret\"", "did you mean `api_key_env`?"),
             ("server = 3", "must be a section"),
-            ("[[guard]]\nname = \"pii\"", "guards are not available"),
+            (
+                "[[guard]]\nname = \"pii\"\nentites = []",
+                "[[guard]] has no key `entites`; did you mean `entities`?",
+            ),
+            ("[guard]\nname = \"pii\"", "write guards as [[guard]]"),
             ("[policy]\nrules = [1]", "policy.rules must be a list of tables"),
             ("[speculative]\ndraft = \"model\"", "did you mean `drafter`?"),
             ("[server]\nqueue_max = \"many\"", "server.queue_max must be a whole number, not string"),

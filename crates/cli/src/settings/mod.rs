@@ -4,6 +4,7 @@
 mod cache;
 mod calibration;
 mod effective;
+mod guards;
 mod keys;
 mod layers;
 mod roles;
@@ -17,6 +18,7 @@ use clap::Args;
 use gateway::GatewaySettings;
 use kernels::pool::THREADS_MAX;
 use ledger::LedgerSettings;
+use policy::guards::{Chain, GuardSettings};
 use policy::{Calibration, PolicySettings};
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
@@ -115,6 +117,8 @@ pub struct Settings {
     pub large: RoleSettings,
     /// How requests are routed.
     pub policy: PolicySettings,
+    /// What guards requests and answers.
+    pub guards: Vec<GuardSettings>,
     /// By what they are, if a calibration is named.
     pub calibration: Option<Arc<Calibration>>,
     /// How local models' tokens are drafted.
@@ -147,6 +151,7 @@ pub fn load(mut flags: Flags, context: &Context) -> Result<Settings, CliError> {
     let policy: PolicySettings = typed("policy", std::mem::take(raw.section("policy")))?;
     let calibration = calibration::load(&policy, context)?;
     policy::build_calibrated(&policy, calibration.clone()).map_err(CliError::usage)?;
+    let guards = guards::read(std::mem::take(&mut raw.guards))?;
     let cache = CacheSettings::read(std::mem::take(raw.section("cache")))?;
     let mut role = |name| RoleSettings::read(name, std::mem::take(raw.section(name)), context);
     let (small, large) = (role("small")?, role("large")?);
@@ -160,6 +165,7 @@ pub fn load(mut flags: Flags, context: &Context) -> Result<Settings, CliError> {
         small,
         large,
         policy,
+        guards,
         calibration,
         speculative,
         ledger,
@@ -175,6 +181,25 @@ pub fn ledger_path(config: Option<&Path>, context: &Context) -> Result<PathBuf, 
     let flags = Flags { config: config.map(Path::to_path_buf), ..Flags::default() };
     let mut raw = layers::read(&flags, context.environment(), Path::new("."))?;
     Ok(ledger_plan(std::mem::take(raw.section("ledger")), context)?.path)
+}
+
+/// The guards, by configuration file and environment.
+///
+/// # Errors
+/// As [`load`].
+pub fn guards(flags: &Flags, context: &Context) -> Result<Chain, CliError> {
+    let raw = layers::read(flags, context.environment(), Path::new("."))?;
+    guards::chain(&guards::read(raw.guards)?)
+}
+
+impl Settings {
+    /// The guards.
+    ///
+    /// # Errors
+    /// None once the settings are read.
+    pub fn chain(&self) -> Result<Chain, CliError> {
+        guards::chain(&self.guards)
+    }
 }
 
 /// What is kept for the next start, by configuration file and environment.

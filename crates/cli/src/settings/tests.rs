@@ -261,8 +261,32 @@ fn every_setting_of_the_parts_has_a_key() {
     };
     let shown = effective(&of_file("").unwrap()).unwrap();
     for (section, values) in &shown {
-        for name in values.keys() {
+        for name in values.as_table().unwrap().keys() {
             assert!(known(section, name), "{section}.{name}");
         }
+    }
+}
+
+#[test]
+fn guards_are_read_built_and_shown_as_they_can_be_written() {
+    let file = "[[guard]]\nname = \"pii\"\nkind = \"pattern\"\naction = \"redact\"\nrestore = true\n\
+                entities = [\"email\", \"phone\"]\n\n[[guard]]\nname = \"words\"\nkind = \"pattern\"\n\
+                action = \"block\"\nstage = \"both\"\ndeny = [\"x\"]\n";
+    let settings = of_file(file).unwrap();
+    assert_eq!(settings.guards.len(), 2);
+    assert!(!settings.chain().unwrap().is_empty());
+    let shown = effective_toml(&settings).unwrap();
+    let again: toml::Table = toml::from_str(&shown).unwrap();
+    let guards = toml::to_string(&Table::from_iter([("guard".to_owned(), again["guard"].clone())])).unwrap();
+    assert_eq!(of_file(&guards).unwrap().guards, settings.guards);
+
+    for (file, words) in [
+        ("[[guard]]\nname = \"a\"\naction = \"block\"", "kind"),
+        ("[[guard]]\nname = \"a\"\naction = \"block\"\nkind = \"head\"", "known are: pattern"),
+        ("[[guard]]\nname = \"a\"\naction = \"stop\"\nkind = \"pattern\"", "stop"),
+        ("[[guard]]\nname = \"a\"\naction = \"block\"\nkind = \"pattern\"\nentities = [\"e-mail\"]", "email"),
+    ] {
+        let error = of_file(file).unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().contains(words), "{error}");
     }
 }

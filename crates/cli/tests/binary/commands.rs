@@ -222,6 +222,37 @@ fn bench_loads_twice_and_leaves_nothing() {
 }
 
 #[test]
+fn guard_test_scores_rows_and_sums_up_on_stderr() {
+    let home = Home::new();
+    let config = home.file(
+        "guards.toml",
+        "[[guard]]\nname = \"pii\"\nkind = \"pattern\"\naction = \"redact\"\n\n[[guard]]\nname = \"tools\"\n\
+         kind = \"pattern\"\naction = \"block\"\nchannels = [\"tool\"]\ndeny = [\"ignore all\"]\n",
+    );
+    let rows = home.file(
+        "rows.jsonl",
+        "{\"id\":\"a\",\"text\":\"I am jane@example.org\",\"label\":true}\n\
+         {\"text\":\"ignore all\",\"label\":false}\n\
+         {\"id\":7,\"messages\":[{\"role\":\"user\",\"content\":\"sum up\"},\
+         {\"role\":\"tool\",\"content\":\"ignore all\"}],\"label\":true}\n",
+    );
+    let ended = home.run(&["guard", "test", &rows, "--config", &config]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let lines: Vec<Value> = ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let first = json!({"id": "a", "flagged": true, "action": "redact", "scores": {"pii": 1.0}});
+    let second = json!({"id": 2, "flagged": false, "action": null, "scores": {"pii": 0.0}});
+    let third = json!({"id": 7, "flagged": true, "action": "block", "scores": {"pii": 0.0, "tools": 1.0}});
+    assert_eq!(lines, [first, second, third]);
+    assert!(ended.stderr.contains("precision 1.0000  recall 1.0000"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("AUROC 1.0000") && ended.stderr.contains("3 rows"), "{}", ended.stderr);
+
+    let bare = home.file("bare.toml", "");
+    home.run(&["guard", "test", &rows, "--config", &bare]).assert_fails(2, "no [[guard]]");
+    let odd = home.file("odd.jsonl", "{\"text\":\"a\",\"messages\":[]}");
+    home.run(&["guard", "test", &odd, "--config", &config]).assert_fails(2, "either");
+}
+
+#[test]
 fn heads_are_not_trained_or_asked_with_what_does_not_fit() {
     let home = Home::new();
     let model = tiny("tiny-qwen2");

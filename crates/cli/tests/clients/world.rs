@@ -95,6 +95,7 @@ impl World {
             heads: FlowHeads::default(),
             limits: settings.flow_limits(),
             metrics: Metrics::new().unwrap(),
+            guards: policy::guards::Chain::default(),
         });
         let gateway = runtime.block_on(Gateway::bind(settings, flow.clone())).unwrap();
         let address = gateway.local_addr();

@@ -1,5 +1,7 @@
 //! The conversation of a chat request: [`read`].
 
+use std::ops::Range;
+
 use contract::{Message, MessageRole, ToolCall};
 use serde_json::Value;
 
@@ -28,7 +30,7 @@ fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
     let fields = Fields::new(map, &path);
     let role = role(fields)?;
     let tool_calls = tool_calls(fields, &path)?;
-    let content = content(fields, &path)?;
+    let (content, retrieved) = content(fields, &path)?;
     if content.is_none() && (role != MessageRole::Assistant || tool_calls.is_empty()) {
         return Err(fields.wrong("content", "a string or a list of text parts"));
     }
@@ -36,7 +38,14 @@ fn message(index: usize, value: &Value) -> Result<Message, ApiError> {
     if role == MessageRole::Tool && tool_call_id.is_none() {
         return Err(fields.wrong("tool_call_id", "the id of the tool call that this message answers"));
     }
-    Ok(Message { role, content, name: fields.string("name")?.map(str::to_owned), tool_calls, tool_call_id })
+    Ok(Message {
+        role,
+        content,
+        name: fields.string("name")?.map(str::to_owned),
+        tool_calls,
+        tool_call_id,
+        retrieved,
+    })
 }
 
 fn role(fields: Fields<'_>) -> Result<MessageRole, ApiError> {
@@ -49,16 +58,38 @@ fn role(fields: Fields<'_>) -> Result<MessageRole, ApiError> {
     }
 }
 
-fn content(fields: Fields<'_>, path: &str) -> Result<Option<String>, ApiError> {
+/// The text, and which parts of it are marked as retrieved.
+fn content(fields: Fields<'_>, path: &str) -> Result<(Option<String>, Vec<Range<usize>>), ApiError> {
+    let whole = is_retrieved(fields)?;
     match fields.get("content") {
-        None => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
+        None => Ok((None, Vec::new())),
+        Some(Value::String(text)) => {
+            let marks = if whole { vec![0..text.len()] } else { Vec::new() };
+            Ok((Some(text.clone()), marks))
+        }
         Some(Value::Array(parts)) if !parts.is_empty() => {
-            let texts: Result<Vec<&str>, ApiError> =
-                parts.iter().enumerate().map(|(index, part)| text_part(part, path, index)).collect();
-            Ok(Some(texts?.concat()))
+            let (mut content, mut marks) = (String::new(), Vec::new());
+            for (index, part) in parts.iter().enumerate() {
+                let from = content.len();
+                content.push_str(text_part(part, path, index)?);
+                let part_path = format!("{path}content[{index}].");
+                let marked = part.as_object().map(|map| is_retrieved(Fields::new(map, &part_path)));
+                if whole || marked.transpose()?.unwrap_or(false) {
+                    marks.push(from..content.len());
+                }
+            }
+            Ok((Some(content), marks))
         }
         Some(_) => Err(fields.wrong("content", "a string or a list of text parts")),
+    }
+}
+
+/// Whether a message or a part is marked as brought by a tool, for guards.
+fn is_retrieved(fields: Fields<'_>) -> Result<bool, ApiError> {
+    match fields.string("tandem_channel")? {
+        None | Some("user") => Ok(false),
+        Some("tool") => Ok(true),
+        Some(_) => Err(fields.wrong("tandem_channel", "\"user\" or \"tool\"")),
     }
 }
 

@@ -55,6 +55,14 @@ pub enum FlowError {
     /// The policy refused the request.
     #[error("{}", .0.message)]
     Refused(Refusal),
+    /// A guard refused the request.
+    #[error("the request is refused: {reason}")]
+    Guarded {
+        /// The guard's name.
+        guard: String,
+        /// What it found, without the text.
+        reason: String,
+    },
     /// The policy broke its contract.
     #[error("the policy {policy} {fault}")]
     Policy {
@@ -72,7 +80,7 @@ impl FlowError {
             FlowError::QueueFull { .. } | FlowError::Displaced { .. } => 429,
             FlowError::Deadline { .. } | FlowError::TooSlow { .. } => 408,
             FlowError::Loading { .. } => 503,
-            FlowError::Refused(_) => 400,
+            FlowError::Refused(_) | FlowError::Guarded { .. } => 400,
             FlowError::Policy { .. } => 500,
             FlowError::Backend(error) => match error.kind {
                 FailureKind::BadInput => 400,
@@ -95,6 +103,7 @@ impl FlowError {
             FlowError::TooSlow { .. } => "request_timeout",
             FlowError::Loading { .. } => "model_loading",
             FlowError::Refused(refusal) => &refusal.code,
+            FlowError::Guarded { .. } => "content_filter",
             FlowError::Policy { .. } => "internal_error",
             FlowError::Backend(error) => match error.kind {
                 FailureKind::BadInput => "invalid_value",

@@ -7,6 +7,7 @@
 mod admission;
 mod clock;
 mod error;
+mod guarding;
 mod outcome;
 mod reading;
 mod record;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use contract::{Attempt, Backend, Decision, Delta, Policy, Request, Role};
 use ledger::Ledger;
 use policy::drift::DriftState;
+use policy::guards::Chain;
 use tokio::time::{Duration, Instant};
 use tokio_util::task::TaskTracker;
 
@@ -74,6 +76,8 @@ pub struct FlowParts {
     pub limits: FlowLimits,
     /// Where requests are counted.
     pub metrics: Metrics,
+    /// What guards requests and answers.
+    pub guards: Chain,
 }
 
 /// A request as it comes in.
@@ -117,6 +121,7 @@ struct Shared {
     heads: FlowHeads,
     limits: FlowLimits,
     metrics: Metrics,
+    guards: Chain,
     board: Board,
     watch: Option<Watch>,
     admission: Admission,
@@ -153,7 +158,7 @@ impl Flow {
 
     /// A flow whose policy obeys a calibration, which traffic is held against.
     pub fn watched(parts: FlowParts, watched: Option<Watched>) -> Self {
-        let FlowParts { policy, small, large, ledger, heads, limits, metrics } = parts;
+        let FlowParts { policy, small, large, ledger, heads, limits, metrics, guards } = parts;
         let admission =
             Admission::new(&limits, metrics.queue_depth().clone(), metrics.requests_running().clone());
         let recordings = TaskTracker::new();
@@ -167,6 +172,7 @@ impl Flow {
             heads,
             limits,
             metrics,
+            guards,
             board,
             watch,
             admission,
@@ -188,6 +194,11 @@ impl Flow {
     /// The ledger, if requests are recorded.
     pub fn ledger(&self) -> Option<&Ledger> {
         self.shared.ledger.as_ref()
+    }
+
+    /// What guards requests and answers.
+    pub fn guards(&self) -> &Chain {
+        &self.shared.guards
     }
 
     /// The figures.

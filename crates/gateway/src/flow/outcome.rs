@@ -1,6 +1,6 @@
 //! What became of a request: [`Decided`] when text may leave, [`Outcome`] at the end.
 
-use contract::{Attempt, AttemptStatus, Decision, FinishReason, Role, Timings, Usage};
+use contract::{Attempt, AttemptStatus, Decision, FinishReason, GuardRecord, Role, Timings, Usage};
 use serde::Serialize;
 
 use super::FlowError;
@@ -97,6 +97,8 @@ pub struct Outcome {
     pub attempts: Vec<Attempt>,
     /// The attempt whose text was released, if any.
     pub answered: Option<usize>,
+    /// What guards found and did.
+    pub guards: Vec<GuardRecord>,
 }
 
 /// A request that failed.

@@ -88,6 +88,7 @@ fn ledger_row(policy: &str, row: Row<'_>) -> RequestRow {
         attempts: outcome.attempts.clone(),
         decisions: outcome.decisions.clone(),
         answered: outcome.answered,
+        guards: outcome.guards.clone(),
         confidence: outcome.confidence,
         cost_usd: outcome.cost_usd,
         saved_usd: outcome.saved_usd,

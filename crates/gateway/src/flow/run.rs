@@ -14,6 +14,7 @@ use tokio::time::{Duration, Instant, timeout_at};
 
 use super::admission::{Caller, Place};
 use super::clock::Clock;
+use super::guarding::Guarding;
 use super::outcome::{Decided, Failure, Outcome, RouteTaken};
 use super::reading::GoOn;
 use super::running::Running;
@@ -53,6 +54,7 @@ pub(super) struct Run {
     released: Option<usize>,
     first_token: Option<Duration>,
     last_delta: Option<Instant>,
+    guarding: Guarding,
     out: VecDeque<FlowEvent>,
 }
 
@@ -85,7 +87,8 @@ impl Deadline {
 
 impl Run {
     pub(super) fn new(shared: Arc<Shared>, arrival: Arrival) -> Self {
-        let Arrival { request, tenant, at, door } = arrival;
+        let Arrival { mut request, tenant, at, door } = arrival;
+        let guarding = Guarding::new(&shared.guards, &mut request);
         let deadline = Deadline::new(at, request.deadline_ms, shared.limits.request_timeout_ms);
         Run {
             shared,
@@ -104,6 +107,7 @@ impl Run {
             released: None,
             first_token: None,
             last_delta: None,
+            guarding,
             out: VecDeque::new(),
         }
     }
@@ -125,7 +129,11 @@ impl Run {
                 return Some(event);
             }
             match &mut self.phase {
-                Phase::Arrived => self.admit().await,
+                Phase::Arrived => match self.guarding.refusal() {
+                    Some(error) => self.fail(error),
+                    None => self.admit().await,
+                },
+                Phase::Deciding | Phase::Listening if self.guarding.has_ended() => self.cut(),
                 Phase::Deciding => self.decide(),
                 Phase::Reading(_) => self.read().await,
                 Phase::Listening => self.listen().await,
@@ -353,6 +361,11 @@ impl Run {
     }
 
     fn emit(&mut self, delta: Delta) {
+        let delta = self.guarding.pass(delta);
+        self.send(delta);
+    }
+
+    fn send(&mut self, delta: Delta) {
         let shows = !delta.text.is_empty() || !delta.tool_calls.is_empty();
         // Only a stream has a first token; a whole answer leaves at its end.
         if shows && self.request.stream && self.first_token.is_none() {
@@ -386,7 +399,17 @@ impl Run {
         self.fail(FlowError::Policy { policy, fault });
     }
 
+    /// Ends an answer that a guard cut.
+    fn cut(&mut self) {
+        self.cancel_running();
+        self.finish(FinishReason::ContentFilter);
+    }
+
     fn finish(&mut self, reason: FinishReason) {
+        if let Some(rest) = self.guarding.rest() {
+            self.send(rest);
+        }
+        let reason = if self.guarding.has_ended() { FinishReason::ContentFilter } else { reason };
         let outcome = self.outcome(200, Some(reason));
         let recording = self.record(&outcome, None);
         self.phase = Phase::Ending { recording, last: Some(FlowEvent::Finished(Box::new(outcome))) };
@@ -395,7 +418,7 @@ impl Run {
     pub(super) fn fail(&mut self, error: FlowError) {
         self.cancel_running();
         let mut outcome = self.outcome(error.status(), None);
-        if matches!(error, FlowError::Refused(_)) || self.decisions.is_empty() {
+        if matches!(error, FlowError::Refused(_) | FlowError::Guarded { .. }) || self.decisions.is_empty() {
             outcome.route = RouteTaken::Refused;
         }
         if self.decisions.is_empty() {
@@ -430,6 +453,7 @@ impl Run {
             decisions: self.decisions.clone(),
             attempts: self.attempts.clone(),
             answered: self.released,
+            guards: self.guarding.records(),
         }
     }
 

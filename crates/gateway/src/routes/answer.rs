@@ -164,7 +164,7 @@ fn deadline_ms(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
 }
 
 /// Unique over all replicas that share a ledger, and not to be guessed.
-fn request_id(prefix: &str) -> String {
+pub(super) fn request_id(prefix: &str) -> String {
     let mut random = [0u8; 16];
     if let Err(error) = getrandom::fill(&mut random) {
         // Ids then stay unique within this process, but not among replicas.

@@ -4,6 +4,7 @@ mod answer;
 mod body;
 mod dashboard;
 mod models;
+mod moderations;
 mod record;
 mod status;
 
@@ -120,6 +121,7 @@ pub(crate) fn router(app: App) -> Router {
     let guarded = Router::new()
         .route("/v1/chat/completions", post(answer::chat))
         .route("/v1/completions", post(answer::completions))
+        .route("/v1/moderations", post(moderations::moderate))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
         .route("/v1/feedback", post(record::feedback))

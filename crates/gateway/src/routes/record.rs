@@ -4,7 +4,7 @@
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, State};
 use axum::response::{IntoResponse, Response};
-use contract::Decision;
+use contract::{Decision, GuardRecord};
 use ledger::{Feedback, Ledger, LedgerError, StoredRequest};
 use serde::Serialize;
 
@@ -36,6 +36,8 @@ struct Explained<'a> {
     first_token_ms: Option<f64>,
     total_ms: f64,
     answered: Option<usize>,
+    #[serde(skip_serializing_if = "<[GuardRecord]>::is_empty")]
+    guards: &'a [GuardRecord],
     decisions: &'a [Decision],
     attempts: Vec<AttemptBody<'a>>,
     feedback: &'a [Feedback],
@@ -70,6 +72,7 @@ impl<'a> From<&'a StoredRequest> for Explained<'a> {
             first_token_ms: row.first_token_ms,
             total_ms: row.total_ms,
             answered: row.answered,
+            guards: &row.guards,
             decisions: &row.decisions,
             attempts: row.attempts.iter().map(AttemptBody::from).collect(),
             feedback: &stored.feedback,

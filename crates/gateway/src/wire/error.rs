@@ -21,6 +21,17 @@ pub struct ApiError {
     pub message: String,
     /// When to try again, seconds.
     pub retry_after_s: Option<u64>,
+    /// The guard that refused the request, and why.
+    pub guard: Option<Box<GuardRefusal>>,
+}
+
+/// A refusal as the `tandem` object of an error tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GuardRefusal {
+    /// The guard's name.
+    pub guard: String,
+    /// What it found, without the text.
+    pub reason: String,
 }
 
 #[derive(Serialize)]
@@ -35,11 +46,20 @@ struct Fields<'a> {
     kind: &'static str,
     param: Option<&'a str>,
     code: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tandem: Option<&'a GuardRefusal>,
 }
 
 impl ApiError {
     pub(crate) fn new(status: u16, code: &str, message: impl Into<String>) -> Self {
-        ApiError { status, code: code.to_owned(), param: None, message: message.into(), retry_after_s: None }
+        ApiError {
+            status,
+            code: code.to_owned(),
+            param: None,
+            message: message.into(),
+            retry_after_s: None,
+            guard: None,
+        }
     }
 
     /// A field that is wrong (400).
@@ -81,6 +101,7 @@ impl ApiError {
             kind: self.kind(),
             param: self.param.as_deref(),
             code: &self.code,
+            tandem: self.guard.as_deref(),
         };
         // Strings always serialise.
         serde_json::to_string(&Body { error: fields }).unwrap_or_default()
@@ -91,6 +112,12 @@ impl From<&FlowError> for ApiError {
     fn from(error: &FlowError) -> Self {
         ApiError {
             retry_after_s: error.retry_after_s(),
+            guard: match error {
+                FlowError::Guarded { guard, reason } => {
+                    Some(Box::new(GuardRefusal { guard: guard.clone(), reason: reason.clone() }))
+                }
+                _ => None,
+            },
             ..ApiError::new(error.status(), error.code(), error.to_string())
         }
     }

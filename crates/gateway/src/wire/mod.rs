@@ -103,7 +103,8 @@ impl<'a, C: Serialize> Envelope<'a, C> {
     fn whole(head: &'a Head, object: &'static str, choice: C, outcome: &'a Outcome) -> Self {
         Envelope {
             usage: Some(Some(UsageBody::from(&outcome.usage))),
-            tandem: head.explain.then(|| Tandem::new(outcome, true)),
+            // What a guard did is told without being asked for.
+            tandem: (head.explain || !outcome.guards.is_empty()).then(|| Tandem::new(outcome, head.explain)),
             ..Envelope::chunk(head, object, choice)
         }
     }

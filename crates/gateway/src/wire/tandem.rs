@@ -1,6 +1,8 @@
 //! The `tandem` object of an answer: who answered, why, and what it cost.
 
-use contract::{Attempt, AttemptStatus, Decision, Findings, FinishReason, Signals, Timings, Usage};
+use contract::{
+    Attempt, AttemptStatus, Decision, Findings, FinishReason, GuardRecord, Signals, Timings, Usage,
+};
 use serde::Serialize;
 
 use crate::flow::Outcome;
@@ -17,6 +19,8 @@ pub(crate) struct Tandem<'a> {
     overhead_ms: f64,
     first_token_ms: Option<f64>,
     total_ms: f64,
+    #[serde(skip_serializing_if = "<[GuardRecord]>::is_empty")]
+    guards: &'a [GuardRecord],
     #[serde(skip_serializing_if = "Option::is_none")]
     decisions: Option<&'a [Decision]>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -37,6 +41,7 @@ impl<'a> Tandem<'a> {
             overhead_ms: outcome.overhead_ms,
             first_token_ms: outcome.first_token_ms,
             total_ms: outcome.total_ms,
+            guards: &outcome.guards,
             decisions: explain.then_some(&outcome.decisions),
             attempts: explain.then(|| outcome.attempts.iter().map(AttemptBody::from).collect()),
         }

@@ -38,6 +38,7 @@ fn flow(
         heads: FlowHeads::default(),
         limits: FlowLimits::default(),
         metrics: Metrics::new().unwrap(),
+        guards: policy::guards::Chain::default(),
     })
 }
 
@@ -307,6 +308,7 @@ fn watched(logprobs: impl Iterator<Item = f32>) -> (Flow, ScriptedBackend, Metri
         heads: FlowHeads::default(),
         limits: FlowLimits::default(),
         metrics: metrics.clone(),
+        guards: policy::guards::Chain::default(),
     };
     (Flow::watched(parts, Some(gateway::Watched { calibration, fallback })), small, metrics)
 }

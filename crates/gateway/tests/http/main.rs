@@ -4,6 +4,7 @@ mod answers;
 mod bad_input;
 mod cascade;
 mod flow;
+mod guards;
 mod lifecycle;
 mod limits;
 mod recorded;

@@ -9,6 +9,7 @@ use contract::Price;
 use gateway::{Flow, FlowHeads, FlowParts, Gateway, GatewaySettings, Metrics};
 use ledger::{Ledger, LedgerSettings};
 use policy::PolicySettings;
+use policy::guards::Chain;
 use reqwest::{Client, RequestBuilder, Response};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -26,6 +27,7 @@ pub struct Setup {
     pub small: ScriptedBackend,
     pub large: ScriptedBackend,
     pub ledger: bool,
+    pub guards: Chain,
 }
 
 impl Setup {
@@ -38,6 +40,7 @@ impl Setup {
             small: ScriptedBackend::new("tiny-1").price(SMALL_PRICE),
             large: ScriptedBackend::new("huge-1").price(LARGE_PRICE),
             ledger: false,
+            guards: Chain::default(),
         }
     }
 
@@ -80,6 +83,7 @@ impl Setup {
             heads: FlowHeads::default(),
             limits: self.settings.flow_limits(),
             metrics: Metrics::new().unwrap(),
+            guards: self.guards,
         });
         let gateway = Gateway::bind(self.settings, flow).await.unwrap();
         let base = format!("http://{}", gateway.local_addr());

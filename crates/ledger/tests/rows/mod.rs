@@ -85,6 +85,13 @@ pub fn row(id: &str) -> RequestRow {
             escalate,
         ],
         answered: Some(1),
+        guards: vec![contract::GuardRecord {
+            guard: "pii".to_owned(),
+            channel: contract::Channel::User,
+            action: contract::GuardAction::Redact,
+            score: 0.5,
+            entities: [("email".to_owned(), 2)].into(),
+        }],
         confidence: Some(0.41),
         saved_usd: -24.0 * USD,
         overhead_ms: 0.25,

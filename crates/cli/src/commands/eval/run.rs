@@ -13,6 +13,7 @@ use lab::checks::sandbox::{Sandbox, SandboxSettings};
 use lab::evaluate::{Ended, Evaluation, EvaluationError, EvaluationOptions, Reading, Told};
 use lab::outcome_file::{OutcomeFile, OutcomeFileError, done};
 use lab::outcomes::Outcome;
+use lab::rejudge::rejudge;
 use lab::rows::{Expected, Row};
 use lab::summary::Summary;
 use lab::tasks::{self, TASK_BYTES_MAX};
@@ -70,6 +71,9 @@ pub struct RunArgs {
     /// Seconds that a program may run which python_tests checks
     #[arg(long, value_name = "N", default_value_t = PROGRAM_SECONDS_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=600))]
     program_seconds: u64,
+    /// Judge the answers in the file of outcomes again, by the rows' checks as they are now; nobody is asked
+    #[arg(long)]
+    rejudge: bool,
     #[command(flatten)]
     settings: SettingsArgs,
 }
@@ -137,6 +141,12 @@ impl Needs {
     }
 }
 
+impl RunArgs {
+    fn out(&self) -> Result<&Path, CliError> {
+        self.out.as_deref().ok_or_else(|| CliError::usage("--out says where outcomes are appended"))
+    }
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -157,7 +167,10 @@ pub fn run(args: RunArgs, context: &Context) -> Result<(), CliError> {
     }
     settings.gateway.queue_max = settings.gateway.queue_max.max(args.clients as usize);
     let runtime = io_runtime()?;
-    let ran = runtime.block_on(evaluate(&args, &rows, settings, context));
+    let ran = match args.rejudge {
+        true => runtime.block_on(judge_again(&args, &rows, context)),
+        false => runtime.block_on(evaluate(&args, &rows, settings, context)),
+    };
     runtime.shutdown_background();
     ran
 }
@@ -212,7 +225,7 @@ async fn evaluate(
     context: &Context,
 ) -> Result<(), CliError> {
     let needs = Needs::of(rows, args);
-    let out = args.out.as_deref().ok_or_else(|| CliError::usage("--out says where outcomes are appended"))?;
+    let out = args.out()?;
     let (mut file, there) = OutcomeFile::open(out).map_err(file_error)?;
     let done = done(&there);
     if needs.small {
@@ -231,7 +244,8 @@ async fn evaluate(
         .map(|(role, backend)| (role, Arc::clone(backend)))
         .collect();
     same_models(&there, &backends, out)?;
-    let tools = tools((needs, args), &pair, context).await?;
+    let judge = needs.judge.then(|| Arc::clone(&pair.large));
+    let tools = Tools { judge, sandbox: sandbox((needs, args), context).await? };
     if needs.small || needs.large {
         let metrics = Metrics::new().map_err(CliError::failed)?;
         let mut loading = loading(&settings, context, metrics);
@@ -297,6 +311,24 @@ async fn follow(
     }
 }
 
+/// Judges what the file holds, and replaces it.
+async fn judge_again(args: &RunArgs, rows: &[Row], context: &Context) -> Result<(), CliError> {
+    let needs = Needs::of(rows, args);
+    if needs.judge {
+        return Err(CliError::usage("--rejudge asks nobody, and these rows' checks ask a judge"));
+    }
+    let (_, there) = OutcomeFile::open(args.out()?).map_err(file_error)?;
+    let tools = Tools { judge: None, sandbox: sandbox((needs, args), context).await? };
+    let (outcomes, changed) = rejudge(rows, there, &tools).await;
+    OutcomeFile::replace(args.out()?, &outcomes).map_err(file_error)?;
+    let summary = Summary::of(of_rows(&outcomes, rows));
+    if context.json {
+        return output::json(&summary);
+    }
+    output::text(&summary.table())?;
+    output::line(&format!("{changed} of {} outcomes were judged otherwise before", outcomes.len()))
+}
+
 /// Outcomes of these rows only: a file may hold more.
 fn of_rows<'a>(outcomes: &'a [Outcome], rows: &[Row]) -> impl Iterator<Item = &'a Outcome> {
     let ids: HashSet<String> = rows.iter().map(|row| row.id.clone()).collect();
@@ -320,27 +352,26 @@ fn same_models(there: &[Outcome], backends: &[(Role, Arc<dyn Backend>)], out: &P
     Ok(())
 }
 
-/// What checks need.
-async fn tools((needs, args): (Needs, &RunArgs), pair: &Pair, context: &Context) -> Result<Tools, CliError> {
-    let mut tools = Tools::default();
-    if needs.judge {
-        tools.judge = Some(Arc::clone(&pair.large));
+/// What runs programs that checks need; `None` if none do.
+async fn sandbox(
+    (needs, args): (Needs, &RunArgs),
+    context: &Context,
+) -> Result<Option<Arc<Sandbox>>, CliError> {
+    if !needs.sandbox {
+        return Ok(None);
     }
-    if needs.sandbox {
-        let mut settings =
-            SandboxSettings { time_ms_max: args.program_seconds * 1000, ..SandboxSettings::default() };
-        if let Some(python) = context.environment().get("TANDEM_PYTHON")? {
-            settings.python = python.into();
-        }
-        let sandbox = Sandbox::new(settings).await.map_err(CliError::missing)?;
-        if !sandbox.has_name_spaces() {
-            tracing::warn!(
-                "programs are kept from the network by their interpreter only: the system grants no more"
-            );
-        }
-        tools.sandbox = Some(Arc::new(sandbox));
+    let mut settings =
+        SandboxSettings { time_ms_max: args.program_seconds * 1000, ..SandboxSettings::default() };
+    if let Some(python) = context.environment().get("TANDEM_PYTHON")? {
+        settings.python = python.into();
     }
-    Ok(tools)
+    let sandbox = Sandbox::new(settings).await.map_err(CliError::missing)?;
+    if !sandbox.has_name_spaces() {
+        tracing::warn!(
+            "programs are kept from the network by their interpreter only: the system grants no more"
+        );
+    }
+    Ok(Some(Arc::new(sandbox)))
 }
 
 impl Layers {

@@ -1,0 +1,182 @@
+//! A `[[guard]]` of the configuration: [`GuardSettings`].
+
+use contract::{Channel, GuardAction};
+use serde::{Deserialize, Serialize};
+
+use super::kinds;
+
+/// Most guards in a chain.
+pub const GUARDS_MAX: usize = 64;
+
+/// What a guard looks at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Requests.
+    #[default]
+    Input,
+    /// Answers.
+    Output,
+    /// Both.
+    Both,
+}
+
+impl Stage {
+    /// Whether requests are looked at.
+    pub fn is_input(self) -> bool {
+        self != Stage::Output
+    }
+
+    /// Whether answers are looked at.
+    pub fn is_output(self) -> bool {
+        self != Stage::Input
+    }
+}
+
+/// Settings of guards of all kinds; each reads what concerns it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuardSettings {
+    /// Its name in metrics, records and refusals.
+    pub name: String,
+    /// What it looks at.
+    #[serde(default)]
+    pub stage: Stage,
+    /// Its kind, a name in [`kinds::REGISTRY`].
+    pub kind: String,
+    /// What it does about what it finds.
+    pub action: GuardAction,
+    /// The channels of requests that it looks at.
+    #[serde(default = "both_channels")]
+    pub channels: Vec<Channel>,
+    /// `pattern`: the entities to look for; with no entities, patterns and words: those that are usual.
+    #[serde(default)]
+    pub entities: Vec<String>,
+    /// `pattern`: regular expressions.
+    #[serde(default)]
+    pub patterns: Vec<String>,
+    /// `pattern`: words and phrases.
+    #[serde(default)]
+    pub deny: Vec<String>,
+    /// With `redact` on requests: whether answers get the values back.
+    #[serde(default)]
+    pub restore: bool,
+    /// Least score, 0..=1, at which it acts.
+    #[serde(default = "threshold_default")]
+    pub threshold: f32,
+}
+
+/// The names of the keys, for who suggests one.
+pub const KEYS: &[&str] =
+    &["name", "stage", "kind", "action", "channels", "entities", "patterns", "deny", "restore", "threshold"];
+
+fn both_channels() -> Vec<Channel> {
+    vec![Channel::User, Channel::Tool]
+}
+
+fn threshold_default() -> f32 {
+    0.5
+}
+
+/// Why a guard can't be built.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum GuardError {
+    /// A name that is empty, too long or holds signs that metrics don't.
+    #[error("guard.name is {name:?}; give 1 to 64 letters, digits, - or _")]
+    Name {
+        /// It.
+        name: String,
+    },
+    /// Two guards of one name.
+    #[error("there are two guards named {name:?}")]
+    Twice {
+        /// The name.
+        name: String,
+    },
+    /// More guards than there may be.
+    #[error("there are more than {GUARDS_MAX} guards")]
+    Guards,
+    /// No kind has this name.
+    #[error("guard {name:?}: kind = {kind:?} is unknown; known are: {known}")]
+    UnknownKind {
+        /// The guard.
+        name: String,
+        /// What was asked for.
+        kind: String,
+        /// The kinds there are.
+        known: String,
+    },
+    /// Settings that contradict each other.
+    #[error("guard {name:?}: {problem}")]
+    Settings {
+        /// The guard.
+        name: String,
+        /// What is wrong and what to do.
+        problem: &'static str,
+    },
+    /// An entity that nothing finds.
+    #[error("there is no entity {entity:?}; known are: {known}")]
+    UnknownEntity {
+        /// What was asked for.
+        entity: String,
+        /// The names there are.
+        known: String,
+    },
+    /// An expression that can't be used.
+    #[error("the pattern {pattern:?} can't be used: {why}")]
+    Pattern {
+        /// It.
+        pattern: String,
+        /// Why.
+        why: String,
+    },
+    /// A word that can't be denied.
+    #[error("a word in deny has {bytes} bytes; give 1 to {}", super::pattern::MATCH_BYTES_MAX)]
+    Deny {
+        /// Its length.
+        bytes: usize,
+    },
+    /// Too many of them.
+    #[error("there are more than {limit} patterns or words in deny")]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+}
+
+impl GuardSettings {
+    /// Whether the settings make sense together.
+    ///
+    /// # Errors
+    /// [`GuardError`], naming the guard.
+    pub fn validate(&self) -> Result<(), GuardError> {
+        let wrong = |problem| Err(GuardError::Settings { name: self.name.clone(), problem });
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        if self.name.is_empty() || self.name.len() > 64 || !self.name.bytes().all(is_name) {
+            return Err(GuardError::Name { name: self.name.chars().take(64).collect() });
+        }
+        if !kinds::REGISTRY.iter().any(|entry| entry.name == self.kind) {
+            let known: Vec<&str> = kinds::REGISTRY.iter().map(|entry| entry.name).collect();
+            return Err(GuardError::UnknownKind {
+                name: self.name.clone(),
+                kind: self.kind.clone(),
+                known: known.join(", "),
+            });
+        }
+        if !(0.0..=1.0).contains(&self.threshold) {
+            return wrong("threshold must lie in 0..=1");
+        }
+        if self.action == GuardAction::Escalate && self.stage.is_output() {
+            return wrong("escalate has no meaning once an answer leaves; set stage = \"input\"");
+        }
+        if self.restore && (self.action != GuardAction::Redact || !self.stage.is_input()) {
+            return wrong("restore needs action = \"redact\" and a stage with input");
+        }
+        if self.channels.contains(&Channel::Output) || (self.channels.is_empty() && self.stage.is_input()) {
+            return wrong(
+                "channels must be of \"user\" and \"tool\"; whether answers are guarded, stage says",
+            );
+        }
+        Ok(())
+    }
+}
