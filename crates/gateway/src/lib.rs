@@ -9,6 +9,7 @@ mod auth;
 mod board;
 mod connection;
 pub mod door;
+mod drift;
 pub mod flow;
 pub mod memory;
 mod metrics;
@@ -19,6 +20,7 @@ mod settings;
 mod sse;
 mod wire;
 
+pub use drift::Watched;
 pub use flow::{Flow, FlowHeads, FlowLimits, FlowParts};
 pub use metrics::{KvBlocks, KvProbe, MemoryProbe, Metrics};
 pub use server::{Gateway, GatewayError};

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use contract::{Attempt, Drafting};
+use policy::drift::DriftState;
 use prometheus::{
     CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -63,6 +64,8 @@ struct Inner {
     draft_tokens: IntCounterVec,
     guard: IntCounterVec,
     drafter_active: IntGaugeVec,
+    calibration_drift: Gauge,
+    calibration_drifted: IntGauge,
     /// Held while the figures are brought up to date, so that two scrapes count nothing twice.
     rendering: Mutex<()>,
 }
@@ -108,6 +111,14 @@ impl Builder {
             draft_tokens: self.register(IntCounterVec::new(drafts, &["outcome"]))?,
             guard: self.register(IntCounterVec::new(guard, &["guard", "action"]))?,
             drafter_active: self.register(IntGaugeVec::new(drafters, &["model", "drafter"]))?,
+            calibration_drift: self.register(Gauge::new(
+                "tandem_calibration_drift",
+                "Largest distance of traffic's distribution from the calibration's, 0 to 1.",
+            ))?,
+            calibration_drifted: self.register(IntGauge::new(
+                "tandem_calibration_drifted",
+                "Whether traffic has drifted so far that large answers.",
+            ))?,
             rendering: Mutex::new(()),
             requests: self.register(IntCounterVec::new(requests, &["route", "model", "status"]))?,
             tokens: self.register(IntCounterVec::new(tokens, &["backend", "kind"]))?,
@@ -218,6 +229,11 @@ impl Metrics {
 
     pub(crate) fn requests_running(&self) -> &IntGauge {
         &self.inner.requests_running
+    }
+
+    pub(crate) fn drift(&self, state: DriftState) {
+        self.inner.calibration_drift.set(state.statistic);
+        self.inner.calibration_drifted.set(i64::from(state.drifted));
     }
 
     pub(crate) fn first_token(&self, seconds: f64) {

@@ -9,6 +9,7 @@ pub mod metrics;
 pub mod outcome_file;
 pub mod outcomes;
 pub mod rejudge;
+pub mod replay;
 pub mod report;
 pub mod rows;
 pub mod summary;

@@ -28,6 +28,9 @@ pub use settings::{COMMIT_INTERVAL_MS_LIMIT, KeepText, LedgerSettings, QUEUE_ROW
 
 use writer::Queue;
 
+/// Requests that [`Ledger::page`] reads at once.
+pub const PAGE_ROWS: u32 = 256;
+
 /// A handle on an open ledger; clones share it.
 #[derive(Clone, Debug)]
 pub struct Ledger {
@@ -108,6 +111,16 @@ impl Ledger {
     /// What a span of time adds up to, over what is durable ([`Ledger::flush`] first for the rest).
     pub async fn report(&self, query: ReportQuery) -> Result<Report, LedgerError> {
         query::report(&self.readers, query).await.map_err(LedgerError::Read)
+    }
+
+    /// The durable requests of a span of time behind `after`, or from its start; oldest first, at most
+    /// [`PAGE_ROWS`]. The last of a page is the next one's `after`; an empty page is the end.
+    pub async fn page(
+        &self,
+        query: ReportQuery,
+        after: Option<&StoredRequest>,
+    ) -> Result<Vec<StoredRequest>, LedgerError> {
+        read::page(&self.readers, query, after).await
     }
 
     /// Writes what is queued and ends the writer. Later calls return [`LedgerError::Closed`].

@@ -187,15 +187,11 @@ struct Over<'a> {
 }
 
 impl Over<'_> {
-    fn bounds(&self) -> (i64, i64) {
-        (self.query.since_unix_ms.unwrap_or(i64::MIN), self.query.until_unix_ms.unwrap_or(i64::MAX))
-    }
-
     async fn all<T>(&mut self, sql: &'static str) -> Result<Vec<T>, sqlx::Error>
     where
         T: for<'r> FromRow<'r, sqlx::sqlite::SqliteRow> + Send + Unpin,
     {
-        let (since, until) = self.bounds();
+        let (since, until) = self.query.bounds();
         sqlx::query_as(sql).bind(since).bind(until).fetch_all(&mut *self.connection).await
     }
 
@@ -203,7 +199,7 @@ impl Over<'_> {
     where
         T: for<'r> FromRow<'r, sqlx::sqlite::SqliteRow> + Send + Unpin,
     {
-        let (since, until) = self.bounds();
+        let (since, until) = self.query.bounds();
         sqlx::query_as(sql).bind(since).bind(until).fetch_one(&mut *self.connection).await
     }
 

@@ -4,11 +4,15 @@ use contract::{Attempt, Decision, Role, Signals, Timings, Usage};
 use serde::de::DeserializeOwned;
 use sqlx::{FromRow, SqlitePool};
 
-use crate::{Feedback, LedgerError, RequestRow, StoredRequest};
+use crate::{Feedback, LedgerError, ReportQuery, RequestRow, StoredRequest};
 
 const SELECT_REQUEST: &str = "SELECT id, arrived_unix_ms, tenant, request_json, prompt_sha256, policy, route, \
     status, error, client_gone, answered, confidence, cost_usd, saved_usd, overhead_ms, first_token_ms, \
     total_ms, guards_json FROM requests WHERE id = $1";
+
+/// Ids in the order of arrival, from behind a place on.
+const SELECT_PAGE: &str = "SELECT arrived_unix_ms, id FROM requests WHERE arrived_unix_ms >= $1 AND \
+    arrived_unix_ms < $2 AND (arrived_unix_ms, id) > ($3, $4) ORDER BY arrived_unix_ms, id LIMIT $5";
 
 const SELECT_ATTEMPTS: &str = "SELECT role, model, status_json, text, text_sha256, signal_tokens, logprob_sum, \
     logprob_min, prompt_tokens, cached_tokens, completion_tokens, accepted_prediction_tokens, \
@@ -113,6 +117,31 @@ pub(crate) async fn request(readers: &SqlitePool, id: &str) -> Result<Option<Sto
         answers_sha256,
         feedback: feedback.into_iter().map(feedback_of).collect(),
     }))
+}
+
+/// The next requests behind `after` (arrival and id), oldest first; at most [`crate::PAGE_ROWS`].
+pub(crate) async fn page(
+    readers: &SqlitePool,
+    query: ReportQuery,
+    after: Option<&StoredRequest>,
+) -> Result<Vec<StoredRequest>, LedgerError> {
+    let (since, until) = query.bounds();
+    let (arrived, last) = after.map_or((i64::MIN, ""), |it| (it.row.arrived_unix_ms, it.row.id.as_str()));
+    let places: Vec<(i64, String)> = sqlx::query_as(SELECT_PAGE)
+        .bind(since)
+        .bind(until)
+        .bind(arrived)
+        .bind(last)
+        .bind(i64::from(crate::PAGE_ROWS))
+        .fetch_all(readers)
+        .await
+        .map_err(LedgerError::Read)?;
+    let mut requests = Vec::with_capacity(places.len());
+    for (_, id) in places {
+        // Rows are only ever added, so it is there.
+        requests.extend(request(readers, &id).await?);
+    }
+    Ok(requests)
 }
 
 fn row(

@@ -11,6 +11,13 @@ pub struct ReportQuery {
     pub until_unix_ms: Option<i64>,
 }
 
+impl ReportQuery {
+    /// Both bounds, the widest where there is none.
+    pub(crate) fn bounds(self) -> (i64, i64) {
+        (self.since_unix_ms.unwrap_or(i64::MIN), self.until_unix_ms.unwrap_or(i64::MAX))
+    }
+}
+
 /// Nearest-rank percentiles of a duration, milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Percentiles {

@@ -262,3 +262,34 @@ proptest! {
         runtime.block_on(same_in_both(operations));
     }
 }
+
+#[tokio::test]
+async fn pages_hold_every_request_once_and_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&folder.path().join("ledger"), LedgerSettings::default()).await.unwrap();
+    let rows = ledger::PAGE_ROWS + 9;
+    for number in (0..rows).rev() {
+        // Many arrive in the same millisecond.
+        let arrived_unix_ms = i64::from(number / 100);
+        ledger
+            .record(RequestRow { arrived_unix_ms, ..rows::row(&format!("chatcmpl-{number:04}")) })
+            .await
+            .unwrap();
+    }
+    ledger.flush().await.unwrap();
+    for (query, first) in
+        [(ReportQuery::default(), 0), (ReportQuery { since_unix_ms: Some(1), until_unix_ms: None }, 100)]
+    {
+        let (mut seen, mut last) = (Vec::new(), None);
+        loop {
+            let mut page = ledger.page(query, last.as_ref()).await.unwrap();
+            assert!(page.len() <= ledger::PAGE_ROWS as usize);
+            seen.extend(page.iter().map(|stored| stored.row.id.clone()));
+            let Some(end) = page.pop() else { break };
+            last = Some(end);
+        }
+        let expected: Vec<String> = (first..rows).map(|number| format!("chatcmpl-{number:04}")).collect();
+        assert_eq!(seen, expected);
+    }
+    ledger.close().await.unwrap();
+}

@@ -6,6 +6,7 @@
 
 pub mod calibration;
 pub mod calibrator;
+pub mod drift;
 mod forced;
 pub mod guards;
 pub mod heads;

@@ -12,6 +12,7 @@ mod models;
 mod perplexity;
 mod pull;
 mod render;
+mod replay;
 mod report;
 mod score_head;
 pub(crate) mod serve;
@@ -65,6 +66,7 @@ commands! {
     Render => render, "warn";
     Eval => eval, "warn";
     Report => report, "warn";
+    Replay => replay, "warn";
     Guard => guard, "warn";
     TrainHead => train_head, "warn";
     ScoreHead => score_head, "warn";

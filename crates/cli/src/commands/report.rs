@@ -1,6 +1,6 @@
 //! `tandem report`: what the ledger adds up to.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ledger::{Ledger, LedgerSettings, ReportQuery};
@@ -30,20 +30,8 @@ pub struct Args {
 /// # Errors
 /// If there is no ledger, or it can't be read.
 pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
-    let path = match args.ledger {
-        Some(path) => path,
-        None => settings::ledger_path(args.config.as_deref(), context)?,
-    };
-    if !path.is_file() {
-        return Err(CliError::missing(format!(
-            "there is no ledger at {}; `tandem serve` begins one with its first request",
-            path.display()
-        )));
-    }
-    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    let now_ms = i64::try_from(now_ms).unwrap_or(i64::MAX);
-    let query =
-        ReportQuery { since_unix_ms: args.since.map(|ms| now_ms.saturating_sub(ms)), until_unix_ms: None };
+    let path = existing(args.ledger, args.config.as_deref(), context)?;
+    let query = since(args.since);
     let report = runtime()?.block_on(async {
         let ledger = Ledger::open(&path, LedgerSettings::default()).await?;
         let report = ledger.report(query).await;
@@ -58,8 +46,34 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     }
 }
 
+/// The ledger that is named, else that of the configuration; it must be there.
+pub(super) fn existing(
+    named: Option<PathBuf>,
+    config: Option<&Path>,
+    context: &Context,
+) -> Result<PathBuf, CliError> {
+    let path = match named {
+        Some(path) => path,
+        None => settings::ledger_path(config, context)?,
+    };
+    if !path.is_file() {
+        return Err(CliError::missing(format!(
+            "there is no ledger at {}; `tandem serve` begins one with its first request",
+            path.display()
+        )));
+    }
+    Ok(path)
+}
+
+/// What arrived in the last so many milliseconds.
+pub(super) fn since(last_ms: Option<i64>) -> ReportQuery {
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let now_ms = i64::try_from(now_ms).unwrap_or(i64::MAX);
+    ReportQuery { since_unix_ms: last_ms.map(|ms| now_ms.saturating_sub(ms)), until_unix_ms: None }
+}
+
 /// Milliseconds of `90s`, `90m`, `24h` or `7d`.
-fn duration_ms(text: &str) -> Result<i64, String> {
+pub(super) fn duration_ms(text: &str) -> Result<i64, String> {
     let wrong = || format!("{text:?} is no duration; write 90s, 90m, 24h or 7d");
     let (number, unit) = text.char_indices().last().map(|(at, _)| text.split_at(at)).ok_or_else(wrong)?;
     let unit_ms: i64 = match unit {

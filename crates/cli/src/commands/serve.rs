@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use gateway::{Flow, FlowParts, Gateway, Metrics};
+use gateway::{Flow, FlowParts, Gateway, Metrics, Watched};
 use ledger::Ledger;
-use policy::Calibration;
+use policy::{Calibration, PolicySettings};
 use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
@@ -25,6 +25,8 @@ use crate::settings::{self, Settings, SettingsArgs};
 const IO_THREADS: usize = 2;
 /// Threads that load models, make prompts into tokens, and read and write files: each has memory of its own.
 const BLOCKING_THREADS_MAX: usize = 8;
+/// Decides when traffic is no longer like what the policy was calibrated on.
+const FALLBACK_POLICY: &str = "large";
 /// What a process that a second signal ends exits with, as a shell would say of Ctrl-C.
 const EXIT_INTERRUPTED: i32 = 130;
 
@@ -156,7 +158,7 @@ pub async fn assemble(
     if let Some(calibration) = &settings.calibration {
         warn_of_others(calibration, [&pair.small.info().model, &pair.large.info().model]);
     }
-    let flow = Flow::new(FlowParts {
+    let parts = FlowParts {
         policy: Arc::from(policy),
         small: Arc::clone(&pair.small),
         large: Arc::clone(&pair.large),
@@ -165,8 +167,17 @@ pub async fn assemble(
         limits: settings.gateway.flow_limits(),
         metrics: metrics.clone(),
         guards: settings.chain()?,
-    });
+    };
+    let flow = Flow::watched(parts, watched(settings)?);
     Ok((flow, loading(settings, context, metrics)))
+}
+
+/// The calibration, if there is one, with large for when traffic is no longer like its rows.
+fn watched(settings: &Settings) -> Result<Option<Watched>, CliError> {
+    let Some(calibration) = settings.calibration.clone() else { return Ok(None) };
+    let large = PolicySettings { kind: FALLBACK_POLICY.to_owned(), ..PolicySettings::default() };
+    let fallback = Arc::from(policy::build(&large).map_err(CliError::usage)?);
+    Ok(Some(Watched { calibration, fallback }))
 }
 
 /// What a pair's models are loaded with.

@@ -16,8 +16,9 @@ mod running;
 
 use std::sync::Arc;
 
-use contract::{Backend, Delta, Policy, Request, Role};
+use contract::{Attempt, Backend, Decision, Delta, Policy, Request, Role};
 use ledger::Ledger;
+use policy::drift::DriftState;
 use policy::guards::Chain;
 use tokio::time::{Duration, Instant};
 use tokio_util::task::TaskTracker;
@@ -27,6 +28,7 @@ pub use outcome::{Decided, Failure, Outcome, RouteTaken};
 pub use reading::FlowHeads;
 
 use crate::board::Board;
+use crate::drift::{Watch, Watched};
 use crate::metrics::Metrics;
 use admission::Admission;
 use run::Run;
@@ -121,6 +123,7 @@ struct Shared {
     metrics: Metrics,
     guards: Chain,
     board: Board,
+    watch: Option<Watch>,
     admission: Admission,
     /// Rows on their way into the ledger.
     recordings: TaskTracker,
@@ -133,6 +136,12 @@ impl Shared {
             Role::Large => &self.large,
         }
     }
+
+    /// What is done next: as the policy says, unless its calibration is off.
+    fn decide(&self, request: &Request, attempts: &[Attempt]) -> Decision {
+        let instead = self.watch.as_ref().and_then(|watch| watch.instead(request, attempts));
+        instead.unwrap_or_else(|| self.policy.next(request, attempts))
+    }
 }
 
 /// Answers requests. Clones share everything.
@@ -144,11 +153,17 @@ pub struct Flow {
 impl Flow {
     /// A flow over these parts.
     pub fn new(parts: FlowParts) -> Self {
+        Self::watched(parts, None)
+    }
+
+    /// A flow whose policy obeys a calibration, which traffic is held against.
+    pub fn watched(parts: FlowParts, watched: Option<Watched>) -> Self {
         let FlowParts { policy, small, large, ledger, heads, limits, metrics, guards } = parts;
         let admission =
             Admission::new(&limits, metrics.queue_depth().clone(), metrics.requests_running().clone());
         let recordings = TaskTracker::new();
         let board = Board::default();
+        let watch = watched.and_then(Watch::new);
         let shared = Shared {
             policy,
             small,
@@ -159,6 +174,7 @@ impl Flow {
             metrics,
             guards,
             board,
+            watch,
             admission,
             recordings,
         };
@@ -188,6 +204,11 @@ impl Flow {
     /// The figures.
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
+    }
+
+    /// How far traffic is from the calibration's, if it is watched.
+    pub fn drift(&self) -> Option<DriftState> {
+        self.shared.watch.as_ref().map(Watch::state)
     }
 
     pub(crate) fn board(&self) -> &Board {

@@ -33,6 +33,9 @@ pub(super) fn unix_ms_before(ago: Duration) -> i64 {
 pub(super) fn record(shared: &Arc<Shared>, row: Row<'_>) -> Option<JoinHandle<()>> {
     shared.metrics.request(row.outcome);
     shared.board.add(row.outcome);
+    if let Some(watch) = &shared.watch {
+        shared.metrics.drift(watch.note(&row.outcome.attempts));
+    }
     log(&row);
     let ledger = shared.ledger.clone()?;
     let row = ledger_row(shared.policy.name(), row);

@@ -169,7 +169,7 @@ impl Run {
         if self.decisions.len() >= steps_max {
             return self.policy_fault(format!("came to no end within {steps_max} decisions (steps_max)"));
         }
-        let decision = self.shared.policy.next(&self.request, &self.attempts);
+        let decision = self.shared.decide(&self.request, &self.attempts);
         self.decisions.push(decision.clone());
         match decision.step {
             Step::Read => self.start_reading(),

@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use contract::{Backend, DrafterState, Drafting, Readiness, Role};
+use policy::drift::DriftState;
 use serde::Serialize;
 
 use super::App;
@@ -20,6 +21,9 @@ struct Health {
 struct Ready {
     status: &'static str,
     backends: Vec<BackendLine>,
+    /// How far traffic is from what the policy was calibrated on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    calibration: Option<DriftState>,
 }
 
 #[derive(Serialize)]
@@ -75,7 +79,7 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready")
     };
-    (code, wire::json(Ready { status, backends })).into_response()
+    (code, wire::json(Ready { status, backends, calibration: app.flow.drift() })).into_response()
 }
 
 /// The backends by role; one that fills both stands once.

@@ -264,3 +264,87 @@ proptest! {
         prop_assert!(matches!(events.last(), Some(FlowEvent::Finished(_))));
     }
 }
+
+/// A calibration of a cascade by the mean log-probability, whose rows had it spread evenly over -1..=0.
+fn calibration() -> Arc<policy::Calibration> {
+    let quantiles: Vec<f64> = (0..=100).map(|step| f64::from(step) / 100.0 - 1.0).collect();
+    let file = serde_json::json!({
+        "format": policy::calibration::FORMAT, "version": policy::calibration::VERSION,
+        "policy": "cascade", "routes": true, "why": "it pays", "constant": Role::Large,
+        "small": "s", "large": "l", "confidence": 0.95, "max_quality_loss": 0.05, "head": null,
+        "combination": {
+            "parts": [{"evidence": "logprob_mean", "mean": 0.0, "scale": 1.0, "weight": 1.0}],
+            "bias": 0.0, "calibrator": {"platt": {"slope": 1.0, "intercept": 0.0}},
+        },
+        "route_below": null,
+        "thresholds": [
+            {"max_quality_loss": 0.05, "score_min": 0.1, "large_share": 0.5, "cost_usd_per_1k": 1.0},
+        ],
+        "curve": [], "held_out": serde_json::to_value(policy::calibration::Performance::default()).unwrap(),
+        "ordering": serde_json::to_value(policy::calibration::Ordering::default()).unwrap(),
+        "slices": [], "references": [{"signal": "logprob_mean", "quantiles": quantiles}],
+        "data": serde_json::to_value(policy::calibration::Data { fit: 1000, ..Default::default() }).unwrap(),
+    });
+    Arc::new(policy::Calibration::load(&file.to_string()).unwrap())
+}
+
+/// A calibrated cascade whose small model answers request after request with these log-probabilities.
+fn watched(logprobs: impl Iterator<Item = f32>) -> (Flow, ScriptedBackend, Metrics) {
+    let mut small = ScriptedBackend::new("s");
+    for logprob in logprobs {
+        small = small.then(Script::text("a b c").logprob(logprob));
+    }
+    let large = ScriptedBackend::new("l").otherwise(Script::text("large says"));
+    let build = |kind: &str| policy::PolicySettings { kind: kind.to_owned(), ..Default::default() };
+    let calibration = calibration();
+    let decides = policy::build_calibrated(&build("cascade"), Some(Arc::clone(&calibration))).unwrap();
+    let fallback = Arc::from(policy::build(&build("large")).unwrap());
+    let metrics = Metrics::new().unwrap();
+    let parts = FlowParts {
+        policy: Arc::from(decides),
+        small: Arc::new(small.clone()),
+        large: Arc::new(large),
+        ledger: None,
+        heads: FlowHeads::default(),
+        limits: FlowLimits::default(),
+        metrics: metrics.clone(),
+        guards: policy::guards::Chain::default(),
+    };
+    (Flow::watched(parts, Some(gateway::Watched { calibration, fallback })), small, metrics)
+}
+
+/// Spread evenly over 0..1, in a scattered order.
+fn spread(amount: u16) -> impl Iterator<Item = f32> {
+    (0..amount).map(|index| (f32::from(index) * 0.618_034).fract())
+}
+
+#[tokio::test]
+async fn traffic_like_the_calibrations_goes_by_it() {
+    let (flow, small, metrics) = watched(spread(120).map(|value| value - 1.0));
+    for _ in 0..120 {
+        assert_eq!(text(&run(&flow, false).await), "a b c");
+    }
+    assert_eq!(small.calls(), 120);
+    let state = flow.drift().unwrap();
+    assert!(!state.drifted && state.values == 120 && state.statistic < 0.1, "{state:?}");
+    assert!(metrics.render(0, &[]).unwrap().contains("tandem_calibration_drifted 0"));
+}
+
+#[tokio::test]
+async fn large_answers_once_traffic_has_drifted() {
+    let (flow, small, metrics) = watched(spread(120).map(|value| 0.3 * value - 1.0));
+    for _ in 0..120 {
+        run(&flow, false).await;
+    }
+    let state = flow.drift().unwrap();
+    assert!(state.drifted && state.p_value < 1e-4, "{state:?}");
+    let before = small.calls();
+    assert!(before < 120, "{before} answers of small were enough to see it");
+    let events = run(&flow, true).await;
+    assert_eq!((text(&events).as_str(), small.calls()), ("large says", before));
+    let Some(FlowEvent::Decided(decided)) = events.first() else { panic!("{events:?}") };
+    assert_eq!(decided.route, RouteTaken::Large);
+    assert!(decided.reason.contains("traffic has drifted"), "{}", decided.reason);
+    let text = metrics.render(0, &[]).unwrap();
+    assert!(text.contains("tandem_calibration_drifted 1") && text.contains("tandem_calibration_drift 0."));
+}
