@@ -64,7 +64,7 @@ fn content(fields: Fields<'_>, path: &str) -> Result<(Option<String>, Vec<Range<
     match fields.get("content") {
         None => Ok((None, Vec::new())),
         Some(Value::String(text)) => {
-            let marks = if whole { vec![0..text.len()] } else { Vec::new() };
+            let marks = std::iter::once(0..text.len()).filter(|_| whole).collect();
             Ok((Some(text.clone()), marks))
         }
         Some(Value::Array(parts)) if !parts.is_empty() => {
