@@ -15,6 +15,7 @@ use crate::{input, output};
 
 /// Try the configured guards on texts
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  tandem guard test rows.jsonl --config tandem.toml")]
 pub struct Args {
     #[command(subcommand)]
     command: GuardCommand,
