@@ -26,37 +26,6 @@ pub fn likeliest(logits: &[f32], log_sum: f64, count: usize) -> Vec<(u32, f64)> 
     best.into_iter().map(|(id, logit)| (id, f64::from(logit) - log_sum)).collect()
 }
 
-/// How a distribution is spread.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Spread {
-    /// Natural log of the likeliest token's probability.
-    pub logprob_max: f32,
-    /// That minus the second's.
-    pub margin: f32,
-    /// Nats.
-    pub entropy: f32,
-}
-
-impl Spread {
-    /// Of the distribution that `logits` (at least one) are of.
-    pub fn of(logits: &[f32]) -> Spread {
-        let log_sum = log_sum_exp(logits);
-        let best = likeliest(logits, log_sum, 2);
-        let first = best.first().map_or(f64::NEG_INFINITY, |&(_, logprob)| logprob);
-        let second = best.get(1).map_or(f64::NEG_INFINITY, |&(_, logprob)| logprob);
-        let term = |&logit: &f32| {
-            let logprob = f64::from(logit) - log_sum;
-            // What has no probability adds nothing.
-            if logprob.is_finite() { -logprob * logprob.exp() } else { 0.0 }
-        };
-        Spread {
-            logprob_max: first as f32,
-            margin: (first - second) as f32,
-            entropy: logits.iter().map(term).sum::<f64>() as f32,
-        }
-    }
-}
-
 /// What one position predicts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Position {

@@ -5,8 +5,8 @@ use contract::{
 };
 use contract::{EventStream, Reading, Timings, Usage};
 use engine::decoder::LayerSet;
+use engine::sampling::Spread;
 use engine::scheduler::{Hold, ReadingJob};
-use engine::score::Spread;
 use futures_util::StreamExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::UnboundedReceiverStream;

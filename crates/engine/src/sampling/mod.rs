@@ -75,6 +75,17 @@ pub struct Sampled {
     pub entropy: Option<f32>,
 }
 
+/// How a distribution is spread, at temperature 1 and without penalties.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Spread {
+    /// Natural log of the likeliest token's probability.
+    pub logprob_max: f32,
+    /// That minus the second's.
+    pub margin: f32,
+    /// Nats.
+    pub entropy: f32,
+}
+
 /// Draws one sequence's tokens.
 #[derive(Debug)]
 pub struct Sampler {
@@ -119,6 +130,22 @@ impl Sampler {
     pub fn new(params: SamplingParams, isa: Isa, prompt: &[u32]) -> Self {
         let prompt = if params.repetition_penalty != 1.0 { prompt.to_vec() } else { Vec::new() };
         Sampler { params, isa, drawn: 0, proposed: 0, prompt, seen: Vec::new() }
+    }
+
+    /// How the distribution that `logits` are of is spread; draws nothing.
+    pub fn spread(&self, logits: &[f32]) -> Spread {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let weights = sized(&mut scratch.weights, logits.len());
+            let (_, highest) = highest(self.isa, logits);
+            let sum = self.isa.exp_shifted(logits, (highest, 1.0), weights);
+            let best = likeliest(logits, f64::from(highest) + sum.ln(), 2);
+            let at = |place: usize| best.get(place).map_or(f64::NEG_INFINITY, |&(_, logprob)| logprob);
+            Spread {
+                logprob_max: at(0) as f32,
+                margin: (at(0) - at(1)) as f32,
+                entropy: entropy(logits, highest, (weights, sum)),
+            }
+        })
     }
 
     /// Draws a token from `logits` and remembers it. `top`: how many of the likeliest to report. After
@@ -480,6 +507,16 @@ mod tests {
             let sum: f64 = weights.iter().sum();
             let want: f64 = weights.iter().map(|w| w / sum).map(|p| if p > 0.0 { -p * p.ln() } else { 0.0 }).sum();
             prop_assert!((f64::from(got) - want).abs() < 1e-4 * (1.0 + want), "{} instead of {}", got, want);
+        }
+
+        #[test]
+        fn a_spread_is_what_a_draw_tells(logits in prop::collection::vec(-30f32..30.0, 2..600)) {
+            let mut sampler = sampler(SamplingParams::default());
+            let spread = sampler.spread(&logits);
+            let sampled = sampler.draw(&logits, 2);
+            prop_assert_eq!(spread.entropy, sampled.entropy.unwrap());
+            prop_assert_eq!(spread.logprob_max, sampled.top[0].1);
+            prop_assert!((spread.margin - (sampled.top[0].1 - sampled.top[1].1)).abs() < 1e-4);
         }
 
         #[test]

@@ -8,7 +8,6 @@ use super::job::{Finished, Hold, Job, Output, Priority, ReadingJob, StopReason};
 use crate::decoder::{Decoder, ForwardError, SequenceId};
 use crate::model::Model;
 use crate::sampling::{Sampled, Sampler};
-use crate::score::Spread;
 use crate::speculation::{DRAFT_TOKENS_MAX, Draft, DraftJob};
 use crate::stop::StopFilter;
 use crate::tokenizer::StreamDecoder;
@@ -132,7 +131,7 @@ impl Entry {
         let started = self.started.unwrap_or(now);
         self.job.sink.send(Output::Read {
             states,
-            next: Spread::of(logits),
+            next: self.sampler.spread(logits),
             queue_ms: milliseconds(self.arrived, started),
             prompt_ms: milliseconds(started, now),
         });

@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::decoder::{ForwardError, LayerSet, LayerState};
-use crate::sampling::{Sampled, SamplingParams};
-use crate::score::Spread;
+use crate::sampling::{Sampled, SamplingParams, Spread};
 
 /// Who goes first where not all can.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
