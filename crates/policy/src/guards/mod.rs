@@ -5,6 +5,7 @@
 
 pub mod canonical;
 mod chain;
+pub mod judge;
 pub mod kinds;
 mod output;
 pub mod pattern;
