@@ -430,6 +430,7 @@ mod tests {
             deadline_ms: None,
             options: Options::default(),
             passthrough: serde_json::Map::new(),
+            continues: None,
         };
         let cost_usd: f64 = attempts.iter().map(|attempt| attempt.cost_usd).sum();
         let row = RequestRow {

@@ -41,7 +41,8 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests {
     use contract::{
-        Attempt, AttemptStatus, Check, Decision, FinishReason, Request, Role, Route, Signals, Step,
+        Attempt, AttemptStatus, Check, Continued, Continues, Decision, FinishReason, Request, Role, Route,
+        Signals, Step,
     };
     use proptest::prelude::*;
 
@@ -51,8 +52,8 @@ mod tests {
     use super::*;
     use crate::OnLargeFailure;
 
-    /// No policy here may need more: small, large, and small once more.
-    const CALLS_MAX: usize = 3;
+    /// No policy here may need more: small, large, and small once more, after one that was to go on.
+    const CALLS_MAX: usize = 4;
 
     fn ask(policy: &dyn Policy, request: &Request, attempts: &[Attempt]) -> Decision {
         let decision = policy.next(request, attempts);
@@ -82,9 +83,10 @@ mod tests {
         let (role, check) = match ask(policy, request, past).step {
             Step::Call { role, check } => (role, check),
             Step::Read => {
-                assert!(past.is_empty(), "read after {past:?}");
+                assert!(past.iter().all(|attempt| attempt.role == Role::Large), "read after {past:?}");
                 for read in readings() {
-                    explore(policy, request, &[read], (outcomes, calls_left));
+                    let attempts: Vec<Attempt> = past.iter().cloned().chain([read]).collect();
+                    explore(policy, request, &attempts, (outcomes, calls_left));
                 }
                 return;
             }
@@ -120,10 +122,19 @@ mod tests {
     fn explore_all(settings: &PolicySettings, outcomes: &[Outcome]) {
         for entry in REGISTRY {
             for policy in every_build(entry, settings) {
-                for route in [Route::Auto, Route::Small, Route::Large] {
+                let bond = |role| Some(Continues { what: Continued::ToolCalls, role });
+                let ways = [
+                    (Route::Auto, None),
+                    (Route::Small, None),
+                    (Route::Large, None),
+                    (Route::Auto, bond(Role::Small)),
+                    (Route::Auto, bond(Role::Large)),
+                ];
+                for (route, continues) in ways {
                     for stream in [true, false] {
                         let mut request = request(stream);
                         request.options.route = route;
+                        request.continues = continues;
                         explore(policy.as_ref(), &request, &[], (outcomes, CALLS_MAX));
                     }
                 }
