@@ -10,6 +10,7 @@ pub mod drift;
 mod forced;
 pub mod guards;
 pub mod heads;
+mod outlook;
 pub mod routing;
 mod settings;
 mod sticky;

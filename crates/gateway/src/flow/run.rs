@@ -176,8 +176,11 @@ impl Run {
             return self.policy_fault(format!("came to no end within {steps_max} decisions (steps_max)"));
         }
         let decision = self.shared.decide(&self.request, &self.attempts);
-        self.decisions.push(decision.clone());
+        if decision.step != Step::Hold {
+            self.decisions.push(decision.clone());
+        }
         match decision.step {
+            Step::Hold => self.hold(),
             Step::Read => self.start_reading(),
             Step::Call { role, check } => self.call(role, check),
             Step::Answer { attempt } => self.answer(attempt),
@@ -214,6 +217,13 @@ impl Run {
     fn run(&mut self, stream: EventStream, check: Check) {
         self.running = Some(Running::new(stream, check));
         self.phase = Phase::Listening;
+    }
+
+    fn hold(&mut self) {
+        match self.running {
+            Some(_) => self.phase = Phase::Listening,
+            None => self.policy_fault("holds back an attempt that does not run".to_owned()),
+        }
     }
 
     fn answer(&mut self, index: usize) {
@@ -302,8 +312,7 @@ impl Run {
         held.push(delta);
         if running.check == Check::Never && self.request.stream {
             self.release(index);
-        } else if running.window_is_full(attempt.signals.tokens) {
-            running.asked = true;
+        } else if running.asks(attempt.signals.tokens) {
             self.phase = Phase::Deciding;
         }
     }

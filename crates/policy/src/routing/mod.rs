@@ -62,6 +62,9 @@ mod tests {
         if let Some(confidence) = decision.confidence {
             assert!((0.0..=1.0).contains(&confidence), "confidence {confidence}");
         }
+        if decision.step == Step::Hold {
+            assert!(attempts.iter().any(|attempt| attempt.status == AttemptStatus::Partial), "{attempts:?}");
+        }
         if let Step::Answer { attempt } = decision.step {
             let answering = &attempts[attempt].status;
             assert!(
@@ -90,6 +93,7 @@ mod tests {
                 }
                 return;
             }
+            Step::Hold => return end(policy, request, past, (outcomes, calls_left)),
             Step::Answer { .. } | Step::Refuse(_) => return,
         };
         assert!(calls_left > 0, "one more call after {past:?}");
@@ -116,6 +120,20 @@ mod tests {
             attempts.push(next);
             explore(policy, request, &attempts, (outcomes, calls_left - 1));
         }
+    }
+
+    /// What is held back comes to its end.
+    fn end(
+        policy: &dyn Policy,
+        request: &Request,
+        past: &[Attempt],
+        (outcomes, calls_left): (&[Outcome], usize),
+    ) {
+        let (last, before) = past.split_last().unwrap();
+        assert_eq!(last.status, AttemptStatus::Partial, "nothing to hold back");
+        let whole = Attempt { status: AttemptStatus::Finished(FinishReason::Stop), ..last.clone() };
+        let attempts: Vec<Attempt> = before.iter().cloned().chain([whole]).collect();
+        explore(policy, request, &attempts, (outcomes, calls_left));
     }
 
     /// `explore` for every policy, forced or not, streaming or not.
