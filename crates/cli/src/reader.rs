@@ -142,6 +142,7 @@ fn request(index: usize, input: Input) -> Request {
         deadline_ms: None,
         options: Options::default(),
         passthrough: serde_json::Map::new(),
+        continues: None,
     }
 }
 

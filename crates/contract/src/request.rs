@@ -153,6 +153,25 @@ pub enum Input {
     },
 }
 
+/// What a request goes on from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Continued {
+    /// Its last messages answer calls of tools.
+    ToolCalls,
+    /// A conversation that was answered before.
+    Conversation,
+}
+
+/// Who is behind what a request goes on from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Continues {
+    /// What.
+    pub what: Continued,
+    /// Who wrote it.
+    pub role: Role,
+}
+
 /// How the next token is drawn. Defaults are OpenAI's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -218,6 +237,9 @@ pub struct Request {
     pub options: Options,
     /// OpenAI fields that only an upstream understands (`response_format`, `tool_choice`, `user`, …).
     pub passthrough: serde_json::Map<String, serde_json::Value>,
+    /// Who answered before, as far as the gateway remembers; never what the client says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continues: Option<Continues>,
 }
 
 impl Request {

@@ -9,3 +9,4 @@ mod lifecycle;
 mod limits;
 mod recorded;
 mod server;
+mod sticky;
