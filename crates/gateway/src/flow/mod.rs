@@ -5,6 +5,7 @@
 //! that the client is gone. The server and `tandem chat` both use this.
 
 mod admission;
+mod asking;
 mod clock;
 mod error;
 mod guarding;
@@ -16,7 +17,7 @@ mod running;
 
 use std::sync::Arc;
 
-use contract::{Attempt, Backend, Decision, Delta, Policy, Request, Role};
+use contract::{Attempt, Backend, Decision, Delta, Policy, Request, Role, Usage};
 use ledger::Ledger;
 use policy::drift::DriftState;
 use policy::guards::Chain;
@@ -135,6 +136,16 @@ impl Shared {
             Role::Small => &self.small,
             Role::Large => &self.large,
         }
+    }
+
+    /// Counts what guards had backends process; gives what it cost, US dollars.
+    fn note_spent(&self, spent: &[(Role, Usage)]) -> f64 {
+        let cost = |(role, usage): &(Role, Usage)| {
+            let cost_usd = self.backend(*role).info().price.cost_usd(usage);
+            self.metrics.spent(*role, usage, cost_usd);
+            cost_usd
+        };
+        spent.iter().map(cost).sum()
     }
 
     /// What is done next: as the policy says, unless its calibration is off.
