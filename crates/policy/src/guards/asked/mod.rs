@@ -43,7 +43,8 @@ pub enum Ask {
     Call {
         /// Whom.
         role: Role,
-        /// The question: no stream, one token, with the likeliest tokens beside it.
+        /// The question: a few tokens, with the likeliest ones beside each. The answer is asked for its meaning after
+        /// every token, and cut off once it has one.
         request: Box<Request>,
     },
 }
@@ -53,12 +54,10 @@ pub enum Ask {
 pub enum Answer<'a> {
     /// To [`Ask::Read`].
     Reading(&'a Reading),
-    /// To [`Ask::Call`]: the text that was written, and its first token where the backend tells it.
+    /// To [`Ask::Call`]: what was written so far, token by token where the backend tells them.
     Said {
-        /// The text.
-        text: &'a str,
-        /// The first token with the likeliest ones.
-        token: Option<&'a TokenLogprob>,
+        /// The tokens with the likeliest ones beside each.
+        tokens: &'a [TokenLogprob],
     },
 }
 
