@@ -176,6 +176,9 @@ pub struct Threshold {
     /// Least score with which small's answer is used; `None`: no such score could be shown to keep the target, so
     /// large answers everything.
     pub score_min: Option<f64>,
+    /// `cascade-route`: below this probability of the head, large answers at once; absent: the calibration's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route_below: Option<f64>,
     /// Share of large calls to expect.
     pub large_share: f64,
     /// Cost to expect, US dollars per 1,000 requests.
@@ -296,6 +299,9 @@ pub struct Data {
     pub calibration: u64,
     /// Rows for the figures only.
     pub held_out: u64,
+    /// Rows that were left out, for only one model had an outcome of them.
+    #[serde(default)]
+    pub unpaired: u64,
 }
 
 /// How likely small's answer is right.
@@ -339,7 +345,7 @@ pub struct Calibration {
     /// "Small is right": what routing does not go by, and figures tell.
     #[serde(default)]
     pub small_right: Option<SmallRight>,
-    /// `cascade-route`: below this probability of the head, large answers at once.
+    /// `cascade-route`: below this probability of the head, large answers at once, at the asked target.
     pub route_below: Option<f64>,
     /// By ascending target.
     pub thresholds: Vec<Threshold>,
@@ -415,8 +421,10 @@ impl Calibration {
             return Some("a probability is not in 0..=1".to_owned());
         }
         let rise = self.thresholds.windows(2).all(|pair| pair[0].max_quality_loss < pair[1].max_quality_loss);
-        let known =
-            |threshold: &Threshold| unit(threshold.max_quality_loss) && threshold.score_min.is_none_or(unit);
+        let known = |threshold: &Threshold| {
+            let scores = [threshold.score_min, threshold.route_below];
+            unit(threshold.max_quality_loss) && scores.into_iter().flatten().all(unit)
+        };
         if !rise || !self.thresholds.iter().all(known) {
             return Some("its thresholds are not a rising list of targets".to_owned());
         }
@@ -441,6 +449,11 @@ impl Calibration {
     /// allows more, so large answers.
     pub fn threshold(&self, max_quality_loss: f64) -> Option<&Threshold> {
         self.thresholds.iter().rev().find(|threshold| threshold.max_quality_loss <= max_quality_loss + 1e-12)
+    }
+
+    /// `cascade-route`: below which probability of the head large answers at once, under a threshold of this table.
+    pub fn route_below(&self, threshold: Option<&Threshold>) -> Option<f64> {
+        threshold.and_then(|threshold| threshold.route_below).or(self.route_below)
     }
 
     /// The head's probability in an attempt's findings.
@@ -482,6 +495,7 @@ pub(crate) mod testing {
         let threshold = |max_quality_loss, score_min| Threshold {
             max_quality_loss,
             score_min,
+            route_below: None,
             large_share: 0.5,
             cost_usd_per_1k: 1.0,
         };
