@@ -243,6 +243,24 @@ pub struct Request {
 }
 
 impl Request {
+    /// A request for a whole answer that leaves everything else open.
+    pub fn new(id: impl Into<String>, input: Input) -> Self {
+        Request {
+            id: id.into(),
+            input,
+            target: Target::Auto,
+            sampling: Sampling::default(),
+            max_tokens: None,
+            stop: Vec::new(),
+            top_logprobs: None,
+            stream: false,
+            deadline_ms: None,
+            options: Options::default(),
+            passthrough: serde_json::Map::new(),
+            continues: None,
+        }
+    }
+
     /// The role the client forces, by `model` or by `tandem.route`; the latter wins.
     pub fn forced_role(&self) -> Option<Role> {
         match (self.options.route, &self.target) {

@@ -5,6 +5,7 @@
 //! that the client is gone. The server and `tandem chat` both use this.
 
 mod admission;
+mod asking;
 mod clock;
 mod earlier;
 mod error;
@@ -17,7 +18,7 @@ mod running;
 
 use std::sync::Arc;
 
-use contract::{Attempt, Backend, Decision, Delta, Policy, Readiness, Request, Role};
+use contract::{Attempt, Backend, Decision, Delta, Policy, Readiness, Request, Role, Usage};
 use ledger::Ledger;
 use policy::drift::DriftState;
 use policy::guards::Chain;
@@ -146,6 +147,16 @@ impl Shared {
         let is_ready = |role| self.backend(role).readiness() == Readiness::Ready;
         request.continues = continues.filter(|continues| is_ready(continues.role));
         Some(thread)
+    }
+
+    /// Counts what guards had backends process; gives what it cost, US dollars.
+    fn note_spent(&self, spent: &[(Role, Usage)]) -> f64 {
+        let cost = |(role, usage): &(Role, Usage)| {
+            let cost_usd = self.backend(*role).info().price.cost_usd(usage);
+            self.metrics.spent(*role, usage, cost_usd);
+            cost_usd
+        };
+        spent.iter().map(cost).sum()
     }
 
     /// What is done next: as the policy says, unless its calibration is off.

@@ -149,6 +149,7 @@ pub fn train(
         weights: linear.weights().iter().map(|weight| *weight as f32).collect(),
         bias: linear.bias(),
         calibrator: calibrated.calibrator,
+        operating_point: None,
         training,
     };
     Ok(Trained { head, probabilities: calibrated.probabilities, folds })
