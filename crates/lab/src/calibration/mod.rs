@@ -427,9 +427,9 @@ mod tests {
         assert!(found.held_out.realised_loss_ci[0] < 0.03, "{:?}", found.held_out);
         assert!(found.held_out.above_mixing_ci[0] > 0.0, "{:?}", found.held_out);
         assert!(found.ordering.auroc.unwrap() > 0.75 && found.ordering.ece < 0.06, "{:?}", found.ordering);
-        // A lower target never asks for less.
-        let least: Vec<f64> = found.thresholds.iter().map(|row| row.score_min.unwrap_or(2.0)).collect();
-        assert!(least.windows(2).all(|pair| pair[0] >= pair[1]), "{least:?}");
+        // A lower target never calls large less.
+        let shares: Vec<f64> = found.thresholds.iter().map(|row| row.large_share).collect();
+        assert!(shares.windows(2).all(|pair| pair[0] >= pair[1]), "{shares:?}");
         assert_eq!(found.slices.iter().filter(|slice| slice.by == "task").count(), 3);
         assert_eq!(found.references.len(), 6);
         let text = serde_json::to_string(&found).unwrap();
