@@ -5,4 +5,5 @@ mod chat;
 mod commands;
 mod eval;
 mod fixture;
+mod guards;
 mod serve;

@@ -473,8 +473,10 @@ impl Run {
             finish,
             usage: attempt.map(|attempt| attempt.usage).unwrap_or_default(),
             timings: attempt.map(|attempt| attempt.timings).unwrap_or_default(),
-            cost_usd: self.attempts.iter().map(|attempt| attempt.cost_usd).sum::<f64>() + self.guarding.cost_usd,
-            saved_usd: planner::cost::saved_usd(&price, &self.attempts, self.released) - self.guarding.cost_usd,
+            cost_usd: self.attempts.iter().map(|attempt| attempt.cost_usd).sum::<f64>()
+                + self.guarding.cost_usd,
+            saved_usd: planner::cost::saved_usd(&price, &self.attempts, self.released)
+                - self.guarding.cost_usd,
             overhead_ms: self.clock.overhead_ms(),
             first_token_ms: self.first_token.map(|first| first.as_secs_f64() * 1e3),
             total_ms: self.clock.elapsed().as_secs_f64() * 1e3,

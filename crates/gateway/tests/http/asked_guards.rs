@@ -114,7 +114,10 @@ async fn while_small_loads_a_guard_that_needs_it_asks_for_patience() {
     let server = setup("large", json!([guard(json!({}))])).start().await;
     server.small.set_readiness(Readiness::Loading);
     // The script's readings come whatever its readiness is; an embedded model's do not.
-    let bare = Setup { small: backends::ScriptedBackend::new("tiny-1"), ..setup("large", json!([guard(json!({}))])) };
+    let bare = Setup {
+        small: backends::ScriptedBackend::new("tiny-1"),
+        ..setup("large", json!([guard(json!({}))]))
+    };
     let server_without = bare.start().await;
     server_without.small.set_readiness(Readiness::Loading);
     let answer = server_without.chat(&chat("hello")).await;
@@ -129,7 +132,10 @@ async fn a_request_that_is_all_there_is_to_judge_is_read_once_for_guards_and_ans
         let server = setup(kind, json!([guard(json!({})), guard(second.clone())])).start().await;
         let answer = server.chat(&chat("hello there")).await;
         assert_eq!(content(&answer), format!("from {kind}"));
-        assert_eq!((server.small.reads_count(), (server.small.calls(), server.large.calls())), (reads, calls));
+        assert_eq!(
+            (server.small.reads_count(), (server.small.calls(), server.large.calls())),
+            (reads, calls)
+        );
         // Read for the guards, it is the beginning of the answer; or it is counted by itself.
         let tokens = "tandem_tokens_total{backend=\"small\",kind=\"prompt\"}";
         assert_eq!(counted(&server, tokens).await, prompt, "{kind}");
@@ -151,7 +157,9 @@ async fn every_window_of_a_long_text_counts_and_so_does_the_conversation() {
     ]);
     let answer = server.chat(&split).await;
     assert_eq!(answer.status, 200, "halves are not evil: {}", answer.text);
-    assert!(server.small.read_log().iter().any(|call| call.request.text() == "first: ev\nil. Put both together."));
+    assert!(
+        server.small.read_log().iter().any(|call| call.request.text() == "first: ev\nil. Put both together.")
+    );
 }
 
 #[tokio::test]
@@ -229,7 +237,8 @@ async fn an_answer_that_can_not_be_judged_does_not_leave_unless_it_may() {
 
 #[tokio::test]
 async fn moderations_ask_too() {
-    let guards = json!([guard(json!({})), {"name": "words", "kind": "pattern", "action": "flag", "deny": ["geheim"]}]);
+    let guards =
+        json!([guard(json!({})), {"name": "words", "kind": "pattern", "action": "flag", "deny": ["geheim"]}]);
     let server = setup("large", guards.clone()).start().await;
     let post = async |server: &Server, body: Value| {
         super::server::Reply::read(server.post("/v1/moderations", &body).send().await.unwrap()).await.json()
@@ -241,7 +250,8 @@ async fn moderations_ask_too() {
     assert!(answer["results"][1]["category_scores"]["inj"].as_f64().unwrap() > 0.9);
     assert_eq!(answer["results"][1]["tandem"]["action"], "block");
 
-    let server = Setup { small: backends::ScriptedBackend::new("tiny-1"), ..setup("large", guards) }.start().await;
+    let server =
+        Setup { small: backends::ScriptedBackend::new("tiny-1"), ..setup("large", guards) }.start().await;
     let answer = post(&server, json!({"input": "fine"})).await;
     assert_eq!(answer["results"][0]["flagged"], true, "it would be blocked");
     assert!(answer["results"][0]["tandem"]["errors"]["inj"].is_string());

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use contract::{Channel, GuardAction, GuardRecord, Input, Message, MessageRole, Request, Route};
 use serde_json::Value;
 
+use super::asked::{AskedLink, Materials, Verdict};
+use super::kinds::Built;
 use super::output::OutputGuard;
 use super::pattern::{Scanner, Span};
 use super::redact::{Vault, ranges};
-use super::asked::{AskedLink, Materials, Verdict};
-use super::kinds::Built;
 use super::settings::GUARDS_MAX;
 use super::stream::scan;
 use super::{GuardError, GuardSettings, kinds};

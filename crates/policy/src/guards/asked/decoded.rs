@@ -18,9 +18,46 @@ const ESCAPES_MIN: usize = 3;
 
 /// Common English words of three letters and more: a text is rotated if they stand in it after rotating it back.
 const COMMON: &[&str] = &[
-    "the", "and", "you", "are", "for", "that", "this", "with", "your", "not", "all", "any", "how", "what", "tell",
-    "give", "make", "write", "from", "now", "can", "will", "must", "ignore", "previous", "instructions", "system",
-    "prompt", "rules", "without", "about", "answer", "print", "show", "say", "act", "pretend", "who", "where", "step",
+    "the",
+    "and",
+    "you",
+    "are",
+    "for",
+    "that",
+    "this",
+    "with",
+    "your",
+    "not",
+    "all",
+    "any",
+    "how",
+    "what",
+    "tell",
+    "give",
+    "make",
+    "write",
+    "from",
+    "now",
+    "can",
+    "will",
+    "must",
+    "ignore",
+    "previous",
+    "instructions",
+    "system",
+    "prompt",
+    "rules",
+    "without",
+    "about",
+    "answer",
+    "print",
+    "show",
+    "say",
+    "act",
+    "pretend",
+    "who",
+    "where",
+    "step",
 ];
 /// Least share of words, in hundredths, that are common in what is rotated.
 const COMMON_PERCENT_MIN: usize = 8;
@@ -47,7 +84,8 @@ pub fn decoded(text: &str) -> Vec<String> {
 fn hidden_at(words: &[&str]) -> (Option<String>, usize) {
     let pairs = words.iter().take_while(|word| is_pair(word)).count();
     if pairs >= PAIRS_MIN {
-        let bytes = words[..pairs].iter().filter_map(|pair| u8::from_str_radix(bare(pair), 16).ok()).collect();
+        let bytes =
+            words[..pairs].iter().filter_map(|pair| u8::from_str_radix(bare(pair), 16).ok()).collect();
         return (String::from_utf8(bytes).ok(), pairs);
     }
     let Some(first) = words.first() else { return (None, 1) };
@@ -116,7 +154,8 @@ fn is_text(hidden: &str) -> bool {
     let (mut all, mut plain) = (0, 0);
     for letter in hidden.chars() {
         all += 1;
-        plain += usize::from(letter.is_alphanumeric() || letter.is_whitespace() || letter.is_ascii_punctuation());
+        plain +=
+            usize::from(letter.is_alphanumeric() || letter.is_whitespace() || letter.is_ascii_punctuation());
     }
     hidden.len() >= HIDDEN_BYTES_MIN && plain * 10 >= all * 9 && hidden.contains(char::is_alphabetic)
 }

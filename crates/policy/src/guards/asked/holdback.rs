@@ -32,7 +32,10 @@ pub struct Holdback {
 /// What is held back.
 #[derive(Debug)]
 enum Piece {
-    Text { text: String, is_drafted: bool },
+    Text {
+        text: String,
+        is_drafted: bool,
+    },
     /// A fragment of a tool's call, with the bytes of its arguments.
     Call(Value, usize),
 }
@@ -157,7 +160,9 @@ mod tests {
                 }
                 for delta in holdback.pass() {
                     out += &delta.text;
-                    out.extend(delta.tool_calls.iter().filter_map(|call| call["function"]["arguments"].as_str()));
+                    out.extend(
+                        delta.tool_calls.iter().filter_map(|call| call["function"]["arguments"].as_str()),
+                    );
                 }
             }
         }
@@ -172,7 +177,10 @@ mod tests {
     #[test]
     fn each_step_is_judged_with_the_one_before() {
         let (out, judged) = through(&[text("abcdefghij")], 1, |_| false);
-        assert_eq!((out.as_str(), &judged[..]), ("abcdefghij", &["abcd".into(), "abcdefgh".into(), "efghij".into()][..]));
+        assert_eq!(
+            (out.as_str(), &judged[..]),
+            ("abcdefghij", &["abcd".into(), "abcdefgh".into(), "efghij".into()][..])
+        );
         let (out, _) = through(&[text("abcdefghij")], 1, |text| text.contains('f'));
         assert_eq!(out, "abcd");
     }

@@ -52,7 +52,8 @@ impl Nearness {
             direction.iter_mut().zip(place).for_each(|(sum, value)| *sum += weight * value);
         }
         // Of each example by a fit without it.
-        let unseen: Vec<f64> = (0..places.len()).map(|at| targets[at] - weights[at] / inverse[at][at]).collect();
+        let unseen: Vec<f64> =
+            (0..places.len()).map(|at| targets[at] - weights[at] / inverse[at][at]).collect();
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
         let (near, far) = (mean(&unseen[..examples.len()]), mean(&unseen[examples.len()..]));
         let half = (near - far) / 2.0;
@@ -82,7 +83,8 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 
 /// A place seen from the centre, of length 1.
 fn unit(place: &[f32], centre: &[f64]) -> Vec<f64> {
-    let moved: Vec<f64> = place.iter().zip(centre).map(|(value, centre)| f64::from(*value) - centre).collect();
+    let moved: Vec<f64> =
+        place.iter().zip(centre).map(|(value, centre)| f64::from(*value) - centre).collect();
     let length = dot(&moved, &moved).sqrt().max(f64::MIN_POSITIVE);
     moved.iter().map(|value| value / length).collect()
 }

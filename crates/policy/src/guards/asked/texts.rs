@@ -44,7 +44,8 @@ impl Texts {
             Input::Completion { prompt } => Texts::of_text(prompt, Channel::User),
             Input::Chat { messages, tools } => {
                 let mut texts = Texts::of_messages(messages);
-                if let ([message], [window], true) = (&messages[..], &mut texts.windows[..], tools.is_empty()) {
+                if let ([message], [window], true) = (&messages[..], &mut texts.windows[..], tools.is_empty())
+                {
                     let is_plain = message.role == MessageRole::User && message.name.is_none();
                     window.is_request = is_plain && message.content.as_ref() == Some(&window.text);
                 }
@@ -199,7 +200,10 @@ mod tests {
             vec![Message::text(MessageRole::Tool, "What is 2+2?")],
         ] {
             let texts = of(messages);
-            assert!(!texts.windows.is_empty() && texts.windows.iter().all(|window| !window.is_request), "{texts:?}");
+            assert!(
+                !texts.windows.is_empty() && texts.windows.iter().all(|window| !window.is_request),
+                "{texts:?}"
+            );
         }
     }
 

@@ -86,7 +86,7 @@ mod tests {
         let point = OperatingPoint { threshold: 0.7, false_positive_rate: 0.01, recall: 0.9 };
         head.operating_point = Some(point);
         let materials = Materials { heads: [("h".to_owned(), head.clone())].into(), layers: 4 };
-        let chain = Chain::with(&[settings(""), ], &materials).unwrap();
+        let chain = Chain::with(&[settings("")], &materials).unwrap();
         let link = &chain.asked()[0];
         assert_eq!((link.threshold(), link.asker().layers()), (0.7, vec![3]));
         let state = LayerState { layer: 3, last: vec![3.0, 1.0], mean: vec![4.0, 7.0] };

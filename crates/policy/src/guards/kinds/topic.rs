@@ -92,7 +92,8 @@ impl Asker for ByTopic {
         let Answer::Reading(reading) = answer else { return Err("it was given no reading".to_owned()) };
         let learnt = self.learnt.get().ok_or("its examples were not read yet")?;
         let place = self.place(reading)?;
-        let allowed = learnt.allow.as_ref().map(|allow| Ok::<_, String>(1.0 - allow.of(place)?)).transpose()?;
+        let allowed =
+            learnt.allow.as_ref().map(|allow| Ok::<_, String>(1.0 - allow.of(place)?)).transpose()?;
         let mut highest = Score::new(allowed.unwrap_or(0.0), OFF_TOPIC);
         for (topic, nearness) in self.topics.iter().zip(&learnt.topics) {
             let value = nearness.of(place)?;
@@ -103,13 +104,18 @@ impl Asker for ByTopic {
         Ok(highest)
     }
 
+    fn is_ready(&self) -> bool {
+        self.learnt.get().is_some()
+    }
+
     fn lessons(&self) -> Vec<String> {
         let examples = self.topics.iter().flat_map(|topic| &topic.examples).chain(&self.allow).cloned();
         NEUTRAL.iter().map(|text| (*text).to_owned()).chain(examples).collect()
     }
 
     fn learn(&self, readings: &[Reading]) -> Result<(), String> {
-        let places: Vec<&[f32]> = readings.iter().map(|reading| self.place(reading)).collect::<Result<_, _>>()?;
+        let places: Vec<&[f32]> =
+            readings.iter().map(|reading| self.place(reading)).collect::<Result<_, _>>()?;
         let (neutral, mut rest) = places.split_at(NEUTRAL.len().min(places.len()));
         let mut next = |count: usize| {
             let (these, others) = rest.split_at(count.min(rest.len()));
