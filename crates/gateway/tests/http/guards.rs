@@ -65,6 +65,21 @@ fn values(n: u64) -> [(&'static str, String); 5] {
     ]
 }
 
+/// Ways in which a value stands in a sentence.
+const SENTENCES: [&str; 8] = [
+    "my {name} is {value}",
+    "please note {value} as the {name}",
+    "{name}: {value};",
+    "({value})",
+    "is \"{value}\" what you have on file?",
+    "forms.{name} = '{value}' # as of today",
+    "| {name} | {value} |",
+    "Bitte ändern Sie {name} auf {value}!",
+];
+
+/// Conversations that are tried.
+const CONVERSATIONS: u64 = 2000;
+
 #[tokio::test]
 async fn no_value_reaches_the_upstream_and_every_answer_has_its_values_back() {
     let reply =
@@ -75,13 +90,17 @@ async fn no_value_reaches_the_upstream_and_every_answer_has_its_values_back() {
         })
         .start()
         .await;
-    for n in 0..200 {
+    for n in 0..CONVERSATIONS {
         let values = values(n);
-        let said: Vec<String> = values.iter().map(|(name, value)| format!("my {name} is {value}")).collect();
+        let sentence = |place: u64| SENTENCES[((n + place) % SENTENCES.len() as u64) as usize];
+        let said: Vec<String> = (0..)
+            .zip(&values)
+            .map(|(place, (name, value))| sentence(place).replace("{name}", name).replace("{value}", value))
+            .collect();
         let mut body = if n % 2 == 0 { chat("") } else { chat_stream("") };
         body["messages"] = json!([
             {"role": "system", "content": "You keep records."},
-            {"role": "user", "content": said.join(", ")},
+            {"role": "user", "content": said.join("\n")},
             {"role": "assistant", "content": format!("Thank you, {}.", values[0].1)},
             {"role": "user", "content": [{"type": "text", "text": format!("Again: {}", values[2].1)}]},
         ]);
@@ -102,7 +121,10 @@ async fn no_value_reaches_the_upstream_and_every_answer_has_its_values_back() {
         assert_eq!(text, expected);
     }
     let metrics = server.get("/metrics").await.text;
-    assert!(metrics.contains("tandem_guard_total{action=\"redact\",guard=\"pii\"} 200"), "{metrics}");
+    assert!(
+        metrics.contains(&format!("tandem_guard_total{{action=\"redact\",guard=\"pii\"}} {CONVERSATIONS}")),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]
