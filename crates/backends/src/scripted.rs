@@ -457,6 +457,7 @@ mod tests {
             deadline_ms: None,
             options: Options::default(),
             passthrough: serde_json::Map::new(),
+            continues: None,
         };
         Call { request: Arc::new(request), signals: true, tenant: None }
     }

@@ -109,6 +109,17 @@ pub struct Weighed {
     pub scale: f64,
     /// Then weighted.
     pub weight: f64,
+    /// What is taken for the evidence at least and at most: the fit knew little beyond.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<[f64; 2]>,
+}
+
+impl Weighed {
+    /// What evidence of this value adds to the log-odds.
+    pub(crate) fn adds(&self, value: f64) -> f64 {
+        let value = self.range.map_or(value, |[low, high]| value.max(low).min(high));
+        (value - self.mean) / self.scale * self.weight
+    }
 }
 
 /// The confidence in small's answer: a calibrated logistic regression.
@@ -128,7 +139,7 @@ impl Combination {
     pub fn logit(&self, seen: &Seen<'_>) -> Option<f64> {
         let mut sum = self.bias;
         for part in &self.parts {
-            sum += (part.evidence.of(seen)? - part.mean) / part.scale * part.weight;
+            sum += part.adds(part.evidence.of(seen)?);
         }
         sum.is_finite().then_some(sum)
     }
@@ -139,8 +150,15 @@ impl Combination {
     }
 
     fn fault(&self) -> Option<String> {
+        let ranges = |part: &Weighed| {
+            part.range.is_none_or(|[low, high]| low.is_finite() && high.is_finite() && low <= high)
+        };
         let fits = |part: &Weighed| {
-            part.mean.is_finite() && part.weight.is_finite() && part.scale.is_finite() && part.scale > 0.0
+            ranges(part)
+                && part.mean.is_finite()
+                && part.weight.is_finite()
+                && part.scale.is_finite()
+                && part.scale > 0.0
         };
         if self.parts.is_empty() || !self.parts.iter().all(fits) || !self.bias.is_finite() {
             return Some("a part of the combination is out of range".to_owned());
@@ -158,6 +176,9 @@ pub struct Threshold {
     /// Least score with which small's answer is used; `None`: no such score could be shown to keep the target, so
     /// large answers everything.
     pub score_min: Option<f64>,
+    /// `cascade-route`: below this probability of the head, large answers at once; absent: the calibration's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route_below: Option<f64>,
     /// Share of large calls to expect.
     pub large_share: f64,
     /// Cost to expect, US dollars per 1,000 requests.
@@ -278,6 +299,9 @@ pub struct Data {
     pub calibration: u64,
     /// Rows for the figures only.
     pub held_out: u64,
+    /// Rows that were left out, for only one model had an outcome of them.
+    #[serde(default)]
+    pub unpaired: u64,
 }
 
 /// How likely small's answer is right.
@@ -321,7 +345,7 @@ pub struct Calibration {
     /// "Small is right": what routing does not go by, and figures tell.
     #[serde(default)]
     pub small_right: Option<SmallRight>,
-    /// `cascade-route`: below this probability of the head, large answers at once.
+    /// `cascade-route`: below this probability of the head, large answers at once, at the asked target.
     pub route_below: Option<f64>,
     /// By ascending target.
     pub thresholds: Vec<Threshold>,
@@ -397,8 +421,10 @@ impl Calibration {
             return Some("a probability is not in 0..=1".to_owned());
         }
         let rise = self.thresholds.windows(2).all(|pair| pair[0].max_quality_loss < pair[1].max_quality_loss);
-        let known =
-            |threshold: &Threshold| unit(threshold.max_quality_loss) && threshold.score_min.is_none_or(unit);
+        let known = |threshold: &Threshold| {
+            let scores = [threshold.score_min, threshold.route_below];
+            unit(threshold.max_quality_loss) && scores.into_iter().flatten().all(unit)
+        };
         if !rise || !self.thresholds.iter().all(known) {
             return Some("its thresholds are not a rising list of targets".to_owned());
         }
@@ -406,9 +432,7 @@ impl Calibration {
         if let Some(fault) = self.combination.iter().chain(of_right).find_map(Combination::fault) {
             return Some(fault);
         }
-        let asks_head = |part: &Weighed| part.evidence == Evidence::HeadLogit;
-        let needs_head = self.policy != PolicyKind::Cascade
-            || self.combination.iter().flat_map(|combination| &combination.parts).any(asks_head);
+        let needs_head = self.policy != PolicyKind::Cascade || self.judges_by_head();
         if self.routes && needs_head && self.head.is_none() {
             return Some("its policy needs a head, and there is none".to_owned());
         }
@@ -427,16 +451,36 @@ impl Calibration {
         self.thresholds.iter().rev().find(|threshold| threshold.max_quality_loss <= max_quality_loss + 1e-12)
     }
 
+    /// `cascade-route`: below which probability of the head large answers at once, under a threshold of this table.
+    pub fn route_below(&self, threshold: Option<&Threshold>) -> Option<f64> {
+        threshold.and_then(|threshold| threshold.route_below).or(self.route_below)
+    }
+
     /// The head's probability in an attempt's findings.
     pub fn head_probability(&self, findings: Option<&Findings>) -> Option<f64> {
         findings?.scores.get(&self.head.as_ref()?.name).copied().filter(|p| (0.0..=1.0).contains(p))
     }
 
-    /// The probability that a finished answer of small suffices; `None` where the backend did not tell enough.
-    pub fn answer_probability(&self, attempt: &Attempt) -> Option<f64> {
+    /// The head's part in judging answers: with it every request shows something, also if its answer is given up.
+    pub fn judges_by_head(&self) -> bool {
+        let parts = self.combination.iter().flat_map(|combination| &combination.parts);
+        parts.into_iter().any(|part| part.evidence == Evidence::HeadLogit)
+    }
+
+    /// The highest probability that any end of the answer could have; `None`: no such bound is known.
+    pub fn best_probability(&self, attempt: &Attempt, max_tokens: Option<u32>) -> Option<f64> {
+        self.combination.as_ref()?.best(&self.seen(attempt), max_tokens)
+    }
+
+    fn seen<'a>(&self, attempt: &'a Attempt) -> Seen<'a> {
         let prompt_tokens = attempt.usage.prompt_tokens;
         let head = self.head_probability(attempt.findings.as_ref());
-        self.combination.as_ref()?.probability(&Seen { signals: &attempt.signals, prompt_tokens, head })
+        Seen { signals: &attempt.signals, prompt_tokens, head }
+    }
+
+    /// The probability that a finished answer of small suffices; `None` where the backend did not tell enough.
+    pub fn answer_probability(&self, attempt: &Attempt) -> Option<f64> {
+        self.combination.as_ref()?.probability(&self.seen(attempt))
     }
 }
 
@@ -447,10 +491,11 @@ pub(crate) mod testing {
 
     /// A calibration whose head is called `h`, and whose confidence is the mean token probability and the head's.
     pub(crate) fn calibration(policy: PolicyKind) -> Calibration {
-        let part = |evidence, weight| Weighed { evidence, mean: 0.0, scale: 1.0, weight };
+        let part = |evidence, weight| Weighed { evidence, mean: 0.0, scale: 1.0, weight, range: None };
         let threshold = |max_quality_loss, score_min| Threshold {
             max_quality_loss,
             score_min,
+            route_below: None,
             large_share: 0.5,
             cost_usd_per_1k: 1.0,
         };
@@ -513,6 +558,8 @@ mod tests {
             };
             json!([row(a), row(b)])
         };
+        let mut range = serde_json::to_value(&good.combination).unwrap();
+        range["parts"][0]["range"] = json!([1.0, 0.0]);
         for (key, value, words) in [
             ("version", json!(9), "tandem calibrate"),
             ("confidence", json!(1.5), "0..=1"),
@@ -522,6 +569,7 @@ mod tests {
             ("thresholds", two(0.05, 5.0), "rising list of targets"),
             ("references", json!([{"signal": "logprob_min", "quantiles": [1.0, 0.0]}]), "do not rise"),
             ("policy", json!("guess"), "not a calibration's file"),
+            ("combination", range, "out of range"),
         ] {
             let mut file = serde_json::to_value(&good).unwrap();
             file[key] = value;

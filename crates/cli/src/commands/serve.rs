@@ -7,7 +7,7 @@ use std::sync::Arc;
 use gateway::{Flow, FlowParts, Gateway, Metrics, Watched};
 use ledger::Ledger;
 use policy::guards::Chain;
-use policy::{Calibration, PolicySettings};
+use policy::{Calibration, PolicySettings, Stickiness};
 use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
@@ -146,12 +146,15 @@ async fn serve((settings, chain): (Settings, Chain), pair: Pair, context: &Conte
 /// The flow over the pair, and what its models are loaded with.
 ///
 /// # Errors
-/// If the ledger can't be opened or the policy can't be built.
+/// If the ledger can't be opened, the policy can't be built, or its calibration is of another pair.
 pub async fn assemble(
     (settings, guards): (&Settings, Chain),
     pair: &Pair,
     context: &Context,
 ) -> Result<(Flow, Loading), CliError> {
+    if let Some(calibration) = &settings.calibration {
+        check_models(calibration, [&pair.small.info().model, &pair.large.info().model])?;
+    }
     let path = &settings.ledger.path;
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)
@@ -161,9 +164,6 @@ pub async fn assemble(
     let metrics = Metrics::new().map_err(CliError::failed)?;
     let policy = policy::build_calibrated(&settings.policy, settings.calibration.clone());
     let policy = policy.map_err(CliError::usage)?;
-    if let Some(calibration) = &settings.calibration {
-        warn_of_others(calibration, [&pair.small.info().model, &pair.large.info().model]);
-    }
     let parts = FlowParts {
         policy: Arc::from(policy),
         small: Arc::clone(&pair.small),
@@ -181,7 +181,12 @@ pub async fn assemble(
 /// The calibration, if there is one, with large for when traffic is no longer like its rows.
 fn watched(settings: &Settings) -> Result<Option<Watched>, CliError> {
     let Some(calibration) = settings.calibration.clone() else { return Ok(None) };
-    let large = PolicySettings { kind: FALLBACK_POLICY.to_owned(), ..PolicySettings::default() };
+    // A loop of tools is not torn apart; in a conversation that small has led, large takes over.
+    let sticky = match settings.policy.sticky {
+        Stickiness::Off => Stickiness::Off,
+        Stickiness::Tools | Stickiness::Conversation => Stickiness::Tools,
+    };
+    let large = PolicySettings { kind: FALLBACK_POLICY.to_owned(), sticky, ..PolicySettings::default() };
     let fallback = Arc::from(policy::build(&large).map_err(CliError::usage)?);
     Ok(Some(Watched { calibration, fallback }))
 }
@@ -212,17 +217,21 @@ async fn load(
     flow.teach_guards().await.map_err(CliError::failed)
 }
 
-/// Says in the log where a calibration is of other models than those that are served.
-fn warn_of_others(calibration: &Calibration, served: [&str; 2]) {
-    for (calibrated, served) in [&calibration.small, &calibration.large].into_iter().zip(served) {
-        if calibrated != served {
-            tracing::warn!(
-                calibrated,
-                served,
-                "the calibration is of another model: its promise does not hold"
-            );
+/// Refuses a calibration of other models than those that are served: its promise would not hold. A small model that
+/// its head knows by the file's hash may have another name.
+fn check_models(calibration: &Calibration, served: [&str; 2]) -> Result<(), CliError> {
+    let is_known = calibration.routes && calibration.head.is_some();
+    let roles = [("small", &calibration.small, is_known), ("large", &calibration.large, false)];
+    for ((role, calibrated, is_known), served) in roles.into_iter().zip(served) {
+        if calibrated != served && !is_known {
+            return Err(CliError::usage(format!(
+                "policy.calibration is of {calibrated:?} as {role}, and served is {served:?}: its promise would not \
+                 hold. Serve that model, or calibrate on outcomes of this pair; if it is the same model under another \
+                 name, say so by that name as {role:?} in the calibration's file"
+            )));
         }
     }
+    Ok(())
 }
 
 #[derive(Serialize)]

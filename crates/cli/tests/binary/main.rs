@@ -6,4 +6,5 @@ mod commands;
 mod eval;
 mod fixture;
 mod guards;
+mod replay;
 mod serve;

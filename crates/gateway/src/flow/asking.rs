@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use contract::{
     Backend, BackendError, Call, Channel, Event, FailureKind, GuardAction, GuardRecord, Input, Priority,
-    Read, ReadOptions, Readiness, Reading, Request, Role, Route, TokenLogprob, Usage,
+    Read, ReadOptions, Readiness, Reading, Request, Role, Route, Usage,
 };
 use futures_util::StreamExt;
 use policy::guards::asked::{Answer, Ask, AskedLink, Judged, Score, Texts, Window, reading_request, texts};
@@ -19,7 +19,7 @@ use super::admission::Caller;
 use super::run::{Phase, Run};
 use super::{FlowError, Shared};
 
-/// Most bytes that a judge may write before its first token is known.
+/// Most bytes that a judge may write before it has said what it thinks.
 const SAID_BYTES_MAX: usize = 4096;
 
 /// What came of asking about a request.
@@ -162,10 +162,7 @@ impl Asking {
                     None => Err("it was not read".to_owned()),
                 }
             }
-            Ask::Call { role, request } => {
-                let (text, token) = self.first_token(role, *request, link.timeout_ms()).await?;
-                link.score(&Answer::Said { text: &text, token: token.as_ref() })
-            }
+            Ask::Call { role, request } => self.verdict(link, role, *request).await,
         }
     }
 
@@ -199,26 +196,22 @@ impl Asking {
         Ok(read.reading)
     }
 
-    /// Has a backend begin an answer; gives its text until the first token is known, and that.
-    async fn first_token(
-        &mut self,
-        role: Role,
-        request: Request,
-        timeout_ms: u64,
-    ) -> Result<(String, Option<TokenLogprob>), String> {
+    /// Has a backend answer until what it says means something to the guard.
+    async fn verdict(&mut self, link: &AskedLink, role: Role, request: Request) -> Result<Score, String> {
         let call = Call { request: Arc::new(request), signals: true, tenant: self.tenant.clone() };
         let mut stream = self.shared.backend(role).call(call);
-        let (mut text, mut token, mut usage) = (String::new(), None, Usage::default());
+        let (mut tokens, mut usage, mut bytes) = (Vec::new(), Usage::default(), 0);
         let listening = async {
             while let Some(event) = stream.next().await {
                 match event {
                     Event::Started(started) => usage = started,
                     Event::Delta(delta) => {
-                        text.push_str(&delta.text);
-                        usage.completion_tokens += 1;
-                        token = token.take().or_else(|| delta.tokens.into_iter().next());
-                        if text.len() > SAID_BYTES_MAX {
-                            break;
+                        usage.completion_tokens += delta.tokens.len() as u64;
+                        bytes += delta.text.len();
+                        tokens.extend(delta.tokens);
+                        let score = link.score(&Answer::Said { tokens: &tokens });
+                        if score.is_ok() || bytes > SAID_BYTES_MAX {
+                            return Ok(score);
                         }
                     }
                     Event::Finished(finished) => {
@@ -228,11 +221,11 @@ impl Asking {
                     Event::Failed(error) => return Err(error),
                 }
             }
-            Ok(())
+            Ok(link.score(&Answer::Said { tokens: &tokens }))
         };
-        let heard = within(timeout_ms, listening).await;
+        let heard = within(link.timeout_ms(), listening).await;
         self.asked.spent.push((role, usage));
-        heard.map(|()| (text, token))
+        heard?
     }
 }
 

@@ -45,8 +45,8 @@ pub(super) type GoOn = Box<dyn FnOnce() -> EventStream + Send>;
 
 impl Run {
     pub(super) fn start_reading(&mut self) {
-        if !self.attempts.is_empty() {
-            return self.policy_fault("asks for a reading after the first step".to_owned());
+        if self.attempts.iter().any(|attempt| attempt.role == Role::Small) {
+            return self.policy_fault("asks for a reading after small was called".to_owned());
         }
         let backend = Arc::clone(&self.shared.small);
         let model = backend.info().model;

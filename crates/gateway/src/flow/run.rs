@@ -15,6 +15,7 @@ use tokio::time::{Duration, Instant, timeout_at};
 use super::admission::{Caller, Place};
 use super::asking::AskFuture;
 use super::clock::Clock;
+use super::earlier::Thread;
 use super::guarding::Guarding;
 use super::outcome::{Decided, Failure, Outcome, RouteTaken};
 use super::reading::GoOn;
@@ -64,6 +65,8 @@ pub(super) struct Run {
     first_token: Option<Duration>,
     last_delta: Option<Instant>,
     pub(super) guarding: Guarding,
+    /// What the answer goes on from, if it is a chat's.
+    thread: Option<Thread>,
     out: VecDeque<FlowEvent>,
 }
 
@@ -97,6 +100,8 @@ impl Deadline {
 impl Run {
     pub(super) fn new(shared: Arc<Shared>, arrival: Arrival) -> Self {
         let Arrival { mut request, tenant, at, door } = arrival;
+        // As the client wrote it, for so it will come again.
+        let thread = shared.recall(&mut request, tenant.as_deref());
         let guarding = Guarding::new(&shared.guards, &mut request);
         let deadline = Deadline::new(at, request.deadline_ms, shared.limits.request_timeout_ms);
         Run {
@@ -119,6 +124,7 @@ impl Run {
             first_token: None,
             last_delta: None,
             guarding,
+            thread,
             out: VecDeque::new(),
         }
     }
@@ -190,8 +196,11 @@ impl Run {
             return self.policy_fault(format!("came to no end within {steps_max} decisions (steps_max)"));
         }
         let decision = self.shared.decide(&self.request, &self.attempts);
-        self.decisions.push(decision.clone());
+        if decision.step != Step::Hold {
+            self.decisions.push(decision.clone());
+        }
         match decision.step {
+            Step::Hold => self.hold(),
             Step::Read => self.start_reading(),
             Step::Call { role, check } => self.call(role, check),
             Step::Answer { attempt } => self.answer(attempt),
@@ -229,6 +238,13 @@ impl Run {
     fn run(&mut self, stream: EventStream, check: Check) {
         self.running = Some(Running::new(stream, check));
         self.phase = Phase::Listening;
+    }
+
+    fn hold(&mut self) {
+        match self.running {
+            Some(_) => self.phase = Phase::Listening,
+            None => self.policy_fault("holds back an attempt that does not run".to_owned()),
+        }
     }
 
     fn answer(&mut self, index: usize) {
@@ -317,8 +333,7 @@ impl Run {
         held.push(delta);
         if running.check == Check::Never && self.request.stream {
             self.release(index);
-        } else if running.window_is_full(attempt.signals.tokens) {
-            running.asked = true;
+        } else if running.asks(attempt.signals.tokens) {
             self.phase = Phase::Deciding;
         }
     }
@@ -388,6 +403,9 @@ impl Run {
     }
 
     pub(super) fn send(&mut self, delta: Delta) {
+        if let Some(thread) = &mut self.thread {
+            thread.push(&delta);
+        }
         let shows = !delta.text.is_empty() || !delta.tool_calls.is_empty();
         // Only a stream has a first token; a whole answer leaves at its end.
         if shows && self.request.stream && self.first_token.is_none() {
@@ -437,6 +455,10 @@ impl Run {
     fn end(&mut self, reason: FinishReason) {
         self.drop_ahead();
         let reason = if self.guarding.has_ended() { FinishReason::ContentFilter } else { reason };
+        let answer = self.released.and_then(|index| self.attempts.get(index));
+        if let Some((thread, answer)) = self.thread.take().zip(answer) {
+            self.shared.earlier.note(thread, answer.role);
+        }
         let outcome = self.outcome(200, Some(reason));
         let recording = self.record(&outcome, None);
         self.phase = Phase::Ending { recording, last: Some(FlowEvent::Finished(Box::new(outcome))) };

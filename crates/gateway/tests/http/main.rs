@@ -10,3 +10,4 @@ mod lifecycle;
 mod limits;
 mod recorded;
 mod server;
+mod sticky;

@@ -27,6 +27,7 @@ pub fn request(id: &str) -> Request {
         deadline_ms: Some(30_000),
         options: Options::default(),
         passthrough: serde_json::Map::from_iter([("user".to_owned(), "Quillfeather".into())]),
+        continues: None,
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod asked;
 pub mod canonical;
 mod chain;
+pub mod judge;
 pub mod kinds;
 mod output;
 pub mod pattern;

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use contract::{Channel, GuardAction};
+use contract::{Channel, GuardAction, Role};
 use serde::{Deserialize, Serialize};
 
 use super::kinds;
@@ -75,6 +75,15 @@ pub struct GuardSettings {
     /// `topic`: sentences of what may be talked about; anything else is not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<String>,
+    /// `model`: the family of the judge, a name in [`super::judge::REGISTRY`] [default: policy].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// `model`: what is not allowed, in words [default: the family's own].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// `model`: who judges [default: small].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<Role>,
     /// Kinds that ask a model: longest time that the judgement of one text may take.
     #[serde(default = "timeout_default", skip_serializing_if = "is_timeout_default")]
     pub timeout_ms: u64,
@@ -128,6 +137,9 @@ pub const KEYS: &[&str] = &[
     "head",
     "topics",
     "allow",
+    "template",
+    "policy",
+    "backend",
     "timeout_ms",
     "on_error",
     "window_tokens",
@@ -184,6 +196,16 @@ pub enum GuardError {
         /// What was asked for.
         kind: String,
         /// The kinds there are.
+        known: String,
+    },
+    /// No family of judges has this name.
+    #[error("guard {name:?}: template = {template:?} is unknown; known are: {known}")]
+    UnknownTemplate {
+        /// The guard.
+        name: String,
+        /// What was asked for.
+        template: String,
+        /// The families there are.
         known: String,
     },
     /// Settings that contradict each other.

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use contract::{Attempt, AttemptStatus, Check, Decision, Findings, Policy, Request, Role, Step};
 
-use super::escalation::{after_failed_small, after_large, escalate, shown};
+use super::escalation::{EARLY_CHECK_TOKENS, after_failed_small, after_large, escalate, hold, shown};
 use super::fixed;
 use crate::PolicySettings;
-use crate::calibration::{Calibration, Evidence, PolicyKind};
+use crate::calibration::{Calibration, PolicyKind};
 
 /// A policy that obeys a calibration.
 pub(super) struct Calibrated {
@@ -25,8 +25,19 @@ pub(super) struct Calibrated {
 enum Plan {
     /// One model answers, for this reason.
     Constant(Role, String),
-    /// Small answers from this score on, which keeps this loss.
-    Threshold { least: f64, loss: f64 },
+    /// Small answers from this score on.
+    Threshold(Least),
+}
+
+/// How sure small must be.
+#[derive(Clone, Copy)]
+struct Least {
+    /// The least score.
+    score: f64,
+    /// The loss that it keeps.
+    loss: f64,
+    /// `cascade-route`: the least probability of the head with which small is tried.
+    head: Option<f64>,
 }
 
 impl Calibrated {
@@ -49,8 +60,10 @@ impl Calibrated {
         }
         let configured = self.settings.max_quality_loss.unwrap_or(calibration.max_quality_loss);
         let limit = request.options.max_quality_loss.map_or(configured, |asked| asked.min(configured));
-        match calibration.threshold(limit).and_then(|row| Some((row.score_min?, row.max_quality_loss))) {
-            Some((least, loss)) => Plan::Threshold { least, loss },
+        let row = calibration.threshold(limit);
+        let head = calibration.route_below(row);
+        match row.and_then(|row| Some(Least { score: row.score_min?, loss: row.max_quality_loss, head })) {
+            Some(least) => Plan::Threshold(least),
             None => {
                 let why =
                     format!("the calibration has no threshold that loses at most {limit}: large answers");
@@ -60,8 +73,7 @@ impl Calibrated {
     }
 
     fn reads_first(&self) -> bool {
-        let parts = self.calibration.combination.iter().flat_map(|combination| &combination.parts);
-        self.kind != PolicyKind::Cascade || parts.into_iter().any(|part| part.evidence == Evidence::HeadLogit)
+        self.kind != PolicyKind::Cascade || self.calibration.judges_by_head()
     }
 
     fn begin(&self) -> Decision {
@@ -74,8 +86,17 @@ impl Calibrated {
         )
     }
 
+    /// The highest probability that small's answer can still come to. `None`: only the whole answer tells, also where
+    /// the head has no part in it. For then traffic is watched by how answers look, and those that were given up would
+    /// be missing.
+    fn best(&self, request: &Request, attempt: &Attempt) -> Option<f64> {
+        let by_head = self.kind.judges_answers() && self.calibration.judges_by_head();
+        self.calibration.best_probability(attempt, request.max_tokens).filter(|_| by_head)
+    }
+
     /// Small has read the request.
-    fn after_reading(&self, attempt: &Attempt, (least, loss): (f64, f64)) -> Decision {
+    fn after_reading(&self, request: &Request, attempt: &Attempt, limit: Least) -> Decision {
+        let Least { score: least, loss, head: head_min } = limit;
         let findings = attempt.findings.as_ref();
         let Some(head) = self.calibration.head_probability(findings) else {
             return escalate("the head says nothing of small's reading: large answers".to_owned(), None);
@@ -85,36 +106,57 @@ impl Calibrated {
         let at_once = match self.kind {
             PolicyKind::Route => Some(least),
             PolicyKind::Cascade => None,
-            PolicyKind::CascadeRoute => self.calibration.route_below,
+            PolicyKind::CascadeRoute => head_min,
         };
-        match at_once {
-            Some(limit) if head < limit => {
+        let best = self.best(request, attempt);
+        match (at_once, best) {
+            (Some(limit), _) if head < limit => {
                 escalate(format!("{says}, below {}: large answers", shown(limit)), Some(head))
+            }
+            (_, Some(best)) if best < least => {
+                let (best, least) = (shown(best), shown(least));
+                let reason = format!("{says}, and with its best answer {best}, below {least}: large answers");
+                escalate(reason, Some(head))
             }
             _ if self.kind == PolicyKind::Route => Decision {
                 step: Step::Call { role: Role::Small, check: Check::Never },
                 reason: format!("{says}, at or above {}{}: small answers", shown(least), self.promise(loss)),
                 confidence: Some(head),
             },
-            _ => Decision {
-                step: Step::Call { role: Role::Small, check: Check::WhenFinished },
+            (_, best) => Decision {
+                step: Step::Call {
+                    role: Role::Small,
+                    check: best.map_or(Check::WhenFinished, |_| Check::Every(EARLY_CHECK_TOKENS)),
+                },
                 reason: format!("{says}; its whole answer will be judged before anything leaves"),
                 confidence: Some(head),
             },
         }
     }
 
+    /// A part of an answer that will be judged as a whole.
+    fn look_ahead(&self, request: &Request, attempt: &Attempt, least: f64) -> Decision {
+        match self.best(request, attempt).filter(|best| *best < least) {
+            Some(best) => {
+                let reason = format!(
+                    "after {} tokens small's answer suffices with probability {} at most, below {}: the request \
+                     escalates to large before small is done",
+                    attempt.signals.tokens,
+                    shown(best),
+                    shown(least)
+                );
+                escalate(reason, Some(best))
+            }
+            None => hold(),
+        }
+    }
+
     /// Small has answered.
-    fn judge(&self, index: usize, attempt: &Attempt, (least, loss): (f64, f64)) -> Decision {
+    fn judge(&self, index: usize, attempt: &Attempt, Least { score: least, loss, .. }: Least) -> Decision {
         if self.kind == PolicyKind::Route {
             let reason = "small answers, by its reading";
             let confidence = self.calibration.head_probability(attempt.findings.as_ref());
             return Decision { confidence, ..Decision::new(Step::Answer { attempt: index }, reason) };
-        }
-        if attempt.status == AttemptStatus::Partial {
-            let reason =
-                "a part of an answer can't be judged by this calibration: the request escalates to large";
-            return escalate(reason.to_owned(), None);
         }
         let Some(probability) = self.calibration.answer_probability(attempt) else {
             let reason =
@@ -162,16 +204,19 @@ impl Policy for Calibrated {
             let small = small.map(|index| (index, self.calibration.answer_probability(&attempts[index])));
             return after_large((small, large), attempts, self.settings.on_large_failure);
         }
-        let (least, loss) = match plan {
+        let least = match plan {
             Plan::Constant(_, why) => return escalate(why, None),
-            Plan::Threshold { least, loss } => (least, loss),
+            Plan::Threshold(least) => least,
         };
         let Some(index) = small else { return self.begin() };
         let attempt = &attempts[index];
         match attempt.status {
             AttemptStatus::Failed(_) | AttemptStatus::Cancelled => after_failed_small(attempt),
-            AttemptStatus::Read => self.after_reading(attempt, (least, loss)),
-            AttemptStatus::Partial | AttemptStatus::Finished(_) => self.judge(index, attempt, (least, loss)),
+            AttemptStatus::Read => self.after_reading(request, attempt, least),
+            AttemptStatus::Partial if self.kind.judges_answers() => {
+                self.look_ahead(request, attempt, least.score)
+            }
+            AttemptStatus::Partial | AttemptStatus::Finished(_) => self.judge(index, attempt, least),
         }
     }
 }
@@ -230,10 +275,13 @@ mod tests {
     #[test]
     fn cascade_judges_whole_answers_also_of_streams() {
         let kind = PolicyKind::Cascade;
-        let [_, unsure] = read();
-        let held = Step::Call { role: Role::Small, check: Check::WhenFinished };
+        let [sure, unsure] = read();
+        let held = Step::Call { role: Role::Small, check: Check::Every(8) };
         assert_eq!(decide(kind, None, &[]).step, Step::Read);
-        assert_eq!(decide(kind, None, &[unsure]).step, held);
+        assert_eq!(decide(kind, None, &[sure]).step, held);
+        let hopeless = decide(kind, None, &[unsure]);
+        assert_eq!(hopeless.step, LARGE);
+        assert!(hopeless.reason.contains("with its best answer 0.47, below 0.6"), "{}", hopeless.reason);
         let good = decide(kind, None, &[answered(0.9)]);
         assert_eq!(good.step, Step::Answer { attempt: 0 });
         assert!(good.reason.contains("loses at most 0.05"), "{}", good.reason);
@@ -247,8 +295,58 @@ mod tests {
         let kind = PolicyKind::CascadeRoute;
         let [sure, unsure] = read();
         assert_eq!(decide(kind, None, &[unsure]).step, LARGE);
-        let held = Step::Call { role: Role::Small, check: Check::WhenFinished };
+        let held = Step::Call { role: Role::Small, check: Check::Every(8) };
         assert_eq!(decide(kind, None, &[sure]).step, held);
+    }
+
+    #[test]
+    fn each_target_has_its_own_limit_of_who_is_tried() {
+        let kind = PolicyKind::CascadeRoute;
+        let mut found = calibration(kind);
+        found.thresholds.iter_mut().for_each(|row| {
+            row.score_min = Some(0.3);
+            row.route_below = Some(if row.max_quality_loss < 0.05 { 0.95 } else { 0.05 });
+        });
+        let settings = PolicySettings { kind: kind.as_str().to_owned(), ..PolicySettings::default() };
+        let policy = build_calibrated(&settings, Some(Arc::new(found))).unwrap();
+        let step = |asked, read: &Attempt| {
+            let mut request = request(true);
+            request.options.max_quality_loss = asked;
+            policy.next(&request, std::slice::from_ref(read)).step
+        };
+        let held = Step::Call { role: Role::Small, check: Check::Every(8) };
+        let [sure, unsure] = read();
+        // The calibration's own limit, 0.2, is for thresholds without one.
+        assert_eq!((step(None, &unsure), step(Some(0.02), &sure)), (held, LARGE));
+    }
+
+    #[test]
+    fn small_is_given_up_once_no_end_of_its_answer_could_reach_the_threshold() {
+        let settings = PolicySettings::default();
+        let begun = |mean: f64, calibration: Calibration, max_tokens| {
+            let policy = build_calibrated(&settings, Some(Arc::new(calibration))).unwrap();
+            let part =
+                Attempt { status: AttemptStatus::Partial, signals: signals(8, mean, 0.1), ..answered(mean) };
+            policy.next(&Request { max_tokens, ..request(false) }, &[part])
+        };
+        let by_head = || calibration(PolicyKind::Cascade);
+        let early = begun(0.3, by_head(), Some(20));
+        assert_eq!(early.step, LARGE);
+        assert!(
+            early.reason.contains("after 8 tokens small's answer suffices with probability 0.56 at most")
+        );
+        // It could still write much that it is sure of.
+        assert_eq!(begun(0.3, by_head(), None).step, Step::Hold);
+        assert_eq!(begun(0.9, by_head(), Some(20)).step, Step::Hold);
+        // Without a head traffic is watched by whole answers, so all of them are written.
+        let mut by_answer = by_head();
+        if let Some(combination) = &mut by_answer.combination {
+            combination.parts.truncate(1);
+        }
+        assert_eq!(begun(0.1, by_answer.clone(), Some(20)).step, Step::Hold);
+        let policy = build_calibrated(&settings, Some(Arc::new(by_answer))).unwrap();
+        let check = Check::WhenFinished;
+        assert_eq!(policy.next(&request(false), &[]).step, Step::Call { role: Role::Small, check });
     }
 
     #[test]

@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_score_that_is_no_number_is_an_error() {
-        let said = Answer::Said { text: "", token: None };
+        let said = Answer::Said { tokens: &[] };
         assert!(link("block").score(&said).is_err());
     }
 }

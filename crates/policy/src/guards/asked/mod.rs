@@ -13,9 +13,7 @@ pub mod texts;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use contract::{
-    Channel, Input, Message, MessageRole, Options, Reading, Request, Role, Sampling, Target, TokenLogprob,
-};
+use contract::{Channel, Input, Message, MessageRole, Reading, Request, Role, Sampling, TokenLogprob};
 
 pub use holdback::Holdback;
 pub use link::{AskedLink, Verdict};
@@ -45,7 +43,8 @@ pub enum Ask {
     Call {
         /// Whom.
         role: Role,
-        /// The question: no stream, one token, with the likeliest tokens beside it.
+        /// The question: a few tokens, with the likeliest ones beside each. The answer is asked for its meaning after
+        /// every token, and cut off once it has one.
         request: Box<Request>,
     },
 }
@@ -55,12 +54,10 @@ pub enum Ask {
 pub enum Answer<'a> {
     /// To [`Ask::Read`].
     Reading(&'a Reading),
-    /// To [`Ask::Call`]: the text that was written, and its first token where the backend tells it.
+    /// To [`Ask::Call`]: what was written so far, token by token where the backend tells them.
     Said {
-        /// The text.
-        text: &'a str,
-        /// The first token with the likeliest ones.
-        token: Option<&'a TokenLogprob>,
+        /// The tokens with the likeliest ones beside each.
+        tokens: &'a [TokenLogprob],
     },
 }
 
@@ -138,17 +135,7 @@ pub struct Materials {
 
 /// What a backend is asked, to read a text as a user's message.
 pub fn reading_request(id: String, text: &str) -> Request {
-    Request {
-        id,
-        input: Input::Chat { messages: vec![Message::text(MessageRole::User, text)], tools: Vec::new() },
-        target: Target::Auto,
-        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        max_tokens: Some(1),
-        stop: Vec::new(),
-        top_logprobs: None,
-        stream: false,
-        deadline_ms: None,
-        options: Options::default(),
-        passthrough: serde_json::Map::new(),
-    }
+    let messages = vec![Message::text(MessageRole::User, text)];
+    let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+    Request { sampling, max_tokens: Some(1), ..Request::new(id, Input::Chat { messages, tools: Vec::new() }) }
 }

@@ -3,6 +3,7 @@
 //! A new kind is a file here plus a line in [`REGISTRY`].
 
 mod head;
+mod model;
 mod pattern;
 mod topic;
 
@@ -37,7 +38,7 @@ pub enum Built {
 }
 
 /// All kinds there are.
-pub const REGISTRY: &[Entry] = &[pattern::ENTRY, head::ENTRY, topic::ENTRY];
+pub const REGISTRY: &[Entry] = &[pattern::ENTRY, head::ENTRY, topic::ENTRY, model::ENTRY];
 
 /// The kind of this name.
 pub fn of_name(name: &str) -> Option<&'static Entry> {
