@@ -271,9 +271,11 @@ fn every_setting_of_the_parts_has_a_key() {
 fn guards_are_read_built_and_shown_as_they_can_be_written() {
     let file = "[[guard]]\nname = \"pii\"\nkind = \"pattern\"\naction = \"redact\"\nrestore = true\n\
                 entities = [\"email\", \"phone\"]\n\n[[guard]]\nname = \"words\"\nkind = \"pattern\"\n\
-                action = \"block\"\nstage = \"both\"\ndeny = [\"x\"]\n";
+                action = \"block\"\nstage = \"both\"\ndeny = [\"x\"]\n\n[[guard]]\nname = \"h\"\nkind = \"head\"\nhead = \"a.json\"\n\
+                action = \"flag\"\non_error = \"pass\"\nthreshold = 0.25\n\n[[guard]]\nname = \"t\"\nkind = \"topic\"\n\
+                action = \"escalate\"\ntimeout_ms = 50\ntopics = [{ name = \"n\", examples = [\"a\", \"b\", \"c\"] }]\n";
     let settings = of_file(file).unwrap();
-    assert_eq!(settings.guards.len(), 2);
+    assert_eq!(settings.guards.len(), 4);
     let shown = effective_toml(&settings).unwrap();
     let again: toml::Table = toml::from_str(&shown).unwrap();
     let guards = toml::to_string(&Table::from_iter([("guard".to_owned(), again["guard"].clone())])).unwrap();
@@ -281,7 +283,9 @@ fn guards_are_read_built_and_shown_as_they_can_be_written() {
 
     for (file, words) in [
         ("[[guard]]\nname = \"a\"\naction = \"block\"", "kind"),
-        ("[[guard]]\nname = \"a\"\naction = \"block\"\nkind = \"head\"", "known are: pattern"),
+        ("[[guard]]\nname = \"a\"\naction = \"block\"\nkind = \"heart\"", "known are: pattern"),
+        ("[[guard]]\nname = \"a\"\naction = \"block\"\nkind = \"head\"", "head is missing"),
+        ("[[guard]]\nname = \"a\"\naction = \"block\"\nkind = \"topic\"\nalow = [\"x\"]", "`allow`"),
         ("[[guard]]\nname = \"a\"\naction = \"stop\"\nkind = \"pattern\"", "stop"),
         ("[[guard]]\nname = \"a\"\naction = \"block\"\nkind = \"pattern\"\nentities = [\"e-mail\"]", "email"),
     ] {

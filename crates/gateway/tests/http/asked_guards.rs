@@ -24,19 +24,19 @@ fn head() -> Head {
     Head::load(&head.to_string()).unwrap()
 }
 
-fn shows(value: f32) -> Reading {
+pub fn shows(value: f32) -> Reading {
     let state = LayerState { layer: 1, last: vec![value], mean: vec![value] };
     let usage = Usage { prompt_tokens: 10, ..Usage::default() };
     Reading { prompt_tokens: 10, read_tokens: 10, states: vec![state], usage, ..Reading::default() }
 }
 
-fn guard(more: Value) -> Value {
+pub fn guard(more: Value) -> Value {
     let mut guard = json!({"name": "inj", "kind": "head", "head": "injection", "action": "block"});
     guard.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     guard
 }
 
-fn chain(guards: Value) -> Chain {
+pub fn chain(guards: Value) -> Chain {
     let settings: Vec<GuardSettings> = serde_json::from_value(guards).unwrap();
     let materials = Materials { heads: BTreeMap::from([("injection".to_owned(), head())]), layers: 2 };
     Chain::with(&settings, &materials).unwrap()
@@ -79,17 +79,16 @@ async fn a_request_that_a_head_finds_bad_is_refused_with_its_score() {
 
 #[tokio::test]
 async fn what_can_not_be_judged_is_blocked_or_passes_and_never_silently() {
-    let ways: [(&str, fn(Setup) -> Setup); 2] = [
-        ("failed", |setup| {
-            // No readings: every one fails.
-            Setup { small: backends::ScriptedBackend::new("tiny-1"), ..setup }
-        }),
-        ("20 ms", |setup| setup.small(|small| small.read_delay_ms(5_000))),
-    ];
-    for (words, way) in ways {
+    for (words, delay_ms) in [("failed", None), ("20 ms", Some(5_000))] {
         for on_error in ["block", "pass"] {
             let guards = json!([guard(json!({"on_error": on_error, "timeout_ms": 20}))]);
-            let server = way(setup("large", guards)).with_ledger().start().await;
+            let setup = setup("large", guards).with_ledger();
+            let server = match delay_ms {
+                Some(delay_ms) => setup.small(|small| small.read_delay_ms(delay_ms)),
+                // No readings: every one fails.
+                None => Setup { small: backends::ScriptedBackend::new("tiny-1"), ..setup },
+            };
+            let server = server.start().await;
             let answer = server.chat(&chat("hello")).await;
             let id = answer.header("x-tandem-request-id").unwrap();
             if on_error == "block" {
@@ -195,12 +194,17 @@ async fn of_an_answer_only_what_was_judged_leaves() {
         json!([guard])
     };
     let written = "one two three four five six seven eight nine ten, then something evil and more of it.";
-    let answers = |guards: Value, text: &'static str| {
-        setup("large", guards).large(move |large| {
-            let script = Script::tokens(text.chars().map(|letter| (letter.to_string(), -0.1)));
-            backends::ScriptedBackend::new(contract::Backend::info(&large).model).otherwise(script)
-        })
+    let in_pieces = |guards: Value, text: &'static str, size: usize| {
+        let letters: Vec<char> = text.chars().collect();
+        let pieces: Vec<String> = letters.chunks(size).map(|piece| piece.iter().collect()).collect();
+        let script = Script::tokens(pieces.into_iter().map(|piece| (piece, -0.1)));
+        Setup { large: backends::ScriptedBackend::new("huge-1").otherwise(script), ..setup("large", guards) }
     };
+    let answers = |guards: Value, text: &'static str| in_pieces(guards, text, 1);
+    for size in [2, 7, 31, 40, 200] {
+        let server = in_pieces(guards(json!({})), written, size).start().await;
+        assert_eq!(server.chat(&chat_stream("go")).await.streamed_text(), written[..64], "pieces of {size}");
+    }
     let server = answers(guards(json!({})), written).start().await;
     let streamed = server.chat(&chat_stream("go")).await;
     // Steps of 32 bytes; the second one has the word in it.

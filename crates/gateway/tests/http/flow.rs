@@ -30,6 +30,14 @@ fn flow(
     large: &ScriptedBackend,
     policy: impl Fn(&[Attempt]) -> Step + Send + Sync + 'static,
 ) -> Flow {
+    guarded_flow((small, large), policy, policy::guards::Chain::default())
+}
+
+fn guarded_flow(
+    (small, large): (&ScriptedBackend, &ScriptedBackend),
+    policy: impl Fn(&[Attempt]) -> Step + Send + Sync + 'static,
+    guards: policy::guards::Chain,
+) -> Flow {
     Flow::new(FlowParts {
         policy: Arc::new(Made(policy)),
         small: Arc::new(small.clone()),
@@ -38,7 +46,7 @@ fn flow(
         heads: FlowHeads::default(),
         limits: FlowLimits::default(),
         metrics: Metrics::new().unwrap(),
-        guards: policy::guards::Chain::default(),
+        guards,
     })
 }
 
@@ -136,6 +144,44 @@ async fn what_was_read_is_gone_on_from_or_paid_for_and_left() {
             assert_eq!((statuses, outcome.route), (vec![&AttemptStatus::Read, &stop], RouteTaken::Large));
             assert_eq!((outcome.cost_usd, small.calls()), (7.0, calls), "the reading is paid for");
         }
+    }
+}
+
+#[tokio::test]
+async fn what_a_guard_had_read_is_the_policys_reading_and_paid_for_once() {
+    let price = Price { input_usd_per_mtok: 1e6, ..Price::default() };
+    let read = super::asked_guards::shows(-3.0);
+    let small = ScriptedBackend::new("s").otherwise(Script::text("from small")).reads(read).price(price);
+    let large = ScriptedBackend::new("l").otherwise(Script::text("from large"));
+    let guards =
+        super::asked_guards::chain(serde_json::json!([super::asked_guards::guard(serde_json::json!({}))]));
+    let message = contract::Message::text(contract::MessageRole::User, "go");
+    let input = Input::Chat { messages: vec![message], tools: Vec::new() };
+    for (asks, role, cost_usd) in [
+        (true, Role::Small, 1.0),
+        (false, Role::Small, 1.0),
+        (true, Role::Large, 10.0),
+        (false, Role::Large, 10.0),
+    ] {
+        let policy = move |attempts: &[Attempt]| match attempts {
+            [] if asks => Step::Read,
+            _ => call(role, Check::Never),
+        };
+        let reads = small.reads_count();
+        let flow = guarded_flow((&small, &large), policy, guards.clone());
+        let mut running = flow.start(Request { input: input.clone(), ..request(true) });
+        let mut events = Vec::new();
+        while let Some(event) = running.next().await {
+            events.push(event);
+        }
+        assert_eq!(text(&events), format!("from {}", role.as_str()));
+        let Some(FlowEvent::Finished(outcome)) = events.last() else { panic!("{events:?}") };
+        assert_eq!(small.reads_count(), reads + 1);
+        // The finished call tells the script's one prompt token; what was only read, its ten.
+        assert_eq!(outcome.cost_usd, cost_usd, "{asks} {role:?}");
+        let findings = outcome.attempts[0].findings.is_some();
+        assert_eq!(findings, asks, "a policy that did not ask sees nothing");
+        assert_eq!(outcome.attempts.len(), 1 + usize::from(asks && role == Role::Large));
     }
 }
 

@@ -8,6 +8,7 @@ use contract::{Channel, GuardAction, GuardRecord, Input, Message, MessageRole, R
 use serde_json::Value;
 
 use super::asked::{AskedLink, Materials, Verdict};
+use super::json_text::scan_json;
 use super::kinds::Built;
 use super::output::OutputGuard;
 use super::pattern::{Scanner, Span};
@@ -207,6 +208,7 @@ impl Link {
     fn input(&self, request: &mut Request, vault: &mut Vault) -> Vec<GuardRecord> {
         let mut records: BTreeMap<Channel, GuardRecord> = BTreeMap::new();
         each_text(request, &mut |text| {
+            let scan = if text.is_json { scan_json } else { scan };
             let mut spans = scan(&self.scanner, text.content);
             spans.retain(|span| self.settings.channels.contains(&text.channel_of(span)));
             for span in &spans {
@@ -214,7 +216,8 @@ impl Link {
                 records.entry(channel).or_insert_with(|| self.record(channel)).add(span);
             }
             if self.settings.action == GuardAction::Redact && !spans.is_empty() {
-                let redacted = vault.redact(text.content, &ranges(&spans), self.settings.restore);
+                let redacted =
+                    vault.redact(text.content, &ranges(&spans), self.settings.restore, text.is_json);
                 move_ranges(text.retrieved, (&spans, text.content, vault));
                 *text.content = redacted;
             }
@@ -255,6 +258,8 @@ struct RequestText<'a> {
     channel: Channel,
     /// What the client marked as retrieved.
     retrieved: &'a mut Vec<Range<usize>>,
+    /// Whether it is JSON.
+    is_json: bool,
 }
 
 impl RequestText<'_> {
@@ -295,20 +300,25 @@ fn move_ranges(marks: &mut [Range<usize>], (spans, text, vault): (&[Span], &str,
 /// Shows every text of a request that a backend will see: the conversation first, in its order.
 fn each_text(request: &mut Request, see: &mut dyn FnMut(RequestText<'_>)) {
     let mut user = |content: &mut String| {
-        see(RequestText { content, channel: Channel::User, retrieved: &mut Vec::new() });
+        see(RequestText { content, channel: Channel::User, retrieved: &mut Vec::new(), is_json: false });
     };
     match &mut request.input {
         Input::Completion { prompt } => user(prompt),
         Input::Chat { messages, tools } => {
             messages.iter_mut().for_each(|message| each_of_message(message, see));
             let mut user = |content: &mut String| {
-                see(RequestText { content, channel: Channel::User, retrieved: &mut Vec::new() });
+                see(RequestText {
+                    content,
+                    channel: Channel::User,
+                    retrieved: &mut Vec::new(),
+                    is_json: false,
+                });
             };
             tools.iter_mut().for_each(|tool| each_string(tool, &mut user));
         }
     }
     let mut user = |content: &mut String| {
-        see(RequestText { content, channel: Channel::User, retrieved: &mut Vec::new() });
+        see(RequestText { content, channel: Channel::User, retrieved: &mut Vec::new(), is_json: false });
     };
     request.stop.iter_mut().for_each(&mut user);
     for (_, value) in &mut request.passthrough {
@@ -320,12 +330,20 @@ fn each_of_message(message: &mut Message, see: &mut dyn FnMut(RequestText<'_>)) 
     let channel = if message.role == MessageRole::Tool { Channel::Tool } else { Channel::User };
     let Message { content, name, tool_calls, retrieved, .. } = message;
     if let Some(content) = content {
-        see(RequestText { content, channel, retrieved });
+        see(RequestText { content, channel, retrieved, is_json: false });
     }
-    let mut plain = |content: &mut String| see(RequestText { content, channel, retrieved: &mut Vec::new() });
+    let mut plain = |content: &mut String| {
+        see(RequestText { content, channel, retrieved: &mut Vec::new(), is_json: false })
+    };
     name.iter_mut().for_each(&mut plain);
     for call in tool_calls {
-        each_string(&mut call.function, &mut plain);
+        let Value::Object(fields) = &mut call.function else { continue };
+        for (name, value) in fields {
+            let is_json = name == "arguments";
+            each_string(value, &mut |content| {
+                see(RequestText { content, channel, retrieved: &mut Vec::new(), is_json });
+            });
+        }
     }
 }
 
@@ -412,6 +430,21 @@ mod tests {
         assert_eq!(guarded.records.len(), 2);
         assert_eq!(asked.options.route, Route::Large);
         assert!(asked.text().contains("a@x.org"));
+    }
+
+    #[test]
+    fn arguments_are_seen_as_what_their_escapes_stand_for_and_stay_json() {
+        let chain = chain(&[pii(&[])]).unwrap();
+        let arguments = r#"{"to": "jane\u0040x.org", "text": "Hi\nJane@x.org or jane@x.org"}"#;
+        let mut message = Message::text(MessageRole::Assistant, "as jane@x.org said");
+        let function = json!({"name": "mail", "arguments": arguments});
+        message.tool_calls = vec![contract::ToolCall { id: "c".into(), kind: "function".into(), function }];
+        let mut asked = chat(vec![message]);
+        chain.input(&mut asked);
+        let Input::Chat { messages, .. } = &asked.input else { panic!("a chat") };
+        let redacted = messages[0].tool_calls[0].function["arguments"].as_str().unwrap();
+        assert_eq!(redacted, r#"{"to": "<EMAIL_1>", "text": "Hi\n<EMAIL_2> or <EMAIL_1>"}"#);
+        assert_eq!(messages[0].content.as_deref(), Some("as <EMAIL_1> said"));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 pub mod asked;
 pub mod canonical;
 mod chain;
+mod json_text;
 pub mod judge;
 pub mod kinds;
 mod output;

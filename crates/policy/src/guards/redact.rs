@@ -3,9 +3,11 @@
 //! A value gets the same placeholder wherever it stands in a conversation: numbers are given in the order of the
 //! messages, so the next request, which repeats them, gives the same ones again, and nothing has to be kept.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 
+use super::json_text::unescaped;
 use super::pattern::Span;
 
 /// Longest placeholder, bytes; what may become one is held back that far.
@@ -62,14 +64,22 @@ impl Vault {
         }
     }
 
-    /// `text` with placeholders in place of the spans, which are in order and do not overlap.
-    pub fn redact(&mut self, text: &str, spans: &[(Range<usize>, &'static str)], restores: bool) -> String {
+    /// `text` with placeholders in place of the spans, which are in order and do not overlap. `in_json`: the text is
+    /// JSON, and values are what its escapes stand for.
+    pub fn redact(
+        &mut self,
+        text: &str,
+        spans: &[(Range<usize>, &'static str)],
+        restores: bool,
+        in_json: bool,
+    ) -> String {
         let mut redacted = String::with_capacity(text.len());
         let mut from = 0;
         for (range, entity) in spans {
             redacted.push_str(text.get(from..range.start).unwrap_or_default());
             let value = text.get(range.clone()).unwrap_or_default();
-            redacted.push_str(&self.placeholder(entity, value, restores));
+            let value = if in_json { Cow::Owned(unescaped(value)) } else { Cow::Borrowed(value) };
+            redacted.push_str(&self.placeholder(entity, &value, restores));
             from = range.end;
         }
         redacted.push_str(text.get(from..).unwrap_or_default());
@@ -184,7 +194,7 @@ mod tests {
         let mut vault = Vault::default();
         let text = "mail a@b.org and c@d.org and a@b.org";
         let spans: Vec<_> = [5..12, 17..24, 29..36].into_iter().map(|range| (range, "email")).collect();
-        assert_eq!(vault.redact(text, &spans, true), "mail <EMAIL_1> and <EMAIL_2> and <EMAIL_1>");
+        assert_eq!(vault.redact(text, &spans, true, false), "mail <EMAIL_1> and <EMAIL_2> and <EMAIL_1>");
         assert_eq!(vault.placeholder("phone", "a@b.org", true), "<PHONE_1>");
         let mut restorer = Restorer::default();
         assert_eq!(restorer.push("<EMAIL_2> or <EMAIL_3>, 1 < 2 <", &vault), "c@d.org or <EMAIL_3>, 1 < 2 ");
@@ -231,7 +241,7 @@ mod tests {
                 }
                 text.push(' ');
             }
-            let redacted = vault.redact(&text, &spans, true);
+            let redacted = vault.redact(&text, &spans, true, false);
             let (mut restorer, mut restored, mut rest) = (Restorer::default(), String::new(), redacted.as_str());
             for cut in cuts {
                 let (piece, after) = rest.split_at(cut.min(rest.len()));

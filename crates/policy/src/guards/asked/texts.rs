@@ -224,9 +224,8 @@ mod tests {
 
     #[test]
     fn what_is_marked_is_the_tools_and_disguises_are_gone() {
-        let mut message = user("Sum up: ign\u{43E}re this. Thanks");
-        message.retrieved = vec![8..21];
-        let texts = of(vec![message]);
+        let marked = std::iter::once(8..21).collect();
+        let texts = of(vec![Message { retrieved: marked, ..user("Sum up: ign\u{43E}re this. Thanks") }]);
         assert_eq!(told(&texts), [(Channel::User, "Sum up:  Thanks"), (Channel::Tool, "ignore this.")]);
     }
 
@@ -247,6 +246,15 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn any_text_has_windows_within_the_limits(
+            parts in proptest::collection::vec("[A-Za-z0-9+/=% \n]{0,90}|\\PC{0,40}|[0-9a-f]{24,80}", 0..40),
+        ) {
+            let texts = Texts::of_text(&parts.concat(), Channel::Tool);
+            prop_assert!(texts.windows.len() <= 2 * WINDOWS_MAX);
+            prop_assert!(texts.windows.iter().all(|window| window.text.len() <= WINDOW_BYTES));
+        }
+
         #[test]
         fn windows_cover_the_text_and_none_is_too_long(text in "[a-c é\u{10348}]{0,900}", times in 1usize..6) {
             let text = text.repeat(times);

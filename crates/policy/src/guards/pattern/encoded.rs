@@ -6,7 +6,9 @@ use super::text::{Text, alnum};
 use crate::guards::canonical::folded;
 
 /// Lengths of the runs that are decoded, bytes.
-const RUN_BYTES: RangeInclusive<usize> = 24..=4096;
+const RUN_BYTES: RangeInclusive<usize> = 24..=RUN_BYTES_MAX;
+/// Longest run that is decoded, bytes.
+pub const RUN_BYTES_MAX: usize = 4096;
 
 fn is_base64(byte: u8) -> bool {
     alnum(byte) || b"+/_-".contains(&byte)
