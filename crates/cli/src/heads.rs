@@ -34,7 +34,8 @@ pub fn flow_heads(settings: &Settings) -> Result<FlowHeads, CliError> {
 /// Layers whose states the small model must keep for them.
 pub fn layers(settings: &Settings) -> LayerSet {
     let heads = settings.calibration.iter().filter_map(|calibration| calibration.head.as_ref());
-    LayerSet::of(heads.map(|head| head.features.layer))
+    let states = heads.flat_map(|head| &head.features.states);
+    LayerSet::of(states.map(|state| state.layer))
 }
 
 /// Refuses a small model that the calibration's head was not trained on; it is fetched for that if it is not here.

@@ -153,9 +153,9 @@ fn fit_head(
     let mut rows = Rows::default();
     for pair in pairs {
         let reading = pair.reading.as_ref().ok_or("the outcomes hold no readings of small")?;
-        rows.push(reading, question.label(pair), None)
-            .map_err(|error| format!("row {:?}: {error}", pair.id))?;
+        rows.push(reading, None).map_err(|error| format!("row {:?}: {error}", pair.id))?;
     }
+    let labels: Vec<bool> = pairs.iter().map(|pair| question.label(pair)).collect();
     let settings = TrainSettings {
         name: question.head_name().to_owned(),
         label: question.head_name().to_owned(),
@@ -164,7 +164,7 @@ fn fit_head(
         seed: settings.seed,
         threads: settings.threads,
     };
-    train(&rows, &settings, &|| {}).map_err(|error| error.to_string())
+    train((&rows, &labels), &settings, &|| {}).map_err(|error| error.to_string())
 }
 
 type Answers = Vec<Option<f64>>;

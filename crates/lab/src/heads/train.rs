@@ -1,15 +1,16 @@
-//! Trains a head: layer and strength are chosen by cross-validation, and the figures reported are of rows that
-//! neither the fit nor the choice had seen (nested cross-validation: Varma & Simon, 2006).
+//! Trains a head: states and strength are chosen by cross-validation, and the figures reported are of rows that
+//! neither the fit nor the choice had seen (nested cross-validation: Varma & Simon, 2006). What is chosen is the best
+//! single state, or the best layer's mean joined with the best layer's last.
 //!
 //! A fit on all folds but *a* and *b* serves twice: to choose for outer fold *a* by what it predicts of *b*, and for
-//! *b* by what it predicts of *a*. So five folds take ten fits per layer and strength instead of twenty.
+//! *b* by what it predicts of *a*. So five folds take ten fits per choice and strength instead of twenty.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use policy::Head;
 use policy::heads::{
-    BaselineScore, FORMAT, Features, HeadModel, LayerScore, Scalar, StateKind, Training, VERSION,
+    BaselineScore, FORMAT, Features, HeadModel, HeadState, LayerScore, Scalar, StateKind, Training, VERSION,
 };
 
 use super::Rows;
@@ -22,7 +23,7 @@ use crate::fit::matrix::{Matrix, Standard};
 use crate::metrics::ranking::{Ranked, auroc, auroc_ci, ece, reliability};
 
 /// Strengths that are tried, strongest first: each fit starts where the one before ended.
-const STRENGTHS: [f64; 7] = [10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01];
+const STRENGTHS: [f64; 7] = [30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03];
 /// Folds, if there are as many groups.
 const FOLDS: usize = 5;
 /// Fewer groups can't be split for a choice inside a fold.
@@ -49,7 +50,7 @@ pub struct TrainSettings {
     pub data_sha256: String,
     /// Decides folds and resamples.
     pub seed: u64,
-    /// Threads that fit, one layer each.
+    /// Threads that fit, one choice of states each.
     pub threads: usize,
 }
 
@@ -87,63 +88,64 @@ pub enum TrainError {
     NoLayers,
 }
 
-/// What cross-validation made of one layer.
-struct LayerRun {
-    layer: u32,
+/// What cross-validation made of one choice of states.
+struct Run {
+    states: Vec<HeadState>,
     /// `[folds]`: the best inner AUROC, its strength chosen without the fold.
     inner: Vec<f64>,
-    /// `[strengths]`: mean AUROC over all folds.
-    overall: Vec<f64>,
+    /// Mean AUROC over all folds, and its strength.
+    overall: (f64, f64),
     /// `[rows]`: each by the fit that did not see its fold.
     logits: Vec<f64>,
 }
 
-/// Trains a head on labelled readings. `progress` hears of every layer that is done.
+/// Runs of a training, at most: each state alone, and a pair of states for each fold and for the head.
+pub fn runs_max(rows: &Rows) -> usize {
+    2 * rows.layers().len() + FOLDS + 1
+}
+
+/// Trains a head on readings and their labels. `progress` hears of every run that is done.
 ///
 /// # Errors
 /// [`TrainError`] where there is too little to learn from.
 pub fn train(
-    rows: &Rows,
+    (rows, labels): (&Rows, &[bool]),
     settings: &TrainSettings,
     progress: &(dyn Fn() + Sync),
 ) -> Result<Trained, TrainError> {
-    let folds = checked_folds(rows, settings.seed)?;
-    let runs = all_layers(rows, &folds, (settings.threads, progress));
+    let folds = checked_folds((rows, labels), settings.seed)?;
+    let data = Labelled { rows, labels, folds: &folds };
+    let both = |layer: u32| [StateKind::Last, StateKind::Mean].map(|state| vec![HeadState { layer, state }]);
+    let singles: Vec<Vec<HeadState>> = rows.layers().into_iter().flat_map(both).collect();
+    let singles = all_runs(&data, singles, (settings.threads, progress));
     let count = fold_count(&folds);
-    // Each outer fold takes the layer that was best on the others.
+    let in_fold = |fold: usize| move |run: &Run| run.inner[fold];
+    let overall = |run: &Run| run.overall.0;
+    let mut joined: Vec<Vec<HeadState>> =
+        (0..count).map(|fold| pair(&singles, in_fold(fold))).chain([pair(&singles, overall)]).collect();
+    joined.sort();
+    joined.dedup();
+    let joined = all_runs(&data, joined, (settings.threads, progress));
+    // Each outer fold takes what was best on the others, and of the pairs knows only its own.
     let mut logits = vec![0.0; rows.len()];
     for fold in 0..count {
-        let Some(best) = runs.iter().max_by(|a, b| a.inner[fold].total_cmp(&b.inner[fold])) else {
-            return Err(TrainError::NoLayers);
-        };
+        let best = best(&singles, &joined, in_fold(fold)).ok_or(TrainError::NoLayers)?;
         for row in (0..rows.len()).filter(|row| folds[*row] == fold) {
             logits[row] = best.logits[row];
         }
     }
-    let best = |run: &LayerRun| {
-        let strengths = (0..STRENGTHS.len()).map(|index| (run.overall[index], index));
-        strengths.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((0.0, 0))
-    };
-    let chosen = runs.iter().max_by(|a, b| best(a).0.total_cmp(&best(b).0)).ok_or(TrainError::NoLayers)?;
-    let strength = STRENGTHS[best(chosen).1];
-    let calibrated = calibrate::choose(&logits, rows.labels(), &folds);
-    let mut training = report(rows, settings, (&logits, &calibrated.probabilities, &folds));
-    training.strength = strength;
-    training.layers = runs
-        .iter()
-        .map(|run| LayerScore { layer: run.layer, auroc: auroc(&run.logits, rows.labels()).unwrap_or(0.5) })
-        .collect();
-    let (linear, standard) = fit_all(rows, chosen.layer, strength);
+    let chosen = best(&singles, &joined, overall).ok_or(TrainError::NoLayers)?;
+    let calibrated = calibrate::choose(&logits, labels, &folds);
+    let mut training = report(&data, settings, (&logits, &calibrated.probabilities));
+    training.strength = chosen.overall.1;
+    training.layers = singles.iter().flat_map(|run| layer_score(run, labels)).collect();
+    let (linear, standard) = fit_all(&data, &chosen.states, training.strength);
     let head = Head {
         format: FORMAT.to_owned(),
         version: VERSION,
         name: settings.name.clone(),
         model: settings.model.clone(),
-        features: Features {
-            layer: chosen.layer,
-            states: vec![StateKind::Last, StateKind::Mean],
-            scalars: Scalar::ALL.to_vec(),
-        },
+        features: Features { states: chosen.states.clone(), scalars: Scalar::ALL.to_vec() },
         means: standard.means,
         scales: standard.scales,
         weights: linear.weights().iter().map(|weight| *weight as f32).collect(),
@@ -154,8 +156,37 @@ pub fn train(
     Ok(Trained { head, probabilities: calibrated.probabilities, folds })
 }
 
-fn checked_folds(rows: &Rows, seed: u64) -> Result<Vec<usize>, TrainError> {
-    let positives = rows.labels().iter().filter(|label| **label).count();
+/// Readings, labels and folds of the same rows.
+struct Labelled<'a> {
+    rows: &'a Rows,
+    labels: &'a [bool],
+    folds: &'a [usize],
+}
+
+/// The best mean of a layer, and the best last.
+fn pair(singles: &[Run], figure: impl Fn(&Run) -> f64) -> Vec<HeadState> {
+    let best = |kind: StateKind| {
+        let of_kind = singles.iter().filter(|run| run.states.iter().all(|state| state.state == kind));
+        of_kind.max_by(|a, b| figure(a).total_cmp(&figure(b)))
+    };
+    let runs = [best(StateKind::Mean), best(StateKind::Last)].into_iter().flatten();
+    runs.flat_map(|run| run.states.iter().copied()).collect()
+}
+
+/// The best of all singles and of the pair that they lead to, by the same figure.
+fn best<'a>(singles: &'a [Run], joined: &'a [Run], figure: impl Fn(&Run) -> f64) -> Option<&'a Run> {
+    let own = pair(singles, &figure);
+    let runs = singles.iter().chain(joined.iter().filter(|run| run.states == own));
+    runs.max_by(|a, b| figure(a).total_cmp(&figure(b)))
+}
+
+fn layer_score(run: &Run, labels: &[bool]) -> Option<LayerScore> {
+    let HeadState { layer, state } = *run.states.first()?;
+    Some(LayerScore { layer, state, auroc: auroc(&run.logits, labels).unwrap_or(0.5) })
+}
+
+fn checked_folds((rows, labels): (&Rows, &[bool]), seed: u64) -> Result<Vec<usize>, TrainError> {
+    let positives = labels.iter().filter(|label| **label).count();
     if positives < ROWS_MIN || rows.len() - positives < ROWS_MIN {
         return Err(TrainError::TooFew { rows: rows.len(), positives });
     }
@@ -166,41 +197,42 @@ fn checked_folds(rows: &Rows, seed: u64) -> Result<Vec<usize>, TrainError> {
         return Err(TrainError::NoLayers);
     }
     let count = FOLDS.min(rows.group_count());
-    Ok(folds(rows.groups(), rows.labels(), (count, seed)))
+    Ok(folds(rows.groups(), labels, (count, seed)))
 }
 
 fn fold_count(folds: &[usize]) -> usize {
     folds.iter().max().map_or(0, |last| last + 1)
 }
 
-/// Cross-validates all layers, a thread for each until none is left.
-fn all_layers(
-    rows: &Rows,
-    folds: &[usize],
+/// Cross-validates all choices of states, a thread for each until none is left. Runs are in the choices' order.
+fn all_runs(
+    data: &Labelled<'_>,
+    choices: Vec<Vec<HeadState>>,
     (threads, progress): (usize, &(dyn Fn() + Sync)),
-) -> Vec<LayerRun> {
-    let layers = rows.layers();
+) -> Vec<Run> {
     let next = AtomicUsize::new(0);
-    let done = Mutex::new(Vec::with_capacity(layers.len()));
+    let done = Mutex::new(Vec::with_capacity(choices.len()));
     std::thread::scope(|scope| {
-        for _ in 0..threads.clamp(1, layers.len()) {
+        for _ in 0..threads.clamp(1, choices.len().max(1)) {
             scope.spawn(|| {
-                while let Some(&layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let run = one_layer(rows, folds, layer);
-                    done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(run);
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(states) = choices.get(index) else { break };
+                    let run = cross_validate(data, states);
+                    done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((index, run));
                     progress();
                 }
             });
         }
     });
     let mut runs = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    runs.sort_by_key(|run| run.layer);
-    runs
+    runs.sort_by_key(|(index, _)| *index);
+    runs.into_iter().map(|(_, run)| run).collect()
 }
 
-/// The layer's features, standardised over all rows: that knows no labels.
-fn features(rows: &Rows, layer: u32) -> (Matrix, Standard) {
-    let mut matrix = rows.matrix(Some(layer));
+/// The states' features, standardised over all rows: that knows no labels.
+fn features(rows: &Rows, states: &[HeadState]) -> (Matrix, Standard) {
+    let mut matrix = rows.matrix(states);
     let mut standard = matrix.standardise();
     let scalars = Scalar::ALL.len();
     matrix.emphasise_last(scalars, SCALAR_EMPHASIS);
@@ -209,16 +241,17 @@ fn features(rows: &Rows, layer: u32) -> (Matrix, Standard) {
     (matrix, standard)
 }
 
-fn fit_all(rows: &Rows, layer: u32, strength: f64) -> (Linear, Standard) {
-    let (matrix, standard) = features(rows, layer);
-    let all: Vec<usize> = (0..rows.len()).collect();
-    let task = Task { matrix: &matrix, labels: rows.labels(), rows: &all, strength, stop: STOP };
+fn fit_all(data: &Labelled<'_>, states: &[HeadState], strength: f64) -> (Linear, Standard) {
+    let (matrix, standard) = features(data.rows, states);
+    let all: Vec<usize> = (0..data.rows.len()).collect();
+    let task = Task { matrix: &matrix, labels: data.labels, rows: &all, strength, stop: STOP };
     (logistic::fit(task, &Linear::zero(matrix.columns())), standard)
 }
 
-fn one_layer(rows: &Rows, folds: &[usize], layer: u32) -> LayerRun {
-    let (matrix, _) = features(rows, layer);
-    let (count, labels) = (fold_count(folds), rows.labels());
+fn cross_validate(data: &Labelled<'_>, states: &[HeadState]) -> Run {
+    let &Labelled { rows, labels, folds } = data;
+    let (matrix, _) = features(rows, states);
+    let count = fold_count(folds);
     let members = |wanted: &dyn Fn(usize) -> bool| -> Vec<usize> {
         (0..folds.len()).filter(|row| wanted(folds[*row])).collect()
     };
@@ -244,10 +277,10 @@ fn one_layer(rows: &Rows, folds: &[usize], layer: u32) -> LayerRun {
         }
     }
     let mean = |index: usize, fold: usize| inner[index][fold].0 / f64::from(inner[index][fold].1.max(1));
-    let mut run = LayerRun { layer, inner: Vec::new(), overall: Vec::new(), logits: vec![0.0; folds.len()] };
-    run.overall = (0..STRENGTHS.len())
-        .map(|index| (0..count).map(|fold| mean(index, fold)).sum::<f64>() / count as f64)
-        .collect();
+    let over_all = |index: usize| (0..count).map(|fold| mean(index, fold)).sum::<f64>() / count as f64;
+    let overall = (0..STRENGTHS.len()).map(|index| (over_all(index), STRENGTHS[index]));
+    let overall = overall.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or_default();
+    let mut run = Run { states: states.to_vec(), inner: Vec::new(), overall, logits: vec![0.0; rows.len()] };
     for fold in 0..count {
         let best = (0..STRENGTHS.len()).max_by(|a, b| mean(*a, fold).total_cmp(&mean(*b, fold)));
         let best = best.unwrap_or(0);
@@ -269,18 +302,18 @@ fn fold_auroc(linear: &Linear, (matrix, labels): (&Matrix, &[bool]), rows: &[usi
 
 /// The honest figures: log-odds, probabilities and folds are of rows unseen.
 fn report(
-    rows: &Rows,
+    data: &Labelled<'_>,
     settings: &TrainSettings,
-    (logits, probabilities, folds): (&[f64], &[f64], &[usize]),
+    (logits, probabilities): (&[f64], &[f64]),
 ) -> Training {
-    let labels = rows.labels();
+    let &Labelled { rows, labels, folds } = data;
     let clusters = (rows.groups(), settings.seed);
     let length = [Scalar::PromptTokensLn, Scalar::PromptTokensLnSquare];
     let of_length: Vec<usize> =
         (0..Scalar::ALL.len()).filter(|i| length.contains(&Scalar::ALL[*i])).collect();
     let all: Vec<usize> = (0..Scalar::ALL.len()).collect();
     let baseline = |name: &str, columns: &[usize]| {
-        let scores = baseline_logits(rows, folds, columns);
+        let scores = baseline_logits(data, columns);
         let (head, base) = (Ranked::new(logits, labels), Ranked::new(&scores, labels));
         let adds = |weights: &[u32]| Some(head.auroc(weights)? - base.auroc(weights)?);
         BaselineScore {
@@ -307,13 +340,13 @@ fn report(
 }
 
 /// Log-odds of rows unseen by a fit on scalars only.
-fn baseline_logits(rows: &Rows, folds: &[usize], columns: &[usize]) -> Vec<f64> {
+fn baseline_logits(data: &Labelled<'_>, columns: &[usize]) -> Vec<f64> {
+    let &Labelled { rows, labels, folds } = data;
     let mut matrix = rows.scalar_matrix(columns);
     matrix.standardise();
     let mut logits = vec![0.0; rows.len()];
     for fold in 0..fold_count(folds) {
         let (unseen, seen): (Vec<usize>, Vec<usize>) = (0..rows.len()).partition(|row| folds[*row] == fold);
-        let labels = rows.labels();
         let task = Task { matrix: &matrix, labels, rows: &seen, strength: BASELINE_STRENGTH, stop: STOP };
         let linear = logistic::fit(task, &Linear::zero(matrix.columns()));
         for (row, logit) in unseen.iter().zip(linear.logits(&matrix, &unseen)) {
@@ -331,21 +364,25 @@ mod tests {
     use super::*;
     use crate::fit::random::SplitMix;
 
-    /// Readings of three layers of which only layer 8 knows the label, which follows its `signal`.
-    fn readings(n: usize, signal: f64) -> Vec<(Reading, bool)> {
+    const LATE: HeadState = HeadState { layer: 8, state: StateKind::Last };
+    const EARLY: HeadState = HeadState { layer: 4, state: StateKind::Mean };
+
+    /// Readings of three layers. The label follows `signal` times a truth that the last state of layer 8 knows and,
+    /// where `shared`, in equal parts of one that the mean of layer 4 knows.
+    fn readings(n: usize, signal: f64, shared: bool) -> Vec<(Reading, bool)> {
         let mut random = SplitMix::new(21);
         let mut row = || {
-            let truth = random.normal();
-            let label = random.unit() < sigmoid(signal * truth);
+            let (late, early) = (random.normal(), if shared { random.normal() } else { 0.0 });
+            let label = random.unit() < sigmoid(signal * (late + early));
             let mut state = |layer: u32| {
                 let mut values = || -> Vec<f32> { (0..12).map(|_| random.normal() as f32).collect() };
-                let mut state = LayerState { layer, last: values(), mean: values() };
-                if layer == 8 {
-                    state.last[3] = 5.0 + 0.1 * truth as f32;
-                }
-                state
+                LayerState { layer, last: values(), mean: values() }
             };
-            let states = vec![state(4), state(8), state(12)];
+            let mut states = vec![state(4), state(8), state(12)];
+            states[1].last[3] = 5.0 + 0.1 * late as f32;
+            if shared {
+                states[0].mean[7] = -2.0 + 0.3 * early as f32;
+            }
             let next = NextToken { entropy: random.unit() as f32, ..NextToken::default() };
             let prompt_tokens = 10 + random.below(90) as u64;
             (Reading { prompt_tokens, read_tokens: prompt_tokens, states, next, ..Reading::default() }, label)
@@ -353,13 +390,18 @@ mod tests {
         (0..n).map(|_| row()).collect()
     }
 
-    fn rows(readings: &[(Reading, bool)], groups: usize) -> Rows {
+    fn rows(readings: &[(Reading, bool)], groups: usize) -> (Rows, Vec<bool>) {
         let mut rows = Rows::default();
-        for (index, (reading, label)) in readings.iter().enumerate() {
+        for (index, (reading, _)) in readings.iter().enumerate() {
             let group = (groups > 0).then(|| format!("g{}", index % groups));
-            rows.push(reading, *label, group.as_deref()).unwrap();
+            rows.push(reading, group.as_deref()).unwrap();
         }
-        rows
+        (rows, readings.iter().map(|(_, label)| *label).collect())
+    }
+
+    fn trained(readings: &[(Reading, bool)], groups: usize, threads: usize) -> Result<Trained, TrainError> {
+        let (rows, labels) = rows(readings, groups);
+        train((&rows, &labels), &TrainSettings { threads, ..settings() }, &|| {})
     }
 
     fn settings() -> TrainSettings {
@@ -375,46 +417,56 @@ mod tests {
 
     #[test]
     fn the_layer_that_knows_is_found_and_reported_honestly() {
-        let readings = readings(900, 3.0);
-        let rows = rows(&readings, 0);
-        let trained = train(&rows, &settings(), &|| {}).unwrap();
-        let training = &trained.head.training;
-        assert_eq!((trained.head.features.layer, training.folds, training.groups), (8, 5, 900));
+        let readings = readings(900, 3.0, false);
+        let found = trained(&readings, 0, 2).unwrap();
+        let training = &found.head.training;
+        assert_eq!((training.folds, training.groups), (5, 900));
+        assert!(found.head.features.states.contains(&LATE), "{:?}", found.head.features);
         assert!((0.84..0.93).contains(&training.auroc), "{training:?}");
         assert!(training.auroc_ci[0] < training.auroc && training.auroc < training.auroc_ci[1]);
         assert!(training.ece < 0.06, "{}", training.ece);
-        let layers: Vec<u32> = training.layers.iter().map(|score| score.layer).collect();
-        assert_eq!(layers, [4, 8, 12]);
-        assert!(training.layers[0].auroc < 0.6 && training.layers[1].auroc > 0.8, "{:?}", training.layers);
+        let of = |wanted: HeadState| {
+            let scores = training.layers.iter();
+            let mut scores = scores.filter(|s| (s.layer, s.state) == (wanted.layer, wanted.state));
+            scores.next().unwrap().auroc
+        };
+        assert_eq!(training.layers.len(), 6);
+        assert!(of(LATE) > 0.8 && of(EARLY) < 0.6, "{:?}", training.layers);
         for baseline in &training.baselines {
             assert!(baseline.auroc < 0.6 && baseline.head_adds_ci[0] > 0.2, "{baseline:?}");
         }
         // What is stored scores as what was fitted.
-        let text = serde_json::to_string(&trained.head).unwrap();
+        let text = serde_json::to_string(&found.head).unwrap();
         let head = Head::load(&text).unwrap();
         let scores: Vec<f64> = readings.iter().map(|(reading, _)| head.score(reading).unwrap()).collect();
-        assert!(auroc(&scores, rows.labels()).unwrap() >= training.auroc - 0.01);
-        let again = train(&rows, &TrainSettings { threads: 1, ..settings() }, &|| {}).unwrap();
-        assert_eq!(again.head, trained.head);
+        let labels: Vec<bool> = readings.iter().map(|(_, label)| *label).collect();
+        assert!(auroc(&scores, &labels).unwrap() >= training.auroc - 0.01);
+        assert_eq!(trained(&readings, 0, 1).unwrap().head, found.head);
+    }
+
+    #[test]
+    fn what_two_layers_know_is_joined() {
+        let training = trained(&readings(900, 2.0, true), 0, 2).unwrap().head;
+        assert_eq!(training.features.states, [EARLY, LATE]);
+        let alone = training.training.layers.iter().map(|score| score.auroc).fold(0.0, f64::max);
+        assert!(training.training.auroc > alone + 0.05, "{} {alone}", training.training.auroc);
     }
 
     #[test]
     fn labels_that_nothing_knows_are_not_claimed_to_be_known() {
-        let trained = train(&rows(&readings(400, 0.0), 20), &settings(), &|| {}).unwrap();
-        let training = trained.head.training;
+        let training = trained(&readings(400, 0.0, false), 20, 2).unwrap().head.training;
         assert!(training.auroc_ci[0] < 0.5 + 0.05 && training.auroc < 0.6, "{training:?}");
         assert_eq!(training.groups, 20);
     }
 
     #[test]
     fn too_little_to_learn_from_is_an_error() {
-        let many = readings(60, 1.0);
-        assert_eq!(train(&rows(&many, 2), &settings(), &|| {}).unwrap_err(), TrainError::TooFewGroups(2));
+        let many = readings(60, 1.0, false);
+        assert_eq!(trained(&many, 2, 1).unwrap_err(), TrainError::TooFewGroups(2));
         let one_sided: Vec<(Reading, bool)> = many.iter().map(|row| (row.0.clone(), true)).collect();
-        let error = train(&rows(&one_sided, 0), &settings(), &|| {}).unwrap_err();
-        assert_eq!(error, TrainError::TooFew { rows: 60, positives: 60 });
+        assert_eq!(trained(&one_sided, 0, 1).unwrap_err(), TrainError::TooFew { rows: 60, positives: 60 });
         let stateless = |row: &(Reading, bool)| (Reading { states: Vec::new(), ..row.0.clone() }, row.1);
         let stateless: Vec<(Reading, bool)> = many.iter().map(stateless).collect();
-        assert_eq!(train(&rows(&stateless, 0), &settings(), &|| {}).unwrap_err(), TrainError::NoLayers);
+        assert_eq!(trained(&stateless, 0, 1).unwrap_err(), TrainError::NoLayers);
     }
 }
