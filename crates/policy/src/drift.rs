@@ -57,7 +57,7 @@ pub struct Drift {
 }
 
 impl Drift {
-    /// Watches what the calibration's policy decides by: the head's log-odds for `route`, the mean log-probability of
+    /// Watches what the calibration's policy decides by: the log-odds of small's head for `route`, the mean log-probability of
     /// small's answers otherwise. `None` where it does not route, or has no reference for the signal.
     pub fn of(calibration: &Calibration) -> Option<Self> {
         let signal = match calibration.policy {
@@ -85,7 +85,7 @@ impl Drift {
             _ => matches!(attempt.status, AttemptStatus::Finished(_)),
         };
         let small = attempts.iter().filter(|attempt| attempt.role == Role::Small).find(fits)?;
-        let head = calibration.head_probability(small.findings.as_ref());
+        let head = calibration.chances_by_reading(small.findings.as_ref()).map(|chances| chances.small);
         let prompt_tokens = small.usage.prompt_tokens;
         self.signal.of(&Seen { signals: &small.signals, prompt_tokens, head })
     }

@@ -1,8 +1,8 @@
-//! Two probabilities of what a [`Question`] asks: by small's reading (a head), and by its answer (a combination). Both
-//! are fitted on one split and cross-fitted within it, so that what is fitted on top of them sees honest scores.
+//! How likely either model is right: by small's reading (a head each), and by its answer (a combination each). All are
+//! fitted on one split and cross-fitted within it, so that what is fitted on top of them sees honest scores.
 
 use policy::Head;
-use policy::calibration::{Combination, Evidence, PolicyKind, Seen, SmallRight, Weighed};
+use policy::calibration::{Chances, Combination, Estimates, Evidence, PolicyKind, Right, Seen, Weighed};
 use policy::calibrator::logit;
 use policy::heads::HeadModel;
 
@@ -21,68 +21,27 @@ const STRENGTH: f64 = 1e-3;
 /// Share of rows whose answers must have signals for a combination to be fitted.
 const SIGNALS_SHARE_MIN: f64 = 0.9;
 
-/// What is asked of small.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Question {
-    /// Whether its answer is right.
-    IsRight,
-    /// Whether large would not do better: then calling it gains nothing. What neither can answer is no reason to pay
-    /// for large, so requests are routed by this.
-    Suffices,
-}
-
-impl Question {
-    /// What rows are to be routed by: where large hardly ever gains, only whether small is right can be learnt.
-    pub fn to_route_by(pairs: &[&Pair]) -> Self {
-        let suffices = pairs.iter().filter(|pair| Question::Suffices.label(pair)).count();
-        let gains = pairs.len() - suffices;
-        if suffices.min(gains) >= crate::heads::train::ROWS_MIN {
-            Question::Suffices
-        } else {
-            Question::IsRight
-        }
-    }
-
-    /// The name of its head in findings.
-    pub fn head_name(self) -> &'static str {
-        match self {
-            Question::IsRight => "small-is-right",
-            Question::Suffices => "small-suffices",
-        }
-    }
-
-    /// The answer for a row.
-    pub fn label(self, pair: &Pair) -> bool {
-        match self {
-            Question::IsRight => pair.small_correct,
-            Question::Suffices => pair.small_correct || !pair.large_correct,
-        }
-    }
-}
-
 /// What was fitted.
 #[derive(Clone, Debug, Default)]
 pub struct Fitted {
-    /// By the reading.
-    pub head: Option<Head>,
-    /// By the answer.
-    pub combination: Option<Combination>,
+    /// How likely either model is right.
+    pub right: Estimates,
     /// What could not be fitted, and why.
     pub notes: Vec<String>,
 }
 
-/// A row's probabilities of one question; `None` where there is nothing to tell them by.
+/// A row's chances; `None` where there is nothing to tell them by.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Scored {
     /// By the reading.
-    pub head: Option<f64>,
-    /// By the answer.
-    pub answer: Option<f64>,
+    pub head: Option<Chances>,
+    /// By small's answer.
+    pub answer: Option<Chances>,
 }
 
 impl Scored {
     /// What a policy goes by in the end.
-    pub fn of(&self, kind: PolicyKind) -> Option<f64> {
+    pub fn of(&self, kind: PolicyKind) -> Option<Chances> {
         if kind == PolicyKind::Route { self.head } else { self.answer }
     }
 }
@@ -100,80 +59,90 @@ pub struct FitSettings {
     pub threads: usize,
 }
 
-impl From<&SmallRight> for Fitted {
-    fn from(right: &SmallRight) -> Self {
-        Fitted { head: right.head.clone(), combination: right.combination.clone(), notes: Vec::new() }
-    }
+/// One model's probabilities of being right, of rows that the fits had not seen.
+type Probabilities = Vec<Option<f64>>;
+
+/// Fits on these rows, and gives each the chances by fits that had not seen it.
+pub fn fit(pairs: &[&Pair], settings: &FitSettings) -> (Fitted, Vec<Scored>) {
+    let readings = readings(pairs);
+    let of = |name: &str, label: fn(&Pair) -> bool| {
+        let labels: Vec<bool> = pairs.iter().map(|pair| label(pair)).collect();
+        fit_right((pairs, &labels), (readings.as_ref(), name), settings)
+    };
+    let (small, small_by, notes) = of("small-is-right", |pair| pair.small_correct);
+    // What can't be learnt of large is said in words by the policy, and need not be in the calibration's verdict.
+    let (large, large_by, _) = of("large-is-right", |pair| pair.large_correct);
+    let chances = |small: &Probabilities, (is_known, large): (bool, &Probabilities), row: usize| {
+        Some(Chances { small: small[row]?, large: if is_known { large[row]? } else { 1.0 } })
+    };
+    let scored = |row: usize| Scored {
+        head: chances(&small_by[0], (large.head.is_some(), &large_by[0]), row),
+        answer: chances(&small_by[1], (large.combination.is_some(), &large_by[1]), row),
+    };
+    let scored = (0..pairs.len()).map(scored).collect();
+    (Fitted { right: Estimates { small, large }, notes }, scored)
 }
 
-/// Fits on these rows, and gives each the scores of fits that had not seen it.
-pub fn fit(pairs: &[&Pair], question: Question, settings: &FitSettings) -> (Fitted, Vec<Scored>) {
-    let mut fitted = Fitted::default();
-    let labels: Vec<bool> = pairs.iter().map(|pair| question.label(pair)).collect();
-    let groups: Vec<usize> = (0..pairs.len()).collect();
-    let mut of_fold = folds(&groups, &labels, (FOLDS, settings.seed));
-    let mut scored = vec![Scored::default(); pairs.len()];
-    match fit_head(pairs, question, settings) {
-        Ok(trained) => {
-            for (scored, probability) in scored.iter_mut().zip(&trained.probabilities) {
-                scored.head = Some(*probability);
-            }
-            of_fold = trained.folds;
-            fitted.head = Some(trained.head);
-        }
-        Err(why) => fitted.notes.push(format!("no head on the reading: {why}")),
-    }
-    let heads: Vec<Option<f64>> = scored.iter().map(|scored| scored.head).collect();
-    match fit_combination((pairs, &labels), &heads, &of_fold) {
-        Ok((combination, answers)) => {
-            scored.iter_mut().zip(answers).for_each(|(scored, answer)| scored.answer = answer);
-            fitted.combination = Some(combination);
-        }
-        Err(why) => fitted.notes.push(format!("no confidence in the answer: {why}")),
-    }
-    (fitted, scored)
-}
-
-/// The scores of a row that the fit has not seen.
-pub fn score(fitted: &Fitted, pair: &Pair) -> Scored {
+/// The chances of a row that the fit has not seen.
+pub fn score(right: &Estimates, pair: &Pair) -> Scored {
     let reading = pair.reading.as_ref();
-    let head = fitted.head.as_ref().and_then(|head| head.score(reading?).ok());
-    let seen = Seen { signals: &pair.signals, prompt_tokens: pair.prompt_tokens, head };
-    Scored {
-        head,
-        answer: fitted.combination.as_ref().and_then(|combination| combination.probability(&seen)),
-    }
+    let of = |head: &Head| head.score(reading?).ok();
+    Scored { head: right.by_reading(of), answer: right.by_answer((&pair.signals, pair.prompt_tokens), of) }
 }
 
-fn fit_head(
-    pairs: &[&Pair],
-    question: Question,
-    settings: &FitSettings,
-) -> Result<crate::heads::Trained, String> {
+fn readings(pairs: &[&Pair]) -> Result<Rows, String> {
     let mut rows = Rows::default();
     for pair in pairs {
         let reading = pair.reading.as_ref().ok_or("the outcomes hold no readings of small")?;
         rows.push(reading, None).map_err(|error| format!("row {:?}: {error}", pair.id))?;
     }
-    let labels: Vec<bool> = pairs.iter().map(|pair| question.label(pair)).collect();
-    let settings = TrainSettings {
-        name: question.head_name().to_owned(),
-        label: question.head_name().to_owned(),
+    Ok(rows)
+}
+
+/// Whether one model is right: by the reading, by small's answer, and what could not be fitted.
+fn fit_right(
+    (pairs, labels): (&[&Pair], &[bool]),
+    (readings, name): (Result<&Rows, &String>, &str),
+    settings: &FitSettings,
+) -> (Right, [Probabilities; 2], Vec<String>) {
+    let (mut right, mut notes) = (Right::default(), Vec::new());
+    let groups: Vec<usize> = (0..pairs.len()).collect();
+    let mut of_fold = folds(&groups, labels, (FOLDS, settings.seed));
+    let (mut heads, mut answers) = (vec![None; pairs.len()], vec![None; pairs.len()]);
+    let head_settings = TrainSettings {
+        name: name.to_owned(),
+        label: name.to_owned(),
         model: settings.model.clone(),
         data_sha256: settings.data_sha256.clone(),
         seed: settings.seed,
         threads: settings.threads,
     };
-    train((&rows, &labels), &settings, &|| {}).map_err(|error| error.to_string())
+    let trained = readings
+        .map_err(String::clone)
+        .and_then(|rows| train((rows, labels), &head_settings, &|| {}).map_err(|error| error.to_string()));
+    match trained {
+        Ok(trained) => {
+            heads = trained.probabilities.into_iter().map(Some).collect();
+            of_fold = trained.folds;
+            right.head = Some(trained.head);
+        }
+        Err(why) => notes.push(format!("no head on the reading: {why}")),
+    }
+    match fit_combination((pairs, labels), &heads, &of_fold) {
+        Ok((combination, probabilities)) => {
+            answers = probabilities;
+            right.combination = Some(combination);
+        }
+        Err(why) => notes.push(format!("no confidence in the answer: {why}")),
+    }
+    (right, [heads, answers], notes)
 }
-
-type Answers = Vec<Option<f64>>;
 
 fn fit_combination(
     (pairs, labels): (&[&Pair], &[bool]),
     heads: &[Option<f64>],
     of_fold: &[usize],
-) -> Result<(Combination, Answers), String> {
+) -> Result<(Combination, Probabilities), String> {
     let mut evidence = Evidence::OF_ANSWER.to_vec();
     if heads.iter().any(Option::is_some) {
         evidence.push(Evidence::HeadLogit);
@@ -199,7 +168,7 @@ fn fit_combination(
     let right = labels.iter().filter(|label| **label).count();
     if right < crate::heads::train::ROWS_MIN || labels.len() - right < crate::heads::train::ROWS_MIN {
         return Err(format!(
-            "of {} answers of small, {right} have the label, too few or too many to learn from",
+            "of {} answers, {right} are right, too few or too many to learn from",
             labels.len()
         ));
     }
@@ -238,7 +207,7 @@ fn cross_fit(matrix: &Matrix, labels: &[bool], folds: &[usize]) -> (Linear, Vec<
 /// The value of a signal for a row, as drift is watched by it.
 pub fn signal(evidence: Evidence, pair: &Pair, scored: &Scored) -> Option<f64> {
     match evidence {
-        Evidence::HeadLogit => scored.head.map(logit),
+        Evidence::HeadLogit => scored.head.map(|chances| logit(chances.small)),
         of_answer => {
             of_answer.of(&Seen { signals: &pair.signals, prompt_tokens: pair.prompt_tokens, head: None })
         }

@@ -1,9 +1,9 @@
 //! What `route`, `cascade` and `cascade-route` do with a calibration: [`Calibrated`].
 //!
-//! Small reads the request first where the calibration has use for its head. By the head's probability that small
-//! suffices (large would do no better), or by that of its whole answer, small answers if the calibration's threshold
-//! is reached. Thresholds hold
-//! for whole answers, so a stream that small's answer is judged for leaves once all of it is there.
+//! Small reads the request first where the calibration has use for its heads. By its reading, or by its whole answer,
+//! it is estimated how likely small is right and how likely large is; the difference is what calling large gains, and
+//! small answers where that is within the calibration's limit. Limits hold for whole answers, so a stream that small's
+//! answer is judged for leaves once all of it is there.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use contract::{Attempt, AttemptStatus, Check, Decision, Findings, Policy, Reques
 use super::escalation::{after_failed_small, after_large, escalate, shown};
 use super::fixed;
 use crate::PolicySettings;
-use crate::calibration::{Calibration, Evidence, PolicyKind};
+use crate::calibration::{Calibration, Chances, PolicyKind, Right};
 
 /// A policy that obeys a calibration.
 pub(super) struct Calibrated {
@@ -60,8 +60,7 @@ impl Calibrated {
     }
 
     fn reads_first(&self) -> bool {
-        let parts = self.calibration.combination.iter().flat_map(|combination| &combination.parts);
-        self.kind != PolicyKind::Cascade || parts.into_iter().any(|part| part.evidence == Evidence::HeadLogit)
+        self.kind != PolicyKind::Cascade || self.calibration.right.answers_need_heads()
     }
 
     fn begin(&self) -> Decision {
@@ -77,29 +76,30 @@ impl Calibrated {
     /// Small has read the request.
     fn after_reading(&self, attempt: &Attempt, (least, loss): (f64, f64)) -> Decision {
         let findings = attempt.findings.as_ref();
-        let Some(head) = self.calibration.head_probability(findings) else {
-            return escalate("the head says nothing of small's reading: large answers".to_owned(), None);
+        let Some(chances) = self.calibration.chances_by_reading(findings) else {
+            return escalate("a head says nothing of small's reading: large answers".to_owned(), None);
         };
         let part = findings.map(of_part).unwrap_or_default();
-        let says = format!("by its reading{part} small suffices with probability {}", shown(head));
+        let says = format!("by small's reading{part} {}", self.told(chances));
+        let confidence = Some(chances.small);
         let at_once = match self.kind {
             PolicyKind::Route => Some(least),
             PolicyKind::Cascade => None,
             PolicyKind::CascadeRoute => self.calibration.route_below,
         };
         match at_once {
-            Some(limit) if head < limit => {
-                escalate(format!("{says}, below {}: large answers", shown(limit)), Some(head))
+            Some(limit) if chances.score() < limit => {
+                escalate(format!("{says} is above {}: large answers", gain(limit)), confidence)
             }
             _ if self.kind == PolicyKind::Route => Decision {
                 step: Step::Call { role: Role::Small, check: Check::Never },
-                reason: format!("{says}, at or above {}{}: small answers", shown(least), self.promise(loss)),
-                confidence: Some(head),
+                reason: format!("{says} is within {}{}: small answers", gain(least), self.promise(loss)),
+                confidence,
             },
             _ => Decision {
                 step: Step::Call { role: Role::Small, check: Check::WhenFinished },
                 reason: format!("{says}; its whole answer will be judged before anything leaves"),
-                confidence: Some(head),
+                confidence,
             },
         }
     }
@@ -108,7 +108,8 @@ impl Calibrated {
     fn judge(&self, index: usize, attempt: &Attempt, (least, loss): (f64, f64)) -> Decision {
         if self.kind == PolicyKind::Route {
             let reason = "small answers, by its reading";
-            let confidence = self.calibration.head_probability(attempt.findings.as_ref());
+            let chances = self.calibration.chances_by_reading(attempt.findings.as_ref());
+            let confidence = chances.map(|chances| chances.small);
             return Decision { confidence, ..Decision::new(Step::Answer { attempt: index }, reason) };
         }
         if attempt.status == AttemptStatus::Partial {
@@ -116,26 +117,42 @@ impl Calibrated {
                 "a part of an answer can't be judged by this calibration: the request escalates to large";
             return escalate(reason.to_owned(), None);
         }
-        let Some(probability) = self.calibration.answer_probability(attempt) else {
+        let Some(chances) = self.calibration.chances_by_answer(attempt) else {
             let reason =
                 "small's backend did not tell what its answer is judged by: the request escalates to large";
             return escalate(reason.to_owned(), None);
         };
-        let says = format!("small's answer suffices with probability {}", shown(probability));
-        if probability >= least {
-            return Decision {
-                step: Step::Answer { attempt: index },
-                reason: format!("{says}, at or above {}{}: small answers", shown(least), self.promise(loss)),
-                confidence: Some(probability),
-            };
+        let says = format!("by small's answer {}", self.told(chances));
+        let confidence = Some(chances.small);
+        if chances.score() >= least {
+            let reason = format!("{says} is within {}{}: small answers", gain(least), self.promise(loss));
+            return Decision { step: Step::Answer { attempt: index }, reason, confidence };
         }
-        let reason = format!("{says}, below {}: the request escalates to large", shown(least));
-        escalate(reason, Some(probability))
+        escalate(format!("{says} is above {}: the request escalates to large", gain(least)), confidence)
+    }
+
+    fn told(&self, chances: Chances) -> String {
+        let large = if self.calibration.right.large == Right::default() {
+            "large is taken to be right".to_owned()
+        } else {
+            format!("large with {}", shown(chances.large))
+        };
+        format!(
+            "small is right with {}, {large}: large's gain {}",
+            shown(chances.small),
+            gain(chances.score())
+        )
     }
 
     fn promise(&self, loss: f64) -> String {
         format!(" (which loses at most {loss} with confidence {})", self.calibration.confidence)
     }
+}
+
+/// A score as what calling large gains.
+fn gain(score: f64) -> String {
+    // Without the sign of a zero.
+    format!("{:.3}", 0.0 - score)
 }
 
 /// Says that a prompt was not read whole.
@@ -159,7 +176,8 @@ impl Policy for Calibrated {
             return fixed::next(Role::Small, why, attempts);
         }
         if let Some(large) = large {
-            let small = small.map(|index| (index, self.calibration.answer_probability(&attempts[index])));
+            let chances = |index: usize| self.calibration.chances_by_answer(&attempts[index]);
+            let small = small.map(|index| (index, chances(index).map(|chances| chances.small)));
             return after_large((small, large), attempts, self.settings.on_large_failure);
         }
         let (least, loss) = match plan {
@@ -195,7 +213,7 @@ mod tests {
         policy.next(&request, attempts)
     }
 
-    /// Readings whose head says 0.9 and 0.1.
+    /// Readings whose heads say that small is right with 0.9 and 0.1, and large with 0.95 and 0.8.
     fn read() -> [Attempt; 2] {
         let mut readings = readings();
         readings.truncate(2);
@@ -219,8 +237,14 @@ mod tests {
         let decision = decide(kind, None, std::slice::from_ref(&sure));
         assert_eq!(decision.step, Step::Call { role: Role::Small, check: Check::Never });
         assert_eq!(decision.confidence, Some(0.9));
-        assert!(decision.reason.contains("loses at most 0.05 with confidence 0.95"), "{}", decision.reason);
-        assert_eq!(decide(kind, None, &[unsure]).step, LARGE);
+        assert_eq!(
+            decision.reason,
+            "by small's reading small is right with 0.90, large with 0.95: large's gain 0.050 is within 0.300 \
+             (which loses at most 0.05 with confidence 0.95): small answers"
+        );
+        let decision = decide(kind, None, &[unsure]);
+        assert_eq!((decision.step, decision.confidence), (LARGE, Some(0.1)));
+        assert!(decision.reason.contains("large's gain 0.700 is above 0.300"), "{}", decision.reason);
         let mut part = sure;
         part.findings.as_mut().unwrap().prompt_tokens = 70;
         let decision = decide(kind, None, &[part]);
