@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use contract::Input;
-use lab::heads::{Rows, TrainSettings, Trained, runs_max, train};
+use lab::heads::{Rows, Target, TrainSettings, Trained, runs_max, train};
 use policy::Head;
 use policy::heads::{HeadState, StateKind};
 use serde::Deserialize;
@@ -31,7 +31,7 @@ pub struct Args {
     /// JSON lines with `prompt` or `messages`, and the label
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// The field that holds the label: true or false, 1 or 0; given several times, each makes a head of one reading
+    /// The field that holds the label: true or false, 1 or 0; given several times, each makes a head, on the same states of one reading
     #[arg(long = "label", value_name = "NAME", required = true)]
     labels: Vec<String>,
     /// A field whose equal values keep their rows in one fold, such as a source or a subject
@@ -87,26 +87,30 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     reader.read(inputs, |index, reading| {
         readings.push(&reading, labelled[index].group.as_deref()).map_err(CliError::failed)
     })?;
-    for (index, label) in args.labels.iter().enumerate() {
-        let settings = TrainSettings {
-            name: args.name.clone().unwrap_or_else(|| label.clone()),
-            label: label.clone(),
-            model: reader.model.clone(),
-            data_sha256: data_sha256.clone(),
-            seed: args.seed,
-            threads: context.threads(),
-        };
-        let labels: Vec<bool> = labelled.iter().map(|row| row.labels[index]).collect();
-        let bar = counter("fitting", runs_max(&readings) as u64, context.stderr_is_terminal);
-        let trained = train((&readings, &labels), &settings, &|| bar.inc(1));
-        bar.finish_and_clear();
-        let trained = trained.map_err(|error| CliError::usage(format!("{label}: {error}")))?;
-        write(&args, (&trained, &labelled, &labels))?;
+    let settings = TrainSettings {
+        model: reader.model.clone(),
+        data_sha256,
+        seed: args.seed,
+        threads: context.threads(),
+    };
+    let of_label = |index| labelled.iter().map(|row| row.labels[index]).collect();
+    let labels: Vec<Vec<bool>> = (0..args.labels.len()).map(of_label).collect();
+    let name = |label: &String| args.name.clone().unwrap_or_else(|| label.clone());
+    let target = |index: usize| {
+        let label = &args.labels[index];
+        Target { name: name(label), label: label.clone(), labels: &labels[index] }
+    };
+    let targets: Vec<Target<'_>> = (0..labels.len()).map(target).collect();
+    let bar = counter("fitting", runs_max(&readings) as u64, context.stderr_is_terminal);
+    let heads = train((&readings, &targets), &settings, &|| bar.inc(1));
+    bar.finish_and_clear();
+    for (trained, target) in heads.map_err(CliError::usage)?.iter().zip(&targets) {
+        write(&args, (trained, &labelled, target.labels))?;
         if context.json {
             output::json(&summary(&trained.head))?;
         } else {
             output::text(&told(&trained.head))?;
-            output::line(&format!("written to {}", named(&args.out, label).display()))?;
+            output::line(&format!("written to {}", named(&args.out, &target.label).display()))?;
         }
     }
     Ok(())

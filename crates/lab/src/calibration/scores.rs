@@ -12,7 +12,7 @@ use crate::fit::folds::folds;
 use crate::fit::lbfgs::Stop;
 use crate::fit::logistic::{self, Linear, Task};
 use crate::fit::matrix::Matrix;
-use crate::heads::{Rows, TrainSettings, train};
+use crate::heads::{Rows, Target, TrainSettings, Trained, train};
 
 /// Folds within the split.
 const FOLDS: usize = 5;
@@ -64,21 +64,31 @@ type Probabilities = Vec<Option<f64>>;
 
 /// Fits on these rows, and gives each the chances by fits that had not seen it.
 pub fn fit(pairs: &[&Pair], settings: &FitSettings) -> (Fitted, Vec<Scored>) {
-    let readings = readings(pairs);
-    let of = |name: &str, label: fn(&Pair) -> bool| {
-        let labels: Vec<bool> = pairs.iter().map(|pair| label(pair)).collect();
-        fit_right((pairs, &labels), (readings.as_ref(), name), settings)
-    };
-    let (small, small_by, notes) = of("small-is-right", |pair| pair.small_correct);
-    // What can't be learnt of large is said in words by the policy, and need not be in the calibration's verdict.
-    let (large, large_by, _) = of("large-is-right", |pair| pair.large_correct);
-    let chances = |small: &Probabilities, (is_known, large): (bool, &Probabilities), row: usize| {
-        Some(Chances { small: small[row]?, large: if is_known { large[row]? } else { 1.0 } })
-    };
-    let scored = |row: usize| Scored {
-        head: chances(&small_by[0], (large.head.is_some(), &large_by[0]), row),
-        answer: chances(&small_by[1], (large.combination.is_some(), &large_by[1]), row),
-    };
+    let small: Vec<bool> = pairs.iter().map(|pair| pair.small_correct).collect();
+    let large: Vec<bool> = pairs.iter().map(|pair| pair.large_correct).collect();
+    let target = |name: &str, labels| Target { name: name.to_owned(), label: name.to_owned(), labels };
+    let mut targets = vec![target("small-is-right", &small[..]), target("large-is-right", &large[..])];
+    // Where large is nearly always right, or wrong, only small's chances differ between rows.
+    targets.retain(|target| target.label.starts_with("small") || target.check().is_ok());
+    let (mut notes, mut fitted) = (Vec::new(), Vec::new());
+    let mut trained = fit_heads(pairs, &targets, settings)
+        .unwrap_or_else(|why| {
+            notes.push(format!("no head on the reading: {why}"));
+            Vec::new()
+        })
+        .into_iter();
+    for target in &targets {
+        let (right, probabilities, why) = fit_right((pairs, target.labels), trained.next(), settings.seed);
+        notes.extend(why);
+        fitted.push((right, probabilities));
+    }
+    let unknown = (Right::default(), [vec![Some(1.0); pairs.len()], vec![Some(1.0); pairs.len()]]);
+    let mut fitted = fitted.into_iter();
+    let (small, small_by) = fitted.next().unwrap_or_else(|| unknown.clone());
+    let (large, large_by) = fitted.next().unwrap_or(unknown);
+    let chances =
+        |by: usize, row: usize| Some(Chances { small: small_by[by][row]?, large: large_by[by][row]? });
+    let scored = |row: usize| Scored { head: chances(0, row), answer: chances(1, row) };
     let scored = (0..pairs.len()).map(scored).collect();
     (Fitted { right: Estimates { small, large }, notes }, scored)
 }
@@ -90,52 +100,52 @@ pub fn score(right: &Estimates, pair: &Pair) -> Scored {
     Scored { head: right.by_reading(of), answer: right.by_answer((&pair.signals, pair.prompt_tokens), of) }
 }
 
-fn readings(pairs: &[&Pair]) -> Result<Rows, String> {
+/// Heads for all targets, on the same states.
+fn fit_heads(
+    pairs: &[&Pair],
+    targets: &[Target<'_>],
+    settings: &FitSettings,
+) -> Result<Vec<Trained>, String> {
     let mut rows = Rows::default();
     for pair in pairs {
         let reading = pair.reading.as_ref().ok_or("the outcomes hold no readings of small")?;
         rows.push(reading, None).map_err(|error| format!("row {:?}: {error}", pair.id))?;
     }
-    Ok(rows)
-}
-
-/// Whether one model is right: by the reading, by small's answer, and what could not be fitted.
-fn fit_right(
-    (pairs, labels): (&[&Pair], &[bool]),
-    (readings, name): (Result<&Rows, &String>, &str),
-    settings: &FitSettings,
-) -> (Right, [Probabilities; 2], Vec<String>) {
-    let (mut right, mut notes) = (Right::default(), Vec::new());
-    let groups: Vec<usize> = (0..pairs.len()).collect();
-    let mut of_fold = folds(&groups, labels, (FOLDS, settings.seed));
-    let (mut heads, mut answers) = (vec![None; pairs.len()], vec![None; pairs.len()]);
-    let head_settings = TrainSettings {
-        name: name.to_owned(),
-        label: name.to_owned(),
+    let settings = TrainSettings {
         model: settings.model.clone(),
         data_sha256: settings.data_sha256.clone(),
         seed: settings.seed,
         threads: settings.threads,
     };
-    let trained = readings
-        .map_err(String::clone)
-        .and_then(|rows| train((rows, labels), &head_settings, &|| {}).map_err(|error| error.to_string()));
-    match trained {
-        Ok(trained) => {
-            heads = trained.probabilities.into_iter().map(Some).collect();
-            of_fold = trained.folds;
-            right.head = Some(trained.head);
+    train((&rows, targets), &settings, &|| {}).map_err(|error| error.to_string())
+}
+
+/// Whether one model is right: by the reading's head, by small's answer, and why that could not be fitted.
+fn fit_right(
+    (pairs, labels): (&[&Pair], &[bool]),
+    trained: Option<Trained>,
+    seed: u64,
+) -> (Right, [Probabilities; 2], Option<String>) {
+    let (head, heads, of_fold) = match trained {
+        Some(trained) => {
+            let probabilities = trained.probabilities.into_iter().map(Some).collect();
+            (Some(trained.head), probabilities, trained.folds)
         }
-        Err(why) => notes.push(format!("no head on the reading: {why}")),
-    }
+        None => {
+            let groups: Vec<usize> = (0..pairs.len()).collect();
+            (None, vec![None; pairs.len()], folds(&groups, labels, (FOLDS, seed)))
+        }
+    };
     match fit_combination((pairs, labels), &heads, &of_fold) {
-        Ok((combination, probabilities)) => {
-            answers = probabilities;
-            right.combination = Some(combination);
+        Ok((combination, answers)) => {
+            (Right { head, combination: Some(combination) }, [heads, answers], None)
         }
-        Err(why) => notes.push(format!("no confidence in the answer: {why}")),
+        Err(why) => {
+            let why = format!("no confidence in the answer: {why}");
+            let none = vec![None; pairs.len()];
+            (Right { head, combination: None }, [heads, none], Some(why))
+        }
     }
-    (right, [heads, answers], notes)
 }
 
 fn fit_combination(

@@ -2,6 +2,9 @@
 //! neither the fit nor the choice had seen (nested cross-validation: Varma & Simon, 2006). What is chosen is the best
 //! single state, or the best layer's mean joined with the best layer's last.
 //!
+//! Heads that are trained together share states and strength, chosen by their mean AUROC. What they err by is then alike
+//! and cancels out in the difference of their probabilities, by which requests are routed.
+//!
 //! A fit on all folds but *a* and *b* serves twice: to choose for outer fold *a* by what it predicts of *b*, and for
 //! *b* by what it predicts of *a*. So five folds take ten fits per choice and strength instead of twenty.
 
@@ -9,6 +12,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use policy::Head;
+use policy::calibrator::Calibrator;
 use policy::heads::{
     BaselineScore, FORMAT, Features, HeadModel, HeadState, LayerScore, Scalar, StateKind, Training, VERSION,
 };
@@ -23,7 +27,7 @@ use crate::fit::matrix::{Matrix, Standard};
 use crate::metrics::ranking::{Ranked, auroc, auroc_ci, ece, reliability};
 
 /// Strengths that are tried, strongest first: each fit starts where the one before ended.
-const STRENGTHS: [f64; 7] = [30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03];
+const STRENGTHS: [f64; 6] = [30.0, 10.0, 3.0, 1.0, 0.3, 0.1];
 /// Folds, if there are as many groups.
 const FOLDS: usize = 5;
 /// Fewer groups can't be split for a choice inside a fold.
@@ -37,13 +41,34 @@ const BASELINE_STRENGTH: f64 = 1e-3;
 /// When a fit ends: what is left of the gradient changes no order of rows that matters.
 const STOP: Stop = Stop { gradient_max: 2e-4, steps_max: 100 };
 
-/// What training needs besides rows.
+/// What a head is to tell.
 #[derive(Clone, Debug)]
-pub struct TrainSettings {
+pub struct Target<'a> {
     /// The head's name.
     pub name: String,
     /// The label's name.
     pub label: String,
+    /// The label of each row.
+    pub labels: &'a [bool],
+}
+
+impl Target<'_> {
+    /// Whether there are rows enough of either label.
+    ///
+    /// # Errors
+    /// [`TrainError::TooFew`].
+    pub fn check(&self) -> Result<(), TrainError> {
+        let (rows, positives) = (self.labels.len(), self.labels.iter().filter(|label| **label).count());
+        if positives < ROWS_MIN || rows - positives < ROWS_MIN {
+            return Err(TrainError::TooFew { label: self.label.clone(), rows, positives });
+        }
+        Ok(())
+    }
+}
+
+/// What training needs besides rows.
+#[derive(Clone, Debug)]
+pub struct TrainSettings {
     /// Whose readings these are.
     pub model: HeadModel,
     /// sha256 of the file of rows.
@@ -71,10 +96,12 @@ pub struct Trained {
 pub enum TrainError {
     /// Not enough rows of one label.
     #[error(
-        "of {rows} rows, {positives} have a true label; at least {ROWS_MIN} of either label are needed to learn \
-         anything"
+        "of {rows} rows, {label:?} is true of {positives}; at least {ROWS_MIN} are needed of which it is true, and of \
+         which it is not, to learn anything"
     )]
     TooFew {
+        /// The label.
+        label: String,
         /// Rows.
         rows: usize,
         /// True ones.
@@ -91,12 +118,12 @@ pub enum TrainError {
 /// What cross-validation made of one choice of states.
 struct Run {
     states: Vec<HeadState>,
-    /// `[folds]`: the best inner AUROC, its strength chosen without the fold.
+    /// `[folds]`: the best inner AUROC, a mean over the targets, its strength chosen without the fold.
     inner: Vec<f64>,
     /// Mean AUROC over all folds, and its strength.
     overall: (f64, f64),
-    /// `[rows]`: each by the fit that did not see its fold.
-    logits: Vec<f64>,
+    /// `[targets, rows]`: each by the fit that did not see its fold.
+    logits: Vec<Vec<f64>>,
 }
 
 /// Runs of a training, at most: each state alone, and a pair of states for each fold and for the head.
@@ -104,17 +131,17 @@ pub fn runs_max(rows: &Rows) -> usize {
     2 * rows.layers().len() + FOLDS + 1
 }
 
-/// Trains a head on readings and their labels. `progress` hears of every run that is done.
+/// Trains a head for every target, all on the same states. `progress` hears of every run that is done.
 ///
 /// # Errors
 /// [`TrainError`] where there is too little to learn from.
 pub fn train(
-    (rows, labels): (&Rows, &[bool]),
+    (rows, targets): (&Rows, &[Target<'_>]),
     settings: &TrainSettings,
     progress: &(dyn Fn() + Sync),
-) -> Result<Trained, TrainError> {
-    let folds = checked_folds((rows, labels), settings.seed)?;
-    let data = Labelled { rows, labels, folds: &folds };
+) -> Result<Vec<Trained>, TrainError> {
+    let folds = checked_folds((rows, targets), settings.seed)?;
+    let data = Labelled { rows, targets, folds: &folds };
     let both = |layer: u32| [StateKind::Last, StateKind::Mean].map(|state| vec![HeadState { layer, state }]);
     let singles: Vec<Vec<HeadState>> = rows.layers().into_iter().flat_map(both).collect();
     let singles = all_runs(&data, singles, (settings.threads, progress));
@@ -127,39 +154,29 @@ pub fn train(
     joined.dedup();
     let joined = all_runs(&data, joined, (settings.threads, progress));
     // Each outer fold takes what was best on the others, and of the pairs knows only its own.
-    let mut logits = vec![0.0; rows.len()];
+    let mut logits = vec![vec![0.0; rows.len()]; targets.len()];
     for fold in 0..count {
         let best = best(&singles, &joined, in_fold(fold)).ok_or(TrainError::NoLayers)?;
-        for row in (0..rows.len()).filter(|row| folds[*row] == fold) {
-            logits[row] = best.logits[row];
+        for (logits, of_best) in logits.iter_mut().zip(&best.logits) {
+            (0..rows.len()).filter(|row| folds[*row] == fold).for_each(|row| logits[row] = of_best[row]);
         }
     }
     let chosen = best(&singles, &joined, overall).ok_or(TrainError::NoLayers)?;
-    let calibrated = calibrate::choose(&logits, labels, &folds);
-    let mut training = report(&data, settings, (&logits, &calibrated.probabilities));
-    training.strength = chosen.overall.1;
-    training.layers = singles.iter().flat_map(|run| layer_score(run, labels)).collect();
-    let (linear, standard) = fit_all(&data, &chosen.states, training.strength);
-    let head = Head {
-        format: FORMAT.to_owned(),
-        version: VERSION,
-        name: settings.name.clone(),
-        model: settings.model.clone(),
-        features: Features { states: chosen.states.clone(), scalars: Scalar::ALL.to_vec() },
-        means: standard.means,
-        scales: standard.scales,
-        weights: linear.weights().iter().map(|weight| *weight as f32).collect(),
-        bias: linear.bias(),
-        calibrator: calibrated.calibrator,
-        training,
+    let head = |(index, logits): (usize, &Vec<f64>)| {
+        let calibrated = calibrate::choose(logits, targets[index].labels, &folds);
+        let layers = singles.iter().flat_map(|run| layer_score(run, (index, &targets[index]))).collect();
+        let told = report(&data, (&targets[index], settings), (logits, &calibrated.probabilities));
+        let training = Training { strength: chosen.overall.1, layers, ..told };
+        let head = fit_all(&data, (chosen, index), (settings, calibrated.calibrator, training));
+        Trained { head, probabilities: calibrated.probabilities, folds: folds.clone() }
     };
-    Ok(Trained { head, probabilities: calibrated.probabilities, folds })
+    Ok(logits.iter().enumerate().map(head).collect())
 }
 
-/// Readings, labels and folds of the same rows.
+/// Readings, targets and folds of the same rows.
 struct Labelled<'a> {
     rows: &'a Rows,
-    labels: &'a [bool],
+    targets: &'a [Target<'a>],
     folds: &'a [usize],
 }
 
@@ -180,16 +197,13 @@ fn best<'a>(singles: &'a [Run], joined: &'a [Run], figure: impl Fn(&Run) -> f64)
     runs.max_by(|a, b| figure(a).total_cmp(&figure(b)))
 }
 
-fn layer_score(run: &Run, labels: &[bool]) -> Option<LayerScore> {
+fn layer_score(run: &Run, (index, target): (usize, &Target<'_>)) -> Option<LayerScore> {
     let HeadState { layer, state } = *run.states.first()?;
-    Some(LayerScore { layer, state, auroc: auroc(&run.logits, labels).unwrap_or(0.5) })
+    Some(LayerScore { layer, state, auroc: auroc(&run.logits[index], target.labels).unwrap_or(0.5) })
 }
 
-fn checked_folds((rows, labels): (&Rows, &[bool]), seed: u64) -> Result<Vec<usize>, TrainError> {
-    let positives = labels.iter().filter(|label| **label).count();
-    if positives < ROWS_MIN || rows.len() - positives < ROWS_MIN {
-        return Err(TrainError::TooFew { rows: rows.len(), positives });
-    }
+fn checked_folds((rows, targets): (&Rows, &[Target<'_>]), seed: u64) -> Result<Vec<usize>, TrainError> {
+    targets.iter().try_for_each(Target::check)?;
     if rows.group_count() < FOLDS_MIN {
         return Err(TrainError::TooFewGroups(rows.group_count()));
     }
@@ -197,6 +211,8 @@ fn checked_folds((rows, labels): (&Rows, &[bool]), seed: u64) -> Result<Vec<usiz
         return Err(TrainError::NoLayers);
     }
     let count = FOLDS.min(rows.group_count());
+    // Of several targets the first is evened out over the folds.
+    let labels = targets.first().map_or(&[][..], |target| target.labels);
     Ok(folds(rows.groups(), labels, (count, seed)))
 }
 
@@ -241,15 +257,35 @@ fn features(rows: &Rows, states: &[HeadState]) -> (Matrix, Standard) {
     (matrix, standard)
 }
 
-fn fit_all(data: &Labelled<'_>, states: &[HeadState], strength: f64) -> (Linear, Standard) {
-    let (matrix, standard) = features(data.rows, states);
+/// A target's head, fitted on all rows.
+fn fit_all(
+    data: &Labelled<'_>,
+    (chosen, index): (&Run, usize),
+    (settings, calibrator, training): (&TrainSettings, Calibrator, Training),
+) -> Head {
+    let target = &data.targets[index];
+    let (matrix, standard) = features(data.rows, &chosen.states);
     let all: Vec<usize> = (0..data.rows.len()).collect();
-    let task = Task { matrix: &matrix, labels: data.labels, rows: &all, strength, stop: STOP };
-    (logistic::fit(task, &Linear::zero(matrix.columns())), standard)
+    let strength = chosen.overall.1;
+    let task = Task { matrix: &matrix, labels: target.labels, rows: &all, strength, stop: STOP };
+    let linear = logistic::fit(task, &Linear::zero(matrix.columns()));
+    Head {
+        format: FORMAT.to_owned(),
+        version: VERSION,
+        name: target.name.clone(),
+        model: settings.model.clone(),
+        features: Features { states: chosen.states.clone(), scalars: Scalar::ALL.to_vec() },
+        means: standard.means,
+        scales: standard.scales,
+        weights: linear.weights().iter().map(|weight| *weight as f32).collect(),
+        bias: linear.bias(),
+        calibrator,
+        training,
+    }
 }
 
 fn cross_validate(data: &Labelled<'_>, states: &[HeadState]) -> Run {
-    let &Labelled { rows, labels, folds } = data;
+    let &Labelled { rows, targets, folds } = data;
     let (matrix, _) = features(rows, states);
     let count = fold_count(folds);
     let members = |wanted: &dyn Fn(usize) -> bool| -> Vec<usize> {
@@ -258,10 +294,10 @@ fn cross_validate(data: &Labelled<'_>, states: &[HeadState]) -> Run {
     let of_fold: Vec<Vec<usize>> = (0..count).map(|fold| members(&|of| of == fold)).collect();
     // inner[strength][fold]: sums of AUROCs of other folds, by fits that saw neither.
     let mut inner = vec![vec![(0.0, 0_u32); count]; STRENGTHS.len()];
-    let mut starts = vec![vec![Linear::zero(matrix.columns()); count]; STRENGTHS.len()];
-    for a in 0..count {
-        for b in a + 1..count {
-            let seen = members(&|of| of != a && of != b);
+    let mut starts = vec![vec![vec![Linear::default(); count]; STRENGTHS.len()]; targets.len()];
+    for (a, b) in (0..count).flat_map(|a| (a + 1..count).map(move |b| (a, b))) {
+        let seen = members(&|of| of != a && of != b);
+        for (&Target { labels, .. }, starts) in targets.iter().zip(&mut starts) {
             let mut linear = Linear::zero(matrix.columns());
             for (index, &strength) in STRENGTHS.iter().enumerate() {
                 let task = Task { matrix: &matrix, labels, rows: &seen, strength, stop: STOP };
@@ -270,9 +306,8 @@ fn cross_validate(data: &Labelled<'_>, states: &[HeadState]) -> Run {
                     let found = fold_auroc(&linear, (&matrix, labels), &of_fold[other]);
                     let sum = &mut inner[index][outer];
                     *sum = (sum.0 + found.unwrap_or(0.0), sum.1 + u32::from(found.is_some()));
+                    starts[index][outer] = linear.clone();
                 }
-                starts[index][a] = linear.clone();
-                starts[index][b] = linear.clone();
             }
         }
     }
@@ -280,19 +315,21 @@ fn cross_validate(data: &Labelled<'_>, states: &[HeadState]) -> Run {
     let over_all = |index: usize| (0..count).map(|fold| mean(index, fold)).sum::<f64>() / count as f64;
     let overall = (0..STRENGTHS.len()).map(|index| (over_all(index), STRENGTHS[index]));
     let overall = overall.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or_default();
-    let mut run = Run { states: states.to_vec(), inner: Vec::new(), overall, logits: vec![0.0; rows.len()] };
-    for fold in 0..count {
+    let mut logits = vec![vec![0.0; rows.len()]; targets.len()];
+    let mut of_outer = Vec::with_capacity(count);
+    for (fold, of_fold) in of_fold.iter().enumerate() {
         let best = (0..STRENGTHS.len()).max_by(|a, b| mean(*a, fold).total_cmp(&mean(*b, fold)));
         let best = best.unwrap_or(0);
-        run.inner.push(mean(best, fold));
+        of_outer.push(mean(best, fold));
         let seen = members(&|of| of != fold);
-        let task = Task { matrix: &matrix, labels, rows: &seen, strength: STRENGTHS[best], stop: STOP };
-        let linear = logistic::fit(task, &starts[best][fold]);
-        for (row, logit) in of_fold[fold].iter().zip(linear.logits(&matrix, &of_fold[fold])) {
-            run.logits[*row] = logit;
+        for ((&Target { labels, .. }, starts), logits) in targets.iter().zip(&starts).zip(&mut logits) {
+            let task = Task { matrix: &matrix, labels, rows: &seen, strength: STRENGTHS[best], stop: STOP };
+            let linear = logistic::fit(task, &starts[best][fold]);
+            let found = linear.logits(&matrix, of_fold);
+            of_fold.iter().zip(found).for_each(|(row, logit)| logits[*row] = logit);
         }
     }
-    run
+    Run { states: states.to_vec(), inner: of_outer, overall, logits }
 }
 
 fn fold_auroc(linear: &Linear, (matrix, labels): (&Matrix, &[bool]), rows: &[usize]) -> Option<f64> {
@@ -303,17 +340,18 @@ fn fold_auroc(linear: &Linear, (matrix, labels): (&Matrix, &[bool]), rows: &[usi
 /// The honest figures: log-odds, probabilities and folds are of rows unseen.
 fn report(
     data: &Labelled<'_>,
-    settings: &TrainSettings,
+    (target, settings): (&Target<'_>, &TrainSettings),
     (logits, probabilities): (&[f64], &[f64]),
 ) -> Training {
-    let &Labelled { rows, labels, folds } = data;
+    let &Labelled { rows, folds, .. } = data;
+    let labels = target.labels;
     let clusters = (rows.groups(), settings.seed);
     let length = [Scalar::PromptTokensLn, Scalar::PromptTokensLnSquare];
     let of_length: Vec<usize> =
         (0..Scalar::ALL.len()).filter(|i| length.contains(&Scalar::ALL[*i])).collect();
     let all: Vec<usize> = (0..Scalar::ALL.len()).collect();
     let baseline = |name: &str, columns: &[usize]| {
-        let scores = baseline_logits(data, columns);
+        let scores = baseline_logits(data, target.labels, columns);
         let (head, base) = (Ranked::new(logits, labels), Ranked::new(&scores, labels));
         let adds = |weights: &[u32]| Some(head.auroc(weights)? - base.auroc(weights)?);
         BaselineScore {
@@ -324,7 +362,7 @@ fn report(
         }
     };
     Training {
-        label: settings.label.clone(),
+        label: target.label.clone(),
         data_sha256: settings.data_sha256.clone(),
         rows: rows.len() as u64,
         positives: labels.iter().filter(|label| **label).count() as u64,
@@ -340,8 +378,8 @@ fn report(
 }
 
 /// Log-odds of rows unseen by a fit on scalars only.
-fn baseline_logits(data: &Labelled<'_>, columns: &[usize]) -> Vec<f64> {
-    let &Labelled { rows, labels, folds } = data;
+fn baseline_logits(data: &Labelled<'_>, labels: &[bool], columns: &[usize]) -> Vec<f64> {
+    let &Labelled { rows, folds, .. } = data;
     let mut matrix = rows.scalar_matrix(columns);
     matrix.standardise();
     let mut logits = vec![0.0; rows.len()];
@@ -401,13 +439,13 @@ mod tests {
 
     fn trained(readings: &[(Reading, bool)], groups: usize, threads: usize) -> Result<Trained, TrainError> {
         let (rows, labels) = rows(readings, groups);
-        train((&rows, &labels), &TrainSettings { threads, ..settings() }, &|| {})
+        let target = Target { name: "h".to_owned(), label: "correct".to_owned(), labels: &labels };
+        let trained = train((&rows, &[target]), &TrainSettings { threads, ..settings() }, &|| {});
+        trained.map(|mut heads| heads.remove(0))
     }
 
     fn settings() -> TrainSettings {
         TrainSettings {
-            name: "h".to_owned(),
-            label: "correct".to_owned(),
             model: HeadModel { name: "tiny".to_owned(), sha256: "0a".repeat(32) },
             data_sha256: "0b".repeat(32),
             seed: 1,
@@ -453,6 +491,21 @@ mod tests {
     }
 
     #[test]
+    fn heads_that_are_trained_together_share_their_states() {
+        let readings = readings(600, 3.0, false);
+        let (rows, labels) = rows(&readings, 0);
+        let noise: Vec<bool> = (0..labels.len()).map(|row| row % 3 == 0).collect();
+        let target = |name: &str, labels| Target { name: name.to_owned(), label: name.to_owned(), labels };
+        let targets = [target("known", &labels[..]), target("noise", &noise[..])];
+        let found = train((&rows, &targets), &settings(), &|| {}).unwrap();
+        let [known, noise] = &found[..] else { panic!("{}", found.len()) };
+        assert_eq!((known.head.name.as_str(), noise.head.name.as_str()), ("known", "noise"));
+        assert_eq!((&known.head.features, &known.folds), (&noise.head.features, &noise.folds));
+        assert_eq!(known.head.training.strength, noise.head.training.strength);
+        assert!(known.head.training.auroc > 0.8 && noise.head.training.auroc < 0.6);
+    }
+
+    #[test]
     fn labels_that_nothing_knows_are_not_claimed_to_be_known() {
         let training = trained(&readings(400, 0.0, false), 20, 2).unwrap().head.training;
         assert!(training.auroc_ci[0] < 0.5 + 0.05 && training.auroc < 0.6, "{training:?}");
@@ -464,7 +517,10 @@ mod tests {
         let many = readings(60, 1.0, false);
         assert_eq!(trained(&many, 2, 1).unwrap_err(), TrainError::TooFewGroups(2));
         let one_sided: Vec<(Reading, bool)> = many.iter().map(|row| (row.0.clone(), true)).collect();
-        assert_eq!(trained(&one_sided, 0, 1).unwrap_err(), TrainError::TooFew { rows: 60, positives: 60 });
+        assert_eq!(
+            trained(&one_sided, 0, 1).unwrap_err(),
+            TrainError::TooFew { label: "correct".to_owned(), rows: 60, positives: 60 }
+        );
         let stateless = |row: &(Reading, bool)| (Reading { states: Vec::new(), ..row.0.clone() }, row.1);
         let stateless: Vec<(Reading, bool)> = many.iter().map(stateless).collect();
         assert_eq!(trained(&stateless, 0, 1).unwrap_err(), TrainError::NoLayers);
