@@ -100,6 +100,7 @@ fn request(input: Input) -> Request {
         deadline_ms: None,
         options: Options::default(),
         passthrough: serde_json::Map::new(),
+        continues: None,
     }
 }
 

@@ -151,7 +151,7 @@ struct State {
     queue: VecDeque<Reply>,
     calls: Vec<Call>,
     calls_count: usize,
-    reads: usize,
+    reads: Vec<Call>,
     cancelled: usize,
     deltas_sent: usize,
 }
@@ -166,7 +166,9 @@ pub struct ScriptedBackend {
     info: BackendInfo,
     matched: Vec<(String, Reply)>,
     fallback: Option<Reply>,
-    reading: Option<Reading>,
+    /// By what the request contains.
+    readings: Vec<(String, Reading)>,
+    read_delay: Duration,
     state: Arc<Mutex<State>>,
 }
 
@@ -184,7 +186,7 @@ impl ScriptedBackend {
             queue: VecDeque::new(),
             calls: Vec::new(),
             calls_count: 0,
-            reads: 0,
+            reads: Vec::new(),
             cancelled: 0,
             deltas_sent: 0,
         };
@@ -192,7 +194,8 @@ impl ScriptedBackend {
             info,
             matched: Vec::new(),
             fallback: None,
-            reading: None,
+            readings: Vec::new(),
+            read_delay: Duration::ZERO,
             state: Arc::new(Mutex::new(state)),
         }
     }
@@ -227,15 +230,31 @@ impl ScriptedBackend {
         self
     }
 
-    /// Lets it be read with, and show this each time.
-    pub fn reads(mut self, reading: Reading) -> Self {
-        self.reading = Some(reading);
+    /// Lets it be read with, and show this where no [`reads_when`](Self::reads_when) before it matches.
+    pub fn reads(self, reading: Reading) -> Self {
+        self.reads_when("", reading)
+    }
+
+    /// Shows this of every request whose text contains `needle`; the first that matches counts.
+    pub fn reads_when(mut self, needle: impl Into<String>, reading: Reading) -> Self {
+        self.readings.push((needle.into(), reading));
+        self
+    }
+
+    /// Waits before each reading.
+    pub fn read_delay_ms(mut self, delay_ms: u64) -> Self {
+        self.read_delay = Duration::from_millis(delay_ms);
         self
     }
 
     /// How often it was read with.
     pub fn reads_count(&self) -> usize {
-        self.state().reads
+        self.state().reads.len()
+    }
+
+    /// What was read, oldest first.
+    pub fn read_log(&self) -> Vec<Call> {
+        self.state().reads.clone()
     }
 
     /// Sets what [`Backend::readiness`] says; while it is not `Ready`, calls fail as `Unready`.
@@ -304,10 +323,13 @@ impl Backend for ScriptedBackend {
     }
 
     fn read(&self, call: Call, _options: &ReadOptions) -> ReadFuture {
-        self.state().reads += 1;
+        self.state().reads.push(call.clone());
         let backend = self.clone();
         Box::pin(async move {
-            let reading = backend.reading.clone().ok_or_else(|| {
+            pause(backend.read_delay).await;
+            let text = call.request.text();
+            let shown = backend.readings.iter().find(|(needle, _)| text.contains(needle));
+            let reading = shown.map(|(_, reading)| reading.clone()).ok_or_else(|| {
                 let message = format!("the script of {} has no reading", backend.info.model);
                 BackendError::new(FailureKind::Internal, message)
             })?;
@@ -435,6 +457,7 @@ mod tests {
             deadline_ms: None,
             options: Options::default(),
             passthrough: serde_json::Map::new(),
+            continues: None,
         };
         Call { request: Arc::new(request), signals: true, tenant: None }
     }

@@ -33,6 +33,7 @@ fn request(prompt: &str, max_tokens: Option<u32>) -> Request {
         deadline_ms: None,
         options: Options::default(),
         passthrough: serde_json::Map::new(),
+        continues: None,
     }
 }
 

@@ -44,6 +44,7 @@ fn call(input: Input) -> Call {
         deadline_ms: None,
         options: Options::default(),
         passthrough: Map::new(),
+        continues: None,
     };
     Call { request: Arc::new(request), signals: true, tenant: None }
 }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use contract::{Call, Input, Message, Options, ReadOptions, Reading, Request, Sampling, Target};
+use contract::{Call, Input, Message, ReadOptions, Reading, Request, Sampling};
 use engine::decoder::LayerSet;
 use gateway::Metrics;
 use policy::heads::HeadModel;
@@ -130,19 +130,8 @@ impl Reader {
 }
 
 fn request(index: usize, input: Input) -> Request {
-    Request {
-        id: format!("row-{index}"),
-        input,
-        target: Target::Auto,
-        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        max_tokens: Some(1),
-        stop: Vec::new(),
-        top_logprobs: None,
-        stream: false,
-        deadline_ms: None,
-        options: Options::default(),
-        passthrough: serde_json::Map::new(),
-    }
+    let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+    Request { sampling, max_tokens: Some(1), ..Request::new(format!("row-{index}"), input) }
 }
 
 /// The hash of a file.

@@ -12,6 +12,8 @@ pub enum Check {
     Never,
     /// Once this many tokens are written (or the attempt is over), then not again.
     AfterTokens(u32),
+    /// Each time so many more tokens are written, and when the attempt is over.
+    Every(u32),
     /// When the attempt is over.
     WhenFinished,
 }
@@ -38,6 +40,9 @@ pub enum Step {
         /// When to ask the policy again.
         check: Check,
     },
+    /// Go on holding back what the running attempt writes, until it is checked again. It is not recorded: nothing was
+    /// decided.
+    Hold,
     /// Release this attempt (index into the attempts) to the client: what is written and what follows.
     Answer {
         /// Which.

@@ -19,5 +19,6 @@ pub use guarding::{Channel, GuardAction, GuardRecord};
 pub use price::Price;
 pub use reading::{Findings, LayerState, NextToken, Read, ReadFuture, ReadOptions, Reading};
 pub use request::{
-    Input, Message, MessageRole, Options, Priority, Request, Role, Route, Sampling, Target, ToolCall,
+    Continued, Continues, Input, Message, MessageRole, Options, Priority, Request, Role, Route, Sampling,
+    Target, ToolCall,
 };

@@ -153,6 +153,25 @@ pub enum Input {
     },
 }
 
+/// What a request goes on from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Continued {
+    /// Its last messages answer calls of tools.
+    ToolCalls,
+    /// A conversation that was answered before.
+    Conversation,
+}
+
+/// Who is behind what a request goes on from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Continues {
+    /// What.
+    pub what: Continued,
+    /// Who wrote it.
+    pub role: Role,
+}
+
 /// How the next token is drawn. Defaults are OpenAI's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -218,9 +237,30 @@ pub struct Request {
     pub options: Options,
     /// OpenAI fields that only an upstream understands (`response_format`, `tool_choice`, `user`, …).
     pub passthrough: serde_json::Map<String, serde_json::Value>,
+    /// Who answered before, as far as the gateway remembers; never what the client says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continues: Option<Continues>,
 }
 
 impl Request {
+    /// A request for a whole answer that leaves everything else open.
+    pub fn new(id: impl Into<String>, input: Input) -> Self {
+        Request {
+            id: id.into(),
+            input,
+            target: Target::Auto,
+            sampling: Sampling::default(),
+            max_tokens: None,
+            stop: Vec::new(),
+            top_logprobs: None,
+            stream: false,
+            deadline_ms: None,
+            options: Options::default(),
+            passthrough: serde_json::Map::new(),
+            continues: None,
+        }
+    }
+
     /// The role the client forces, by `model` or by `tandem.route`; the latter wins.
     pub fn forced_role(&self) -> Option<Role> {
         match (self.options.route, &self.target) {

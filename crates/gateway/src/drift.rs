@@ -32,8 +32,10 @@ impl Watch {
     /// the policy decides. What the client forces is no matter of the calibration.
     pub(crate) fn instead(&self, request: &Request, attempts: &[Attempt]) -> Option<Decision> {
         let state = self.state();
-        // A policy that is watched never begins with large unless it does what the fallback does.
-        let falls_back = attempts.first().map_or(state.drifted, |first| first.role == Role::Large);
+        let went_on = request.continues.map(|continues| continues.role);
+        // A policy that is watched never begins with large unless it does what the fallback does, or has large go on.
+        let begun = attempts.first().filter(|first| Some(first.role) != went_on);
+        let falls_back = begun.map_or(state.drifted, |first| first.role == Role::Large);
         if !falls_back || request.forced_role().is_some() {
             return None;
         }

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use contract::{Attempt, Drafting};
+use contract::{Attempt, Drafting, Role, Usage};
 use policy::drift::DriftState;
 use prometheus::{
     CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
@@ -253,7 +253,7 @@ impl Metrics {
         inner.overhead_seconds.observe(outcome.overhead_ms / 1e3);
         inner.saved_usd.add(outcome.saved_usd);
         for record in &outcome.guards {
-            inner.guard.with_label_values(&[record.guard.as_str(), record.action.as_str()]).inc();
+            inner.guard.with_label_values(&[record.guard.as_str(), record.outcome()]).inc();
         }
         for attempt in &outcome.attempts {
             self.attempt(attempt);
@@ -261,8 +261,12 @@ impl Metrics {
     }
 
     fn attempt(&self, attempt: &Attempt) {
-        let backend = attempt.role.as_str();
-        let usage = &attempt.usage;
+        self.spent(attempt.role, &attempt.usage, attempt.cost_usd);
+    }
+
+    /// Counts what a backend processed.
+    pub(crate) fn spent(&self, role: Role, usage: &Usage, cost_usd: f64) {
+        let backend = role.as_str();
         let kinds = [
             ("prompt", usage.prompt_tokens),
             ("cached", usage.cached_tokens),
@@ -273,7 +277,7 @@ impl Metrics {
         }
         self.inner.prefix_hit_tokens.inc_by(usage.cached_tokens);
         // A counter can't fall; a price below zero is refused where prices are read.
-        self.inner.cost_usd.with_label_values(&[backend]).inc_by(attempt.cost_usd.max(0.0));
+        self.inner.cost_usd.with_label_values(&[backend]).inc_by(cost_usd.max(0.0));
     }
 }
 

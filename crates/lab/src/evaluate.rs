@@ -130,6 +130,7 @@ impl Asked<'_> {
             deadline_ms: None,
             options: Options::default(),
             passthrough: serde_json::Map::new(),
+            continues: None,
         };
         Call { request: Arc::new(request), signals: self.signals, tenant: None }
     }

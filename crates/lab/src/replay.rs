@@ -247,6 +247,8 @@ impl Walk<'_> {
                     walked.answered = Some(attempt);
                     return Some(walked);
                 }
+                // What would have followed nobody knows.
+                Step::Hold => return None,
                 Step::Refuse(_) => return Some(walked),
             }
         }
@@ -290,6 +292,10 @@ impl Walk<'_> {
             }
             // Cut off when it was judged then: enough is there for a window that is not longer.
             (None, Some(begun), Check::AfterTokens(tokens)) if begun.signals.tokens >= tokens => {
+                Attempt { status: AttemptStatus::Partial, ..begun.clone() }
+            }
+            // Given up then: a policy that would not have been sure by now is undecided.
+            (None, Some(begun), Check::Every(_)) => {
                 Attempt { status: AttemptStatus::Partial, ..begun.clone() }
             }
             (None, _, Check::Never) => {
@@ -430,6 +436,7 @@ mod tests {
             deadline_ms: None,
             options: Options::default(),
             passthrough: serde_json::Map::new(),
+            continues: None,
         };
         let cost_usd: f64 = attempts.iter().map(|attempt| attempt.cost_usd).sum();
         let row = RequestRow {

@@ -110,6 +110,17 @@ pub struct Weighed {
     pub scale: f64,
     /// Then weighted.
     pub weight: f64,
+    /// What is taken for the evidence at least and at most: the fit knew little beyond.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<[f64; 2]>,
+}
+
+impl Weighed {
+    /// What evidence of this value adds to the log-odds.
+    pub(crate) fn adds(&self, value: f64) -> f64 {
+        let value = self.range.map_or(value, |[low, high]| value.max(low).min(high));
+        (value - self.mean) / self.scale * self.weight
+    }
 }
 
 /// How likely a model is right, once small has answered: a calibrated logistic regression.
@@ -129,7 +140,7 @@ impl Combination {
     pub fn logit(&self, seen: &Seen<'_>) -> Option<f64> {
         let mut sum = self.bias;
         for part in &self.parts {
-            sum += (part.evidence.of(seen)? - part.mean) / part.scale * part.weight;
+            sum += part.adds(part.evidence.of(seen)?);
         }
         sum.is_finite().then_some(sum)
     }
@@ -140,8 +151,15 @@ impl Combination {
     }
 
     fn fault(&self) -> Option<String> {
+        let ranges = |part: &Weighed| {
+            part.range.is_none_or(|[low, high]| low.is_finite() && high.is_finite() && low <= high)
+        };
         let fits = |part: &Weighed| {
-            part.mean.is_finite() && part.weight.is_finite() && part.scale.is_finite() && part.scale > 0.0
+            ranges(part)
+                && part.mean.is_finite()
+                && part.weight.is_finite()
+                && part.scale.is_finite()
+                && part.scale > 0.0
         };
         if self.parts.is_empty() || !self.parts.iter().all(fits) || !self.bias.is_finite() {
             return Some("a part of the combination is out of range".to_owned());
@@ -200,24 +218,43 @@ impl Estimates {
         Some(Chances { small, large })
     }
 
-    /// By small's answer and prompt and by the heads; `None` where something is not known.
-    pub fn by_answer(
+    /// By small's answer and its prompt's tokens and by the heads; `None` where something is not known.
+    pub fn by_answer(&self, answer: (&Signals, u64), of: impl Fn(&Head) -> Option<f64>) -> Option<Chances> {
+        self.judged(answer, of, |combination, seen, _| combination.probability(seen))
+    }
+
+    /// The same at best: the highest chance of small and the lowest of large that any end of the answer could have.
+    pub fn best_by_answer(
+        &self,
+        answer: (&Signals, u64),
+        max_tokens: Option<u32>,
+        of: impl Fn(&Head) -> Option<f64>,
+    ) -> Option<Chances> {
+        self.judged(answer, of, |combination, seen, role| {
+            let [lowest, highest] = combination.bounds(seen, max_tokens)?;
+            Some(if role == Role::Small { highest } else { lowest })
+        })
+    }
+
+    fn judged(
         &self,
         (signals, prompt_tokens): (&Signals, u64),
         of: impl Fn(&Head) -> Option<f64>,
+        by: impl Fn(&Combination, &Seen<'_>, Role) -> Option<f64>,
     ) -> Option<Chances> {
-        let by = |right: &Right| {
+        let of_role = |right: &Right, role: Role| {
             let head = right.head.as_ref().and_then(&of);
-            right.combination.as_ref().map(|sum| sum.probability(&Seen { signals, prompt_tokens, head }))
+            right.combination.as_ref().map(|sum| by(sum, &Seen { signals, prompt_tokens, head }, role))
         };
-        Some(Chances { small: by(&self.small)??, large: by(&self.large).unwrap_or(Some(1.0))? })
+        let small = of_role(&self.small, Role::Small)??;
+        let large = of_role(&self.large, Role::Large).unwrap_or(Some(1.0))?;
+        Some(Chances { small, large })
     }
 
-    /// Whether small's answer is judged by a head as well.
-    pub fn answers_need_heads(&self) -> bool {
-        let combinations =
-            [&self.small, &self.large].into_iter().filter_map(|right| right.combination.as_ref());
-        combinations.flat_map(|sum| &sum.parts).any(|part| part.evidence == Evidence::HeadLogit)
+    /// The heads' part in judging answers: with it every request shows something, also if its answer is given up.
+    pub fn judges_by_head(&self) -> bool {
+        let sums = [&self.small, &self.large].into_iter().filter_map(|right| right.combination.as_ref());
+        sums.flat_map(|sum| &sum.parts).any(|part| part.evidence == Evidence::HeadLogit)
     }
 }
 
@@ -465,7 +502,7 @@ impl Calibration {
         if let Some(fault) = combinations.into_iter().find_map(Combination::fault) {
             return Some(fault);
         }
-        let needs_head = self.policy != PolicyKind::Cascade || self.right.answers_need_heads();
+        let needs_head = self.policy != PolicyKind::Cascade || self.right.judges_by_head();
         if self.routes && needs_head && small.head.is_none() {
             return Some("its policy needs a head, and there is none".to_owned());
         }
@@ -491,10 +528,19 @@ impl Calibration {
 
     /// By small's answer; `None` where the backend did not tell enough.
     pub fn chances_by_answer(&self, attempt: &Attempt) -> Option<Chances> {
-        let findings = attempt.findings.as_ref();
-        let seen = (&attempt.signals, attempt.usage.prompt_tokens);
-        self.right.by_answer(seen, |head| found(findings, head))
+        self.right.by_answer(seen(attempt), |head| found(attempt.findings.as_ref(), head))
     }
+
+    /// The best chances that any end of small's answer could have, none of whose scores is higher; `None`: no such
+    /// bound is known.
+    pub fn best_chances(&self, attempt: &Attempt, max_tokens: Option<u32>) -> Option<Chances> {
+        let of = |head: &Head| found(attempt.findings.as_ref(), head);
+        self.right.best_by_answer(seen(attempt), max_tokens, of)
+    }
+}
+
+fn seen(attempt: &Attempt) -> (&Signals, u64) {
+    (&attempt.signals, attempt.usage.prompt_tokens)
 }
 
 fn found(findings: Option<&Findings>, head: &Head) -> Option<f64> {
@@ -509,7 +555,7 @@ pub(crate) mod testing {
     /// A calibration whose heads are called `h` (small is right) and `l` (large is), and whose estimate by small's
     /// answer is the mean token probability and the head's, with large taken to be right.
     pub(crate) fn calibration(policy: PolicyKind) -> Calibration {
-        let part = |evidence, weight| Weighed { evidence, mean: 0.0, scale: 1.0, weight };
+        let part = |evidence, weight| Weighed { evidence, mean: 0.0, scale: 1.0, weight, range: None };
         let threshold = |max_quality_loss, score_min| Threshold {
             max_quality_loss,
             score_min,
@@ -582,6 +628,8 @@ mod tests {
             right["small"][part] = Value::Null;
             right
         };
+        let mut range = serde_json::to_value(&good.right).unwrap();
+        range["small"]["combination"]["parts"][0]["range"] = json!([1.0, 0.0]);
         for (key, value, words) in [
             ("version", json!(9), "tandem calibrate"),
             ("confidence", json!(1.5), "0..=1"),
@@ -592,6 +640,7 @@ mod tests {
             ("thresholds", two(0.05, 5.0), "rising list of targets"),
             ("references", json!([{"signal": "logprob_min", "quantiles": [1.0, 0.0]}]), "do not rise"),
             ("policy", json!("guess"), "not a calibration's file"),
+            ("right", range, "out of range"),
         ] {
             let mut file = serde_json::to_value(&good).unwrap();
             file[key] = value;

@@ -57,15 +57,17 @@ pub struct Drift {
 }
 
 impl Drift {
-    /// Watches what the calibration's policy decides by: the log-odds of small's head for `route`, the mean log-probability of
-    /// small's answers otherwise. `None` where it does not route, or has no reference for the signal.
+    /// Watches what the calibration's policy decides by: the log-odds of small's head where a head has a part in it, the
+    /// mean log-probability of small's answers otherwise. `None` where it does not route, or has no reference for it.
     pub fn of(calibration: &Calibration) -> Option<Self> {
         let signal = match calibration.policy {
             PolicyKind::Route => Evidence::HeadLogit,
             PolicyKind::Cascade | PolicyKind::CascadeRoute => Evidence::LogprobMean,
         };
-        // Where hopeless requests go to large unanswered, the answers are those of the rest: the head sees all.
-        let signal = if calibration.route_below.is_some() { Evidence::HeadLogit } else { signal };
+        // Where hopeless requests go to large unanswered, or their answers are given up, what is answered is the rest:
+        // the head sees all.
+        let by_head = calibration.route_below.is_some() || calibration.right.judges_by_head();
+        let signal = if by_head { Evidence::HeadLogit } else { signal };
         let reference = calibration.references.iter().find(|reference| reference.signal == signal)?;
         let data = &calibration.data;
         calibration.routes.then(|| Drift {
@@ -197,6 +199,11 @@ mod tests {
     /// Quantiles of the even distribution on 0..=1, of 400 rows.
     fn even() -> Calibration {
         let mut calibration = calibration(PolicyKind::Cascade);
+        let parts =
+            calibration.right.small.combination.iter_mut().flat_map(|combination| &mut combination.parts);
+        parts
+            .filter(|part| part.evidence == Evidence::HeadLogit)
+            .for_each(|part| part.evidence = Evidence::LogprobMin);
         let quantiles = (0..=100).map(|step| f64::from(step) / 100.0).collect();
         calibration.references = vec![Reference { signal: Evidence::LogprobMean, quantiles }];
         calibration.data.fit = 400;

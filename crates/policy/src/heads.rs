@@ -200,8 +200,23 @@ pub struct Head {
     pub bias: f64,
     /// Makes it a probability.
     pub calibrator: Calibrator,
+    /// From which probability on a guard acts, if that was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operating_point: Option<OperatingPoint>,
     /// Where it comes from.
     pub training: Training,
+}
+
+/// A threshold of a head, and how often it is right and wrong there on rows that its fit had not seen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperatingPoint {
+    /// The least probability that counts, 0..=1.
+    pub threshold: f64,
+    /// Share of rows whose label is false that reach it.
+    pub false_positive_rate: f64,
+    /// Share of rows whose label is true that reach it.
+    pub recall: f64,
 }
 
 /// Why a head can't be used.
@@ -329,6 +344,10 @@ impl Head {
         let is_digit = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
         if self.model.sha256.len() != 64 || !self.model.sha256.chars().all(is_digit) {
             return Some("its model's sha256 is none".to_owned());
+        }
+        let point = self.operating_point.as_ref();
+        if point.is_some_and(|point| !(0.0..=1.0).contains(&point.threshold)) {
+            return Some("its operating point's threshold is not in 0..=1".to_owned());
         }
         self.calibrator.fault()
     }
@@ -467,6 +486,7 @@ pub(crate) mod testing {
             weights: vec![1.0, -1.0, 0.5, 0.0, 2.0],
             bias: 0.25,
             calibrator: Calibrator::Platt { slope: 1.0, intercept: 0.0 },
+            operating_point: None,
             training: Training::default(),
         }
     }

@@ -10,18 +10,21 @@ pub mod drift;
 mod forced;
 pub mod guards;
 pub mod heads;
+mod outlook;
 pub mod routing;
 mod settings;
+mod sticky;
 
 pub use calibration::{Calibration, CalibrationError};
 pub use heads::{Head, HeadError, Heads};
-pub use settings::{OnLargeFailure, PolicyError, PolicySettings};
+pub use settings::{OnLargeFailure, PolicyError, PolicySettings, Stickiness};
 
 use std::sync::Arc;
 
 use calibration::PolicyKind;
 use contract::Policy;
 use forced::Forced;
+use sticky::Sticky;
 
 /// Builds the policy that `settings` name, without a calibration. Every policy obeys a request's forced role.
 ///
@@ -56,5 +59,6 @@ pub fn build_calibrated(
         return Err(PolicyError::NeedsCalibration { kind: settings.kind.clone() });
     }
     let is_calibrated = calibration.is_some();
-    Ok(Box::new(Forced::new((entry.build)(settings, calibration), is_calibrated)))
+    let sticky = Sticky::new((entry.build)(settings, calibration), settings.sticky);
+    Ok(Box::new(Forced::new(Box::new(sticky), is_calibrated)))
 }

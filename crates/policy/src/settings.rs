@@ -19,6 +19,19 @@ pub enum OnLargeFailure {
     Error,
 }
 
+/// When the role that answered before goes on, whatever the policy would say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stickiness {
+    /// Never.
+    Off,
+    /// While tools that it called are answered.
+    #[default]
+    Tools,
+    /// Then, and in the whole conversation.
+    Conversation,
+}
+
 /// Settings of all policies; each reads what concerns it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -33,6 +46,8 @@ pub struct PolicySettings {
     pub token_probability_min: f64,
     /// Policies that may escalate: what to do when large fails after that.
     pub on_large_failure: OnLargeFailure,
+    /// When the role that answered before goes on.
+    pub sticky: Stickiness,
     /// The calibration's file, or `latest`; absent: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calibration: Option<String>,
@@ -54,6 +69,7 @@ impl Default for PolicySettings {
             confidence_min: 0.80,
             token_probability_min: 0.05,
             on_large_failure: OnLargeFailure::Small,
+            sticky: Stickiness::Tools,
             calibration: None,
             max_quality_loss: None,
             otherwise: Role::Large,

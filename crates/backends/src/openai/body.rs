@@ -135,6 +135,7 @@ pub(super) mod tests {
             deadline_ms: None,
             options: Options::default(),
             passthrough: Map::new(),
+            continues: None,
         }
     }
 

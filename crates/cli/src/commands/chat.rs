@@ -346,6 +346,7 @@ impl Talk<'_> {
             deadline_ms: None,
             options: Options::default(),
             passthrough: serde_json::Map::new(),
+            continues: None,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use gateway::{Flow, FlowParts, Gateway, Metrics, Watched};
 use ledger::Ledger;
-use policy::{Calibration, PolicySettings};
+use policy::{Calibration, PolicySettings, Stickiness};
 use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
@@ -175,7 +175,12 @@ pub async fn assemble(
 /// The calibration, if there is one, with large for when traffic is no longer like its rows.
 fn watched(settings: &Settings) -> Result<Option<Watched>, CliError> {
     let Some(calibration) = settings.calibration.clone() else { return Ok(None) };
-    let large = PolicySettings { kind: FALLBACK_POLICY.to_owned(), ..PolicySettings::default() };
+    // A loop of tools is not torn apart; in a conversation that small has led, large takes over.
+    let sticky = match settings.policy.sticky {
+        Stickiness::Off => Stickiness::Off,
+        Stickiness::Tools | Stickiness::Conversation => Stickiness::Tools,
+    };
+    let large = PolicySettings { kind: FALLBACK_POLICY.to_owned(), sticky, ..PolicySettings::default() };
     let fallback = Arc::from(policy::build(&large).map_err(CliError::usage)?);
     Ok(Some(Watched { calibration, fallback }))
 }

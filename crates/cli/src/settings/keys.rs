@@ -117,6 +117,7 @@ const POLICY: &[Key] = &[
     key("confidence_min", Kind::Number),
     key("token_probability_min", Kind::Number),
     key("on_large_failure", Kind::Text),
+    key("sticky", Kind::Text),
     key("calibration", Kind::Text),
     key("max_quality_loss", Kind::Number),
     key("otherwise", Kind::Text),

@@ -355,7 +355,8 @@ fn several_labels_make_heads_of_one_reading() {
     let home = Home::new();
     let row = |row: usize| {
         let prompt = if row.is_multiple_of(2) { "the cat sat" } else { "1 2 3 4" };
-        json!({"id": row, "prompt": prompt, "odd": row % 2, "third": row % 3 == 0}).to_string() + "\n"
+        json!({"id": row, "prompt": prompt, "odd": row % 2, "third": row.is_multiple_of(3)}).to_string()
+            + "\n"
     };
     let data = home.file("rows.jsonl", (0..60).map(row).collect::<String>());
     let model = tiny("tiny-qwen2");

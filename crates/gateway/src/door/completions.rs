@@ -33,6 +33,7 @@ pub fn accept(door: &Door<'_>, body: &Map<String, Value>) -> Result<Accepted, Ap
         deadline_ms: door.deadline_ms,
         options: options.options,
         passthrough: options.passthrough,
+        continues: None,
     };
     Ok(Accepted { request, include_usage: options.include_usage, ignored: options.ignored })
 }

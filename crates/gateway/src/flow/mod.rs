@@ -5,7 +5,9 @@
 //! that the client is gone. The server and `tandem chat` both use this.
 
 mod admission;
+mod asking;
 mod clock;
+mod earlier;
 mod error;
 mod guarding;
 mod outcome;
@@ -16,7 +18,7 @@ mod running;
 
 use std::sync::Arc;
 
-use contract::{Attempt, Backend, Decision, Delta, Policy, Request, Role};
+use contract::{Attempt, Backend, Decision, Delta, Policy, Readiness, Request, Role, Usage};
 use ledger::Ledger;
 use policy::drift::DriftState;
 use policy::guards::Chain;
@@ -31,6 +33,7 @@ use crate::board::Board;
 use crate::drift::{Watch, Watched};
 use crate::metrics::Metrics;
 use admission::Admission;
+use earlier::{Earlier, Thread};
 use run::Run;
 
 /// Limits of the flow.
@@ -123,6 +126,7 @@ struct Shared {
     metrics: Metrics,
     guards: Chain,
     board: Board,
+    earlier: Earlier,
     watch: Option<Watch>,
     admission: Admission,
     /// Rows on their way into the ledger.
@@ -135,6 +139,24 @@ impl Shared {
             Role::Small => &self.small,
             Role::Large => &self.large,
         }
+    }
+
+    /// Whom a request goes on from, if it can, and the thread that its answer will belong to.
+    fn recall(&self, request: &mut Request, tenant: Option<&str>) -> Option<Thread> {
+        let (continues, thread) = self.earlier.recall(request, tenant)?;
+        let is_ready = |role| self.backend(role).readiness() == Readiness::Ready;
+        request.continues = continues.filter(|continues| is_ready(continues.role));
+        Some(thread)
+    }
+
+    /// Counts what guards had backends process; gives what it cost, US dollars.
+    fn note_spent(&self, spent: &[(Role, Usage)]) -> f64 {
+        let cost = |(role, usage): &(Role, Usage)| {
+            let cost_usd = self.backend(*role).info().price.cost_usd(usage);
+            self.metrics.spent(*role, usage, cost_usd);
+            cost_usd
+        };
+        spent.iter().map(cost).sum()
     }
 
     /// What is done next: as the policy says, unless its calibration is off.
@@ -174,6 +196,7 @@ impl Flow {
             metrics,
             guards,
             board,
+            earlier: Earlier::default(),
             watch,
             admission,
             recordings,

@@ -45,8 +45,8 @@ pub(super) type GoOn = Box<dyn FnOnce() -> EventStream + Send>;
 
 impl Run {
     pub(super) fn start_reading(&mut self) {
-        if !self.attempts.is_empty() {
-            return self.policy_fault("asks for a reading after the first step".to_owned());
+        if self.attempts.iter().any(|attempt| attempt.role == Role::Small) {
+            return self.policy_fault("asks for a reading after small was called".to_owned());
         }
         let backend = Arc::clone(&self.shared.small);
         let model = backend.info().model;
@@ -61,6 +61,9 @@ impl Run {
                 return;
             }
         }
+        if let Some(read) = self.ahead.take() {
+            return self.take_read(Ok(read), true);
+        }
         let call = Call { request: Arc::clone(&self.request), signals: true, tenant: self.tenant.clone() };
         self.phase = Phase::Reading(backend.read(call, &self.shared.heads.options));
     }
@@ -73,11 +76,16 @@ impl Run {
             Err(error) => return self.fail(error),
         };
         self.phase = Phase::Deciding;
+        self.take_read(read, true);
+    }
+
+    /// A reading is the first attempt; `is_told`: whether the policy asked for what it says.
+    fn take_read(&mut self, read: Result<Read, BackendError>, is_told: bool) {
         let info = self.shared.small.info();
         let mut attempt = attempt(Role::Small, info.model, AttemptStatus::Read);
         match read {
             Ok(Read { reading, go_on }) => {
-                attempt.findings = Some((self.shared.heads.findings)(&reading));
+                attempt.findings = is_told.then(|| (self.shared.heads.findings)(&reading));
                 attempt.usage = reading.usage;
                 attempt.timings = reading.timings;
                 attempt.cost_usd = info.price.cost_usd(&reading.usage);
@@ -87,6 +95,24 @@ impl Run {
         }
         self.attempts.push(attempt);
         self.held.push(Vec::new());
+    }
+
+    /// If a guard had the request read, that is the beginning of small's attempt, or was for the guard only.
+    pub(super) fn take_ahead(&mut self, role: Role) {
+        match self.ahead.take() {
+            Some(read) if role == Role::Small && self.attempts.is_empty() => self.take_read(Ok(read), false),
+            ahead => {
+                self.ahead = ahead;
+                self.drop_ahead();
+            }
+        }
+    }
+
+    /// What a guard had read is not gone on from.
+    pub(super) fn drop_ahead(&mut self) {
+        if let Some(read) = self.ahead.take() {
+            self.guarding.cost_usd += self.shared.note_spent(&[(Role::Small, read.reading.usage)]);
+        }
     }
 
     /// The stream of an attempt that has read already, if small is called; otherwise what it holds is given back.

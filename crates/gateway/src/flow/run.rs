@@ -7,13 +7,15 @@ use std::sync::Arc;
 
 use contract::{
     Attempt, AttemptStatus, BackendError, Call, Check, Delta, Event, EventStream, FailureKind, FinishReason,
-    Finished, ReadFuture, Readiness, Refusal, Request, Role, Signals, Step, Timings, Usage,
+    Finished, Read, ReadFuture, Readiness, Refusal, Request, Role, Signals, Step, Timings, Usage,
 };
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant, timeout_at};
 
 use super::admission::{Caller, Place};
+use super::asking::AskFuture;
 use super::clock::Clock;
+use super::earlier::Thread;
 use super::guarding::Guarding;
 use super::outcome::{Decided, Failure, Outcome, RouteTaken};
 use super::reading::GoOn;
@@ -24,12 +26,16 @@ use super::{Arrival, FlowError, FlowEvent, Shared, record};
 pub(super) enum Phase {
     /// It waits for a place.
     Arrived,
+    /// Guards ask models about it.
+    Asking(AskFuture),
     /// The policy is to be asked.
     Deciding,
     /// Small reads the prompt.
     Reading(ReadFuture),
     /// A backend is writing.
     Listening,
+    /// The answer is complete; what of it is held back is being judged.
+    Closing(FinishReason),
     /// It is over; its row is on the way into the ledger and the last event is still to be given.
     Ending { recording: Option<JoinHandle<()>>, last: Option<FlowEvent> },
 }
@@ -48,13 +54,19 @@ pub(super) struct Run {
     /// Text of each attempt that has not left.
     pub(super) held: Vec<Vec<Delta>>,
     pub(super) decisions: Vec<contract::Decision>,
+    /// The request as a guard had it read.
+    pub(super) ahead: Option<Read>,
     /// How small goes on with what it has read.
     pub(super) go_on: Option<GoOn>,
+    /// Guards ask models about the answer.
+    pub(super) judging: Option<AskFuture>,
     running: Option<Running>,
     released: Option<usize>,
     first_token: Option<Duration>,
     last_delta: Option<Instant>,
-    guarding: Guarding,
+    pub(super) guarding: Guarding,
+    /// What the answer goes on from, if it is a chat's.
+    thread: Option<Thread>,
     out: VecDeque<FlowEvent>,
 }
 
@@ -88,6 +100,8 @@ impl Deadline {
 impl Run {
     pub(super) fn new(shared: Arc<Shared>, arrival: Arrival) -> Self {
         let Arrival { mut request, tenant, at, door } = arrival;
+        // As the client wrote it, for so it will come again.
+        let thread = shared.recall(&mut request, tenant.as_deref());
         let guarding = Guarding::new(&shared.guards, &mut request);
         let deadline = Deadline::new(at, request.deadline_ms, shared.limits.request_timeout_ms);
         Run {
@@ -102,12 +116,15 @@ impl Run {
             attempts: Vec::new(),
             held: Vec::new(),
             decisions: Vec::new(),
+            ahead: None,
             go_on: None,
+            judging: None,
             running: None,
             released: None,
             first_token: None,
             last_delta: None,
             guarding,
+            thread,
             out: VecDeque::new(),
         }
     }
@@ -128,15 +145,24 @@ impl Run {
             if let Some(event) = self.out.pop_front() {
                 return Some(event);
             }
+            if self.is_judging() {
+                self.judge().await;
+                continue;
+            }
             match &mut self.phase {
                 Phase::Arrived => match self.guarding.refusal() {
                     Some(error) => self.fail(error),
                     None => self.admit().await,
                 },
+                Phase::Asking(_) => self.ask().await,
                 Phase::Deciding | Phase::Listening if self.guarding.has_ended() => self.cut(),
                 Phase::Deciding => self.decide(),
                 Phase::Reading(_) => self.read().await,
                 Phase::Listening => self.listen().await,
+                Phase::Closing(reason) => {
+                    let reason = *reason;
+                    self.end(reason);
+                }
                 Phase::Ending { recording, last } => {
                     if let Some(handle) = recording {
                         // The row is the ledger's before the client sees the end. The task logs its
@@ -158,7 +184,7 @@ impl Run {
         match entered.flatten() {
             Ok(place) => {
                 self.place = Some(place);
-                self.phase = Phase::Deciding;
+                self.phase = self.start_asking();
             }
             Err(error) => self.fail(error),
         }
@@ -170,8 +196,11 @@ impl Run {
             return self.policy_fault(format!("came to no end within {steps_max} decisions (steps_max)"));
         }
         let decision = self.shared.decide(&self.request, &self.attempts);
-        self.decisions.push(decision.clone());
+        if decision.step != Step::Hold {
+            self.decisions.push(decision.clone());
+        }
         match decision.step {
+            Step::Hold => self.hold(),
             Step::Read => self.start_reading(),
             Step::Call { role, check } => self.call(role, check),
             Step::Answer { attempt } => self.answer(attempt),
@@ -180,6 +209,7 @@ impl Run {
     }
 
     fn call(&mut self, role: Role, check: Check) {
+        self.take_ahead(role);
         if let Some(stream) = self.go_on_from_reading(role) {
             return self.run(stream, check);
         }
@@ -208,6 +238,13 @@ impl Run {
     fn run(&mut self, stream: EventStream, check: Check) {
         self.running = Some(Running::new(stream, check));
         self.phase = Phase::Listening;
+    }
+
+    fn hold(&mut self) {
+        match self.running {
+            Some(_) => self.phase = Phase::Listening,
+            None => self.policy_fault("holds back an attempt that does not run".to_owned()),
+        }
     }
 
     fn answer(&mut self, index: usize) {
@@ -296,8 +333,7 @@ impl Run {
         held.push(delta);
         if running.check == Check::Never && self.request.stream {
             self.release(index);
-        } else if running.window_is_full(attempt.signals.tokens) {
-            running.asked = true;
+        } else if running.asks(attempt.signals.tokens) {
             self.phase = Phase::Deciding;
         }
     }
@@ -361,11 +397,15 @@ impl Run {
     }
 
     fn emit(&mut self, delta: Delta) {
-        let delta = self.guarding.pass(delta);
-        self.send(delta);
+        if let Some(delta) = self.guarding.pass(delta) {
+            self.send(delta);
+        }
     }
 
-    fn send(&mut self, delta: Delta) {
+    pub(super) fn send(&mut self, delta: Delta) {
+        if let Some(thread) = &mut self.thread {
+            thread.push(&delta);
+        }
         let shows = !delta.text.is_empty() || !delta.tool_calls.is_empty();
         // Only a stream has a first token; a whole answer leaves at its end.
         if shows && self.request.stream && self.first_token.is_none() {
@@ -409,7 +449,16 @@ impl Run {
         if let Some(rest) = self.guarding.rest() {
             self.send(rest);
         }
+        self.phase = Phase::Closing(reason);
+    }
+
+    fn end(&mut self, reason: FinishReason) {
+        self.drop_ahead();
         let reason = if self.guarding.has_ended() { FinishReason::ContentFilter } else { reason };
+        let answer = self.released.and_then(|index| self.attempts.get(index));
+        if let Some((thread, answer)) = self.thread.take().zip(answer) {
+            self.shared.earlier.note(thread, answer.role);
+        }
         let outcome = self.outcome(200, Some(reason));
         let recording = self.record(&outcome, None);
         self.phase = Phase::Ending { recording, last: Some(FlowEvent::Finished(Box::new(outcome))) };
@@ -417,6 +466,7 @@ impl Run {
 
     pub(super) fn fail(&mut self, error: FlowError) {
         self.cancel_running();
+        self.stop_asking();
         let mut outcome = self.outcome(error.status(), None);
         if matches!(error, FlowError::Refused(_) | FlowError::Guarded { .. }) || self.decisions.is_empty() {
             outcome.route = RouteTaken::Refused;
@@ -445,8 +495,10 @@ impl Run {
             finish,
             usage: attempt.map(|attempt| attempt.usage).unwrap_or_default(),
             timings: attempt.map(|attempt| attempt.timings).unwrap_or_default(),
-            cost_usd: self.attempts.iter().map(|attempt| attempt.cost_usd).sum(),
-            saved_usd: planner::cost::saved_usd(&price, &self.attempts, self.released),
+            cost_usd: self.attempts.iter().map(|attempt| attempt.cost_usd).sum::<f64>()
+                + self.guarding.cost_usd,
+            saved_usd: planner::cost::saved_usd(&price, &self.attempts, self.released)
+                - self.guarding.cost_usd,
             overhead_ms: self.clock.overhead_ms(),
             first_token_ms: self.first_token.map(|first| first.as_secs_f64() * 1e3),
             total_ms: self.clock.elapsed().as_secs_f64() * 1e3,
@@ -492,6 +544,7 @@ impl Drop for Run {
             return;
         }
         self.cancel_running();
+        self.stop_asking();
         let outcome = self.outcome(record::STATUS_CLIENT_GONE, None);
         // The task goes on without anybody waiting for it.
         drop(self.record(&outcome, None));

@@ -9,8 +9,8 @@ pub(super) struct Running {
     stream: EventStream,
     /// When the policy wants to see it.
     pub(super) check: Check,
-    /// Whether it has been asked about the partial answer.
-    pub(super) asked: bool,
+    /// How much was written when it was last asked about the partial answer.
+    asked_at: Option<u32>,
     deltas: u32,
     /// What was written: text, tool calls, and one for each token and each delta, so that a backend
     /// that sends endless nothing comes to an end too.
@@ -25,7 +25,7 @@ impl Running {
         Running {
             stream,
             check,
-            asked: false,
+            asked_at: None,
             deltas: 0,
             bytes: 0,
             called: Instant::now(),
@@ -53,11 +53,19 @@ impl Running {
         }
     }
 
-    /// Whether the policy's window is full and it has not been asked yet. A backend that tells no
-    /// tokens is judged after as many pieces of text.
-    pub(super) fn window_is_full(&self, tokens: u32) -> bool {
+    /// Whether the policy is to be asked now, of so many tokens; it then counts as asked. A backend that tells no
+    /// tokens is judged by its pieces of text.
+    pub(super) fn asks(&mut self, tokens: u32) -> bool {
         let written = if tokens == 0 { self.deltas } else { tokens };
-        matches!(self.check, Check::AfterTokens(window) if !self.asked && written >= window)
+        let is_due = match self.check {
+            Check::AfterTokens(window) => self.asked_at.is_none() && written >= window,
+            Check::Every(step) => written.saturating_sub(self.asked_at.unwrap_or(0)) >= step.max(1),
+            Check::Never | Check::WhenFinished => false,
+        };
+        if is_due {
+            self.asked_at = Some(written);
+        }
+        is_due
     }
 
     /// The times as seen from here, for calls whose backend reports none: failed and cancelled ones.

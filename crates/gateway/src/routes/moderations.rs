@@ -1,13 +1,15 @@
 //! `/v1/moderations`: what the configured guards of requests find in texts, in OpenAI's shape.
 
+use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use contract::{Channel, GuardAction};
-use policy::guards::Checked;
+use policy::guards::{Checked, Hit};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{App, answer, body};
+use crate::auth::Tenant;
 use crate::door::{self, Fields};
 use crate::wire::{self, ApiError};
 
@@ -34,30 +36,48 @@ struct Verdict {
 struct VerdictDetails {
     /// The gravest action that would be taken.
     action: Option<GuardAction>,
+    /// What kept guards from judging, by their names.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    errors: Map<String, Value>,
 }
 
 impl From<Checked> for Verdict {
     fn from(checked: Checked) -> Self {
-        let by_name = |value: fn(&policy::guards::Hit) -> Value| {
+        let by_name = |value: fn(&Hit) -> Value| {
             checked.hits.iter().map(|hit| (hit.guard.clone(), value(hit))).collect()
+        };
+        let error = |hit: &Hit| {
+            let record = hit.verdict.as_ref()?.record.as_ref()?;
+            Some((hit.guard.clone(), Value::from(record.error.clone()?)))
         };
         Verdict {
             flagged: checked.flagged(),
-            categories: by_name(|hit| Value::from(!hit.spans.is_empty())),
+            categories: by_name(|hit| Value::from(hit.acts().is_some())),
             category_scores: by_name(|hit| Value::from(hit.score())),
-            tandem: VerdictDetails { action: checked.action() },
+            tandem: VerdictDetails {
+                action: checked.action(),
+                errors: checked.hits.iter().filter_map(error).collect(),
+            },
         }
     }
 }
 
-pub(super) async fn moderate(State(app): State<App>, request: axum::extract::Request) -> Response {
-    match try_moderate(&app, request).await {
+pub(super) async fn moderate(
+    State(app): State<App>,
+    Extension(tenant): Extension<Tenant>,
+    request: axum::extract::Request,
+) -> Response {
+    match try_moderate(&app, &tenant, request).await {
         Ok(response) => response,
         Err(error) => error.into_response(),
     }
 }
 
-async fn try_moderate(app: &App, request: axum::extract::Request) -> Result<Response, ApiError> {
+async fn try_moderate(
+    app: &App,
+    tenant: &Tenant,
+    request: axum::extract::Request,
+) -> Result<Response, ApiError> {
     if app.flow.guards().is_empty() {
         let message = "no guards are configured, so there is nothing to moderate with; add a [[guard]]";
         return Err(ApiError::new(404, "no_guards", message));
@@ -67,8 +87,11 @@ async fn try_moderate(app: &App, request: axum::extract::Request) -> Result<Resp
     let bytes = body::read(&parts.headers, bytes, (&app.settings, &mut charge)).await?;
     let map = door::parse_body(&bytes)?;
     let texts = texts(Fields::new(&map, ""))?;
-    let verdict = |text: &&str| Verdict::from(app.flow.guards().check(text, Channel::User));
-    let results = texts.iter().map(verdict).collect();
+    let mut results = Vec::with_capacity(texts.len());
+    for text in texts {
+        let checked = app.flow.check(text, Channel::User, tenant.0.as_deref()).await;
+        results.push(Verdict::from(checked.map_err(|error| ApiError::from(&error))?));
+    }
     Ok(wire::json(Moderation { id: answer::request_id("modr"), model: "tandem-guards", results }))
 }
 

@@ -56,6 +56,29 @@ async fn an_unsure_small_answer_escalates_and_none_of_it_leaves() {
 }
 
 #[tokio::test]
+async fn small_is_cut_short_once_its_answer_is_lost_and_that_is_paid_for() {
+    let server = Setup::new("cascade")
+        .small(|small| small.otherwise(Script::text(&"word ".repeat(40)).logprob(-4.0)))
+        .large(|large| large.otherwise(Script::text("a fine answer")))
+        .with_ledger()
+        .start()
+        .await;
+    let reply = server.chat(&chat("hi")).await;
+    assert_eq!(reply.header("x-tandem-route"), Some("escalated"));
+    assert!(reply.header("x-tandem-reason").unwrap().contains("before small is done"));
+    assert_eq!((server.small.cancelled(), server.small.deltas_sent()), (1, 8));
+    // One prompt token each; eight tokens of small, three of large.
+    let cost = reply.header("x-tandem-cost-usd").unwrap().parse::<f64>().unwrap();
+    assert!((cost - (1.0 + 8.0 * 2.0 + 10.0 + 3.0 * 20.0) / 1e6).abs() < 1e-9, "{cost}");
+    let id = reply.json()["id"].as_str().unwrap().to_owned();
+    let ledger = server.ledger.as_ref().unwrap();
+    ledger.flush().await.unwrap();
+    let stored = ledger.request(&id).await.unwrap().unwrap();
+    assert_eq!(stored.row.attempts[0].status, contract::AttemptStatus::Cancelled);
+    assert_eq!(stored.row.decisions.len(), 2);
+}
+
+#[tokio::test]
 async fn not_even_headers_leave_before_the_window_is_accepted() {
     let server = Setup::new("cascade")
         .small(|small| {

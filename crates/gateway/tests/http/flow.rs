@@ -55,6 +55,7 @@ fn request(stream: bool) -> Request {
         deadline_ms: None,
         options: Options::default(),
         passthrough: serde_json::Map::new(),
+        continues: None,
     }
 }
 
@@ -263,6 +264,36 @@ proptest! {
         prop_assert_eq!(decided, 1);
         prop_assert!(matches!(events.last(), Some(FlowEvent::Finished(_))));
     }
+}
+
+#[tokio::test]
+async fn a_policy_may_hold_an_answer_back_time_after_time_and_turn_elsewhere() {
+    let small = ScriptedBackend::new("s").otherwise(Script::text("a b c d e f g h i j"));
+    let large = ScriptedBackend::new("l").otherwise(Script::text("from large"));
+    for give_up_at in [6, 100] {
+        let policy = move |attempts: &[Attempt]| match attempts {
+            [] => call(Role::Small, Check::Every(2)),
+            [last] if last.status != AttemptStatus::Partial => Step::Answer { attempt: 0 },
+            [last] => {
+                assert_eq!(last.signals.tokens % 2, 0, "{last:?}");
+                if last.signals.tokens < give_up_at { Step::Hold } else { call(Role::Large, Check::Never) }
+            }
+            _ => panic!("nobody asks again"),
+        };
+        let events = run(&flow(&small, &large, policy), true).await;
+        let Some(FlowEvent::Finished(outcome)) = events.last() else { panic!("{events:?}") };
+        // Five times it was asked, and what decided nothing is not in the books.
+        assert_eq!(outcome.decisions.len(), 2);
+        if give_up_at == 6 {
+            assert_eq!((text(&events).as_str(), outcome.route), ("from large", RouteTaken::Escalated));
+            let given_up = &outcome.attempts[0];
+            assert_eq!((&given_up.status, given_up.usage.completion_tokens), (&AttemptStatus::Cancelled, 6));
+        } else {
+            assert_eq!((text(&events).as_str(), outcome.route), ("a b c d e f g h i j", RouteTaken::Small));
+        }
+    }
+    let idle = run(&flow(&small, &large, |_| Step::Hold), true).await;
+    assert!(failure(&idle).to_string().contains("holds back an attempt that does not run"), "{idle:?}");
 }
 
 /// A calibration of a cascade by the mean log-probability, whose rows had it spread evenly over -1..=0.

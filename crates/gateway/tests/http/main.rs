@@ -1,6 +1,7 @@
 //! The server from the outside: over HTTP, on a random port, with scripted backends.
 
 mod answers;
+mod asked_guards;
 mod bad_input;
 mod cascade;
 mod flow;
@@ -9,3 +10,4 @@ mod lifecycle;
 mod limits;
 mod recorded;
 mod server;
+mod sticky;

@@ -7,6 +7,7 @@ use policy::calibrator::logit;
 use policy::heads::HeadModel;
 
 use super::pairs::Pair;
+use crate::fit::bootstrap::quantile;
 use crate::fit::calibrate;
 use crate::fit::folds::folds;
 use crate::fit::lbfgs::Stop;
@@ -20,6 +21,9 @@ const FOLDS: usize = 5;
 const STRENGTH: f64 = 1e-3;
 /// Share of rows whose answers must have signals for a combination to be fitted.
 const SIGNALS_SHARE_MIN: f64 = 0.9;
+/// Evidence of answers counts within these quantiles of the fit's rows: beyond them little was learnt, and what an
+/// answer can come to is bounded before it is written (`policy/src/outlook.rs`).
+const RANGE: [f64; 2] = [0.01, 0.99];
 
 /// What was fitted.
 #[derive(Clone, Debug, Default)]
@@ -157,13 +161,12 @@ fn fit_combination(
     if heads.iter().any(Option::is_some) {
         evidence.push(Evidence::HeadLogit);
     }
-    let mut matrix = Matrix::new(evidence.len());
-    let mut known = Vec::new();
+    let (mut known, mut rows): (Vec<usize>, Vec<Vec<f64>>) = (Vec::new(), Vec::new());
     for (row, pair) in pairs.iter().enumerate() {
         let seen = Seen { signals: &pair.signals, prompt_tokens: pair.prompt_tokens, head: heads[row] };
         let values: Option<Vec<f64>> = evidence.iter().map(|evidence| evidence.of(&seen)).collect();
         if let Some(values) = values {
-            matrix.push(values.into_iter().map(|value| value as f32));
+            rows.push(values);
             known.push(row);
         }
     }
@@ -182,6 +185,15 @@ fn fit_combination(
             labels.len()
         ));
     }
+    let ranges: Vec<Option<[f64; 2]>> =
+        evidence.iter().enumerate().map(|(index, evidence)| range(*evidence, &rows, index)).collect();
+    let mut matrix = Matrix::new(evidence.len());
+    for row in &rows {
+        let within = |(value, range): (&f64, &Option<[f64; 2]>)| {
+            range.map_or(*value, |[low, high]| value.clamp(low, high)) as f32
+        };
+        matrix.push(row.iter().zip(&ranges).map(within));
+    }
     let standard = matrix.standardise();
     let folds: Vec<usize> = known.iter().map(|row| of_fold[*row]).collect();
     let (linear, logits) = cross_fit(&matrix, &labels, &folds);
@@ -193,9 +205,20 @@ fn fit_combination(
         mean: f64::from(standard.means[index]),
         scale: f64::from(standard.scales[index]),
         weight: linear.weights()[index],
+        range: ranges[index],
     };
     let parts = evidence.into_iter().enumerate().map(part).collect();
     Ok((Combination { parts, bias: linear.bias(), calibrator: calibrated.calibrator }, answers))
+}
+
+/// Within what a figure of the answer counts; what is known before the answer counts as it is.
+fn range(evidence: Evidence, rows: &[Vec<f64>], column: usize) -> Option<[f64; 2]> {
+    if matches!(evidence, Evidence::PromptTokensLn | Evidence::HeadLogit) {
+        return None;
+    }
+    let mut values: Vec<f64> = rows.iter().map(|row| row[column]).collect();
+    values.sort_by(f64::total_cmp);
+    Some(RANGE.map(|share| quantile(&values, share, 0.0)))
 }
 
 /// A fit on all rows, and each row's log-odds by a fit on the other folds.

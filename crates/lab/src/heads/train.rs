@@ -280,6 +280,7 @@ fn fit_all(
         weights: linear.weights().iter().map(|weight| *weight as f32).collect(),
         bias: linear.bias(),
         calibrator,
+        operating_point: None,
         training,
     }
 }

@@ -27,6 +27,7 @@ pub fn request(id: &str) -> Request {
         deadline_ms: Some(30_000),
         options: Options::default(),
         passthrough: serde_json::Map::from_iter([("user".to_owned(), "Quillfeather".into())]),
+        continues: None,
     }
 }
 
@@ -91,6 +92,8 @@ pub fn row(id: &str) -> RequestRow {
             action: contract::GuardAction::Redact,
             score: 0.5,
             entities: [("email".to_owned(), 2)].into(),
+            error: Some("it took longer than 5 ms".to_owned()),
+            is_truncated: true,
         }],
         confidence: Some(0.41),
         saved_usd: -24.0 * USD,

@@ -1,12 +1,14 @@
 //! All guards in order: [`Chain`], and what becomes of a request under it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
 use contract::{Channel, GuardAction, GuardRecord, Input, Message, MessageRole, Request, Route};
 use serde_json::Value;
 
+use super::asked::{AskedLink, Materials, Verdict};
+use super::kinds::Built;
 use super::output::OutputGuard;
 use super::pattern::{Scanner, Span};
 use super::redact::{Vault, ranges};
@@ -14,17 +16,19 @@ use super::settings::GUARDS_MAX;
 use super::stream::scan;
 use super::{GuardError, GuardSettings, kinds};
 
-/// One guard.
+/// One guard that looks for itself.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) settings: GuardSettings,
     pub(super) scanner: Scanner,
 }
 
-/// All guards, in the order of the configuration. Clones share them.
+/// All guards, in the order of the configuration: those that look for themselves, then those that ask a model. Clones
+/// share them.
 #[derive(Clone, Debug, Default)]
 pub struct Chain {
     links: Arc<Vec<Arc<Link>>>,
+    asked: Arc<Vec<AskedLink>>,
 }
 
 /// A request after its guards.
@@ -45,14 +49,26 @@ pub struct Hit {
     pub guard: String,
     /// What it would do.
     pub action: GuardAction,
-    /// Where, bytes of the text; none: nothing was found.
+    /// Where, bytes of the text; none where nothing was found, or by a guard that judges whole texts.
     pub spans: Vec<Span>,
+    /// What an asked guard says.
+    pub verdict: Option<Verdict>,
+    /// The highest of an asked guard's scores.
+    pub asked_score: f64,
 }
 
 impl Hit {
     /// How sure it is, 0: nothing was found.
     pub fn score(&self) -> f64 {
-        self.spans.iter().map(|span| f64::from(span.score)).fold(0.0, f64::max)
+        self.spans.iter().map(|span| f64::from(span.score)).fold(self.asked_score, f64::max)
+    }
+
+    /// What is done about the text, if anything.
+    pub fn acts(&self) -> Option<GuardAction> {
+        match &self.verdict {
+            Some(verdict) => verdict.action,
+            None => (!self.spans.is_empty()).then_some(self.action),
+        }
     }
 }
 
@@ -72,40 +88,73 @@ impl Checked {
     /// The gravest action that would be taken.
     pub fn action(&self) -> Option<GuardAction> {
         let order = [GuardAction::Block, GuardAction::Redact, GuardAction::Escalate, GuardAction::Flag];
-        let acts =
-            |action: &GuardAction| self.hits.iter().any(|hit| hit.action == *action && !hit.spans.is_empty());
+        let acts = |action: &GuardAction| self.hits.iter().any(|hit| hit.acts() == Some(*action));
         order.into_iter().find(acts)
     }
 }
 
 impl Chain {
-    /// Builds all guards.
+    /// Builds guards that need nothing but their settings.
     ///
     /// # Errors
     /// [`GuardError`], saying which and why.
     pub fn new(settings: &[GuardSettings]) -> Result<Chain, GuardError> {
+        Chain::with(settings, &Materials::default())
+    }
+
+    /// Builds all guards.
+    ///
+    /// # Errors
+    /// As [`Chain::new`].
+    pub fn with(settings: &[GuardSettings], materials: &Materials) -> Result<Chain, GuardError> {
+        Chain::check_settings(settings)?;
+        let (mut links, mut asked) = (Vec::new(), Vec::new());
+        for guard in settings {
+            // Checked: the kind exists.
+            let Some(entry) = kinds::of_name(&guard.kind) else { continue };
+            match (entry.build)(guard, materials)? {
+                Built::Scanner(scanner) => links.push(Arc::new(Link { settings: guard.clone(), scanner })),
+                Built::Asker(asker) => asked.push(AskedLink::new(guard.clone(), asker)),
+            }
+        }
+        Ok(Chain { links: Arc::new(links), asked: Arc::new(asked) })
+    }
+
+    /// Checks what can be said of settings by themselves.
+    ///
+    /// # Errors
+    /// As [`Chain::new`].
+    pub fn check_settings(settings: &[GuardSettings]) -> Result<(), GuardError> {
         if settings.len() > GUARDS_MAX {
             return Err(GuardError::Guards);
         }
-        let mut links: Vec<Arc<Link>> = Vec::with_capacity(settings.len());
-        for guard in settings {
+        for (index, guard) in settings.iter().enumerate() {
             guard.validate()?;
-            if links.iter().any(|link| link.settings.name == guard.name) {
+            if settings[..index].iter().any(|other| other.name == guard.name) {
                 return Err(GuardError::Twice { name: guard.name.clone() });
             }
-            // Validated: the kind exists.
-            let Some(entry) = kinds::REGISTRY.iter().find(|entry| entry.name == guard.kind) else { continue };
-            links.push(Arc::new(Link { settings: guard.clone(), scanner: (entry.build)(guard)? }));
+            kinds::of_name(&guard.kind).map_or(Ok(()), |entry| (entry.check)(guard))?;
         }
-        Ok(Chain { links: Arc::new(links) })
+        Ok(())
+    }
+
+    /// The guards that ask a model, in order.
+    pub fn asked(&self) -> &[AskedLink] {
+        &self.asked
+    }
+
+    /// Layers whose states the small model must keep for them, ascending.
+    pub fn layers(&self) -> Vec<u32> {
+        let layers: BTreeSet<u32> = self.asked.iter().flat_map(|link| link.asker().layers()).collect();
+        layers.into_iter().collect()
     }
 
     /// Whether there are no guards.
     pub fn is_empty(&self) -> bool {
-        self.links.is_empty()
+        self.links.is_empty() && self.asked.is_empty()
     }
 
-    /// Guards a request: redacts it, has it escalated, or says that it is refused.
+    /// Guards a request as far as no model is asked: redacts it, has it escalated, or says that it is refused.
     pub fn input(&self, request: &mut Request) -> Guarded {
         let mut guarded = Guarded::default();
         let mut links = self.links.iter().filter(|link| link.settings.stage.is_input()).peekable();
@@ -129,7 +178,7 @@ impl Chain {
         guarded
     }
 
-    /// What every guard of the channel finds in a text by itself, without acting.
+    /// What every guard of the channel that asks no model finds in a text by itself, without acting.
     pub fn check(&self, text: &str, channel: Channel) -> Checked {
         let looks = |link: &&Arc<Link>| match channel {
             Channel::Output => link.settings.stage.is_output(),
@@ -139,11 +188,13 @@ impl Chain {
             guard: link.settings.name.clone(),
             action: link.settings.action,
             spans: scan(&link.scanner, text),
+            verdict: None,
+            asked_score: 0.0,
         };
         Checked { hits: self.links.iter().filter(looks).map(hit).collect() }
     }
 
-    /// A guard for the answer to a request; `None` if the answer needs none.
+    /// A guard for the answer to a request, but for those that ask a model; `None` if it needs none.
     pub fn output(&self, vault: &Arc<Vault>) -> Option<OutputGuard> {
         let guards = self.links.iter().filter(|link| link.settings.stage.is_output());
         let links: Vec<Arc<Link>> = guards.cloned().collect();
@@ -178,6 +229,8 @@ impl Link {
             action: self.settings.action,
             score: 0.0,
             entities: BTreeMap::new(),
+            error: None,
+            is_truncated: false,
         }
     }
 }
@@ -404,7 +457,7 @@ mod tests {
         let why = |guards: &[Value]| chain(guards).unwrap_err().to_string();
         assert!(why(&[pii(&[("name", json!("a b"))])]).contains("name"));
         assert!(why(&[pii(&[]), pii(&[])]).contains("two guards"));
-        assert!(why(&[pii(&[("kind", json!("patern"))])]).contains("known are: pattern"));
+        assert!(why(&[pii(&[("kind", json!("patern"))])]).contains("known are: pattern, head"));
         assert!(why(&[pii(&[("threshold", json!(1.5))])]).contains("threshold"));
         assert!(why(&[pii(&[("action", json!("escalate")), ("stage", json!("both"))])]).contains("escalate"));
         assert!(why(&[pii(&[("restore", json!(true)), ("stage", json!("output"))])]).contains("restore"));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use contract::{Attempt, AttemptStatus, Check, Decision, Findings, Policy, Request, Role, Step};
 
-use super::escalation::{after_failed_small, after_large, escalate, shown};
+use super::escalation::{EARLY_CHECK_TOKENS, after_failed_small, after_large, escalate, hold, shown};
 use super::fixed;
 use crate::PolicySettings;
 use crate::calibration::{Calibration, Chances, PolicyKind, Right};
@@ -60,7 +60,7 @@ impl Calibrated {
     }
 
     fn reads_first(&self) -> bool {
-        self.kind != PolicyKind::Cascade || self.calibration.right.answers_need_heads()
+        self.kind != PolicyKind::Cascade || self.calibration.right.judges_by_head()
     }
 
     fn begin(&self) -> Decision {
@@ -73,8 +73,16 @@ impl Calibrated {
         )
     }
 
+    /// The best that small's answer can still come to. `None`: only the whole answer tells, also where
+    /// the head has no part in it. For then traffic is watched by how answers look, and those that were given up would
+    /// be missing.
+    fn best(&self, request: &Request, attempt: &Attempt) -> Option<Chances> {
+        let by_head = self.kind.judges_answers() && self.calibration.right.judges_by_head();
+        self.calibration.best_chances(attempt, request.max_tokens).filter(|_| by_head)
+    }
+
     /// Small has read the request.
-    fn after_reading(&self, attempt: &Attempt, (least, loss): (f64, f64)) -> Decision {
+    fn after_reading(&self, request: &Request, attempt: &Attempt, (least, loss): (f64, f64)) -> Decision {
         let findings = attempt.findings.as_ref();
         let Some(chances) = self.calibration.chances_by_reading(findings) else {
             return escalate("a head says nothing of small's reading: large answers".to_owned(), None);
@@ -87,20 +95,48 @@ impl Calibrated {
             PolicyKind::Cascade => None,
             PolicyKind::CascadeRoute => self.calibration.route_below,
         };
-        match at_once {
-            Some(limit) if chances.score() < limit => {
+        let best = self.best(request, attempt);
+        match (at_once, best) {
+            (Some(limit), _) if chances.score() < limit => {
                 escalate(format!("{says} is above {}: large answers", gain(limit)), confidence)
+            }
+            (_, Some(best)) if best.score() < least => {
+                let (best, least) = (gain(best.score()), gain(least));
+                let reason = format!(
+                    "{says}, and {best} by the best answer there could be, above {least}: large answers"
+                );
+                escalate(reason, confidence)
             }
             _ if self.kind == PolicyKind::Route => Decision {
                 step: Step::Call { role: Role::Small, check: Check::Never },
                 reason: format!("{says} is within {}{}: small answers", gain(least), self.promise(loss)),
                 confidence,
             },
-            _ => Decision {
-                step: Step::Call { role: Role::Small, check: Check::WhenFinished },
+            (_, best) => Decision {
+                step: Step::Call {
+                    role: Role::Small,
+                    check: best.map_or(Check::WhenFinished, |_| Check::Every(EARLY_CHECK_TOKENS)),
+                },
                 reason: format!("{says}; its whole answer will be judged before anything leaves"),
                 confidence,
             },
+        }
+    }
+
+    /// A part of an answer that will be judged as a whole.
+    fn look_ahead(&self, request: &Request, attempt: &Attempt, least: f64) -> Decision {
+        match self.best(request, attempt).filter(|best| best.score() < least) {
+            Some(best) => {
+                let reason = format!(
+                    "after {} tokens of small's answer large's gain is {} at least, above {}: the request escalates \
+                     to large before small is done",
+                    attempt.signals.tokens,
+                    gain(best.score()),
+                    gain(least)
+                );
+                escalate(reason, Some(best.small))
+            }
+            None => hold(),
         }
     }
 
@@ -111,11 +147,6 @@ impl Calibrated {
             let chances = self.calibration.chances_by_reading(attempt.findings.as_ref());
             let confidence = chances.map(|chances| chances.small);
             return Decision { confidence, ..Decision::new(Step::Answer { attempt: index }, reason) };
-        }
-        if attempt.status == AttemptStatus::Partial {
-            let reason =
-                "a part of an answer can't be judged by this calibration: the request escalates to large";
-            return escalate(reason.to_owned(), None);
         }
         let Some(chances) = self.calibration.chances_by_answer(attempt) else {
             let reason =
@@ -188,7 +219,8 @@ impl Policy for Calibrated {
         let attempt = &attempts[index];
         match attempt.status {
             AttemptStatus::Failed(_) | AttemptStatus::Cancelled => after_failed_small(attempt),
-            AttemptStatus::Read => self.after_reading(attempt, (least, loss)),
+            AttemptStatus::Read => self.after_reading(request, attempt, (least, loss)),
+            AttemptStatus::Partial if self.kind.judges_answers() => self.look_ahead(request, attempt, least),
             AttemptStatus::Partial | AttemptStatus::Finished(_) => self.judge(index, attempt, (least, loss)),
         }
     }
@@ -254,10 +286,17 @@ mod tests {
     #[test]
     fn cascade_judges_whole_answers_also_of_streams() {
         let kind = PolicyKind::Cascade;
-        let [_, unsure] = read();
-        let held = Step::Call { role: Role::Small, check: Check::WhenFinished };
+        let [sure, unsure] = read();
+        let held = Step::Call { role: Role::Small, check: Check::Every(8) };
         assert_eq!(decide(kind, None, &[]).step, Step::Read);
-        assert_eq!(decide(kind, None, &[unsure]).step, held);
+        assert_eq!(decide(kind, None, &[sure]).step, held);
+        let hopeless = decide(kind, None, &[unsure]);
+        assert_eq!(hopeless.step, LARGE);
+        assert!(
+            hopeless.reason.contains("and 0.525 by the best answer there could be, above 0.300"),
+            "{}",
+            hopeless.reason
+        );
         let good = decide(kind, None, &[answered(0.9)]);
         assert_eq!(good.step, Step::Answer { attempt: 0 });
         assert!(good.reason.contains("loses at most 0.05"), "{}", good.reason);
@@ -271,8 +310,39 @@ mod tests {
         let kind = PolicyKind::CascadeRoute;
         let [sure, unsure] = read();
         assert_eq!(decide(kind, None, &[unsure]).step, LARGE);
-        let held = Step::Call { role: Role::Small, check: Check::WhenFinished };
+        let held = Step::Call { role: Role::Small, check: Check::Every(8) };
         assert_eq!(decide(kind, None, &[sure]).step, held);
+    }
+
+    #[test]
+    fn small_is_given_up_once_no_end_of_its_answer_could_reach_the_threshold() {
+        let settings = PolicySettings::default();
+        let begun = |mean: f64, calibration: Calibration, max_tokens| {
+            let policy = build_calibrated(&settings, Some(Arc::new(calibration))).unwrap();
+            let part =
+                Attempt { status: AttemptStatus::Partial, signals: signals(8, mean, 0.1), ..answered(mean) };
+            policy.next(&Request { max_tokens, ..request(false) }, &[part])
+        };
+        let by_head = || calibration(PolicyKind::Cascade);
+        let early = begun(0.3, by_head(), Some(20));
+        assert_eq!(early.step, LARGE);
+        assert!(
+            early.reason.contains("after 8 tokens of small's answer large's gain is 0.43"),
+            "{}",
+            early.reason
+        );
+        // It could still write much that it is sure of.
+        assert_eq!(begun(0.3, by_head(), None).step, Step::Hold);
+        assert_eq!(begun(0.9, by_head(), Some(20)).step, Step::Hold);
+        // Without a head traffic is watched by whole answers, so all of them are written.
+        let mut by_answer = by_head();
+        if let Some(combination) = &mut by_answer.right.small.combination {
+            combination.parts.truncate(1);
+        }
+        assert_eq!(begun(0.1, by_answer.clone(), Some(20)).step, Step::Hold);
+        let policy = build_calibrated(&settings, Some(Arc::new(by_answer))).unwrap();
+        let check = Check::WhenFinished;
+        assert_eq!(policy.next(&request(false), &[]).step, Step::Call { role: Role::Small, check });
     }
 
     #[test]

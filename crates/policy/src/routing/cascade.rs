@@ -15,9 +15,10 @@ use contract::{Attempt, AttemptStatus, Check, Decision, Policy, Request, Role, S
 
 use super::Entry;
 use super::calibrated::Calibrated;
-use super::escalation::{after_failed_small, after_large, escalate, shown};
+use super::escalation::{EARLY_CHECK_TOKENS, after_failed_small, after_large, escalate, hold, shown};
 use crate::PolicySettings;
 use crate::calibration::PolicyKind;
+use crate::outlook::logprob_mean_max;
 
 pub(super) const ENTRY: Entry = Entry {
     name: "cascade",
@@ -42,7 +43,7 @@ impl Policy for Cascade {
         let last_of = |role| attempts.iter().rposition(|attempt: &Attempt| attempt.role == role);
         match (last_of(Role::Small), last_of(Role::Large)) {
             (None, None) => self.begin(request),
-            (Some(small), None) => self.judge(small, &attempts[small]),
+            (Some(small), None) => self.judge(request, small, &attempts[small]),
             (small, Some(large)) => {
                 let small = small.map(|index| (index, self.confidence(&attempts[index])));
                 after_large((small, large), attempts, self.settings.on_large_failure)
@@ -57,19 +58,38 @@ impl Cascade {
         let (check, when) = if request.stream {
             (Check::AfterTokens(window), format!("its first {window} tokens"))
         } else {
-            (Check::WhenFinished, "its whole answer".to_owned())
+            (Check::Every(EARLY_CHECK_TOKENS), "its whole answer".to_owned())
         };
         let reason = format!("small goes first; {when} will be judged before anything leaves");
         Decision::new(Step::Call { role: Role::Small, check }, reason)
     }
 
     /// Small has written something or failed; large was not called yet.
-    fn judge(&self, index: usize, attempt: &Attempt) -> Decision {
+    fn judge(&self, request: &Request, index: usize, attempt: &Attempt) -> Decision {
         match &attempt.status {
             AttemptStatus::Failed(_) | AttemptStatus::Cancelled => after_failed_small(attempt),
+            AttemptStatus::Partial if !request.stream => self.look_ahead(request.max_tokens, attempt),
             AttemptStatus::Read | AttemptStatus::Partial | AttemptStatus::Finished(_) => {
                 self.weigh(index, attempt)
             }
+        }
+    }
+
+    /// A part of an answer that will be judged as a whole.
+    fn look_ahead(&self, max_tokens: Option<u32>, attempt: &Attempt) -> Decision {
+        let PolicySettings { confidence_min: least, token_probability_min: floor, .. } = self.settings;
+        let best = best_confidence(&attempt.signals, floor, max_tokens);
+        match best.filter(|best| *best < least) {
+            Some(best) => escalate(
+                format!(
+                    "after {} tokens small's confidence can come to {} at most, below the threshold {least}: the \
+                     request escalates to large before small is done",
+                    attempt.signals.tokens,
+                    shown(best)
+                ),
+                Some(best),
+            ),
+            None => hold(),
         }
     }
 
@@ -134,6 +154,13 @@ fn confidence(signals: &Signals, floor: f64) -> Option<Confidence> {
     Some(Confidence { mean, lowest, value: mean * discount })
 }
 
+/// The highest confidence that any end of an answer could have: its mean may rise, its lowest probability can't.
+fn best_confidence(signals: &Signals, floor: f64, max_tokens: Option<u32>) -> Option<f64> {
+    let logprob_min = if signals.tokens == 0 { 0.0 } else { signals.logprob_min };
+    let logprob_sum = logprob_mean_max(signals, max_tokens)?;
+    confidence(&Signals { tokens: 1, logprob_sum, logprob_min, ..*signals }, floor).map(|best| best.value)
+}
+
 #[cfg(test)]
 mod tests {
     use contract::{FailureKind, FinishReason};
@@ -161,7 +188,7 @@ mod tests {
     fn small_goes_first_and_is_judged_by_its_window_or_as_a_whole() {
         let call = |check| Step::Call { role: Role::Small, check };
         assert_eq!(decide(true, &[]).step, call(Check::AfterTokens(24)));
-        assert_eq!(decide(false, &[]).step, call(Check::WhenFinished));
+        assert_eq!(decide(false, &[]).step, call(Check::Every(8)));
     }
 
     #[test]
@@ -175,6 +202,46 @@ mod tests {
              0.93 is at or above the threshold 0.8: small answers"
         );
         assert!((decision.confidence.unwrap() - 0.9301).abs() < 1e-9);
+    }
+
+    #[test]
+    fn an_answer_that_is_judged_whole_is_given_up_once_no_end_could_be_good_enough() {
+        let part =
+            |tokens, mean, lowest| [past(Role::Small, AttemptStatus::Partial, signals(tokens, mean, lowest))];
+        let policy = (ENTRY.build)(&PolicySettings::default(), None);
+        let asked =
+            |max_tokens, part: &[Attempt]| policy.next(&Request { max_tokens, ..request(false) }, part);
+        let doubted = asked(None, &part(8, 0.9, 0.0311));
+        assert_eq!(doubted.step, TO_LARGE);
+        assert!(
+            doubted.reason.contains("can come to 0.62 at most, below the threshold 0.8"),
+            "{}",
+            doubted.reason
+        );
+        assert_eq!(asked(None, &part(8, 0.5, 0.3)).step, Step::Hold);
+        // 0.5^8 over at most 19 tokens.
+        assert_eq!(asked(Some(18), &part(8, 0.5, 0.3)).step, TO_LARGE);
+        assert_eq!(asked(None, &part(0, 1.0, 1.0)).step, Step::Hold);
+    }
+
+    proptest::proptest! {
+        /// Giving up early changes no decision.
+        #[test]
+        fn who_is_given_up_early_would_have_been_in_the_end(
+            logprobs in proptest::collection::vec(-4.0..0.0f64, 1..40), spare in 0u32..9,
+        ) {
+            let of = |logprobs: &[f64]| Signals {
+                tokens: logprobs.len() as u32,
+                logprob_sum: logprobs.iter().sum(),
+                logprob_min: logprobs.iter().copied().fold(0.0, f64::min),
+                ..Signals::default()
+            };
+            let whole = confidence(&of(&logprobs), 0.05).unwrap().value;
+            for written in 0..=logprobs.len() {
+                let best = best_confidence(&of(&logprobs[..written]), 0.05, Some(logprobs.len() as u32 + spare));
+                proptest::prop_assert!(best.unwrap() >= whole);
+            }
+        }
     }
 
     #[test]

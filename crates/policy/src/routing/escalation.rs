@@ -5,6 +5,14 @@ use contract::{Attempt, AttemptStatus, Check, Decision, FailureKind, Role, Step}
 use super::fixed;
 use crate::OnLargeFailure;
 
+/// While small's answer is held back until it is complete, it is looked at each time so many tokens are written.
+pub(super) const EARLY_CHECK_TOKENS: u32 = 8;
+
+/// Small writes on, and nothing of it leaves yet.
+pub(super) fn hold() -> Decision {
+    Decision::new(Step::Hold, "small may still come to a good end: its answer is held back")
+}
+
 /// The call of large, which may answer whatever it writes.
 pub(super) fn escalate(reason: String, confidence: Option<f64>) -> Decision {
     Decision { step: Step::Call { role: Role::Large, check: Check::Never }, reason, confidence }

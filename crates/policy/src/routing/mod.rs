@@ -41,7 +41,8 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests {
     use contract::{
-        Attempt, AttemptStatus, Check, Decision, FinishReason, Request, Role, Route, Signals, Step,
+        Attempt, AttemptStatus, Check, Continued, Continues, Decision, FinishReason, Request, Role, Route,
+        Signals, Step,
     };
     use proptest::prelude::*;
 
@@ -51,8 +52,8 @@ mod tests {
     use super::*;
     use crate::OnLargeFailure;
 
-    /// No policy here may need more: small, large, and small once more.
-    const CALLS_MAX: usize = 3;
+    /// No policy here may need more: small, large, and small once more, after one that was to go on.
+    const CALLS_MAX: usize = 4;
 
     fn ask(policy: &dyn Policy, request: &Request, attempts: &[Attempt]) -> Decision {
         let decision = policy.next(request, attempts);
@@ -60,6 +61,9 @@ mod tests {
         assert!(!decision.reason.trim().is_empty(), "no reason for {:?}", decision.step);
         if let Some(confidence) = decision.confidence {
             assert!((0.0..=1.0).contains(&confidence), "confidence {confidence}");
+        }
+        if decision.step == Step::Hold {
+            assert!(attempts.iter().any(|attempt| attempt.status == AttemptStatus::Partial), "{attempts:?}");
         }
         if let Step::Answer { attempt } = decision.step {
             let answering = &attempts[attempt].status;
@@ -82,12 +86,14 @@ mod tests {
         let (role, check) = match ask(policy, request, past).step {
             Step::Call { role, check } => (role, check),
             Step::Read => {
-                assert!(past.is_empty(), "read after {past:?}");
+                assert!(past.iter().all(|attempt| attempt.role == Role::Large), "read after {past:?}");
                 for read in readings() {
-                    explore(policy, request, &[read], (outcomes, calls_left));
+                    let attempts: Vec<Attempt> = past.iter().cloned().chain([read]).collect();
+                    explore(policy, request, &attempts, (outcomes, calls_left));
                 }
                 return;
             }
+            Step::Hold => return end(policy, request, past, (outcomes, calls_left)),
             Step::Answer { .. } | Step::Refuse(_) => return,
         };
         assert!(calls_left > 0, "one more call after {past:?}");
@@ -116,14 +122,37 @@ mod tests {
         }
     }
 
+    /// What is held back comes to its end.
+    fn end(
+        policy: &dyn Policy,
+        request: &Request,
+        past: &[Attempt],
+        (outcomes, calls_left): (&[Outcome], usize),
+    ) {
+        let (last, before) = past.split_last().unwrap();
+        assert_eq!(last.status, AttemptStatus::Partial, "nothing to hold back");
+        let whole = Attempt { status: AttemptStatus::Finished(FinishReason::Stop), ..last.clone() };
+        let attempts: Vec<Attempt> = before.iter().cloned().chain([whole]).collect();
+        explore(policy, request, &attempts, (outcomes, calls_left));
+    }
+
     /// `explore` for every policy, forced or not, streaming or not.
     fn explore_all(settings: &PolicySettings, outcomes: &[Outcome]) {
         for entry in REGISTRY {
             for policy in every_build(entry, settings) {
-                for route in [Route::Auto, Route::Small, Route::Large] {
+                let bond = |role| Some(Continues { what: Continued::ToolCalls, role });
+                let ways = [
+                    (Route::Auto, None),
+                    (Route::Small, None),
+                    (Route::Large, None),
+                    (Route::Auto, bond(Role::Small)),
+                    (Route::Auto, bond(Role::Large)),
+                ];
+                for (route, continues) in ways {
                     for stream in [true, false] {
                         let mut request = request(stream);
                         request.options.route = route;
+                        request.continues = continues;
                         explore(policy.as_ref(), &request, &[], (outcomes, CALLS_MAX));
                     }
                 }

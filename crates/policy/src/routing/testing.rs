@@ -33,6 +33,7 @@ pub(crate) fn request(stream: bool) -> Request {
         deadline_ms: None,
         options: Options::default(),
         passthrough: serde_json::Map::new(),
+        continues: None,
     }
 }
 

@@ -41,15 +41,19 @@ pub fn run_at(text: &Text<'_>, start: usize) -> Run {
         return Run::More;
     }
     let run = text.bytes.get(start..end).unwrap_or_default();
-    if !RUN_BYTES.contains(&run.len()) {
-        return Run::None;
-    }
-    let decoded = [hex(run), base64(run)].into_iter().flatten();
-    let mut texts = decoded.filter_map(|bytes| String::from_utf8(bytes).ok());
-    match texts.next() {
+    match decoded(run) {
         Some(hidden) => Run::Hidden { end: padded, text: folded(&hidden).into_owned() },
         None => Run::None,
     }
+}
+
+/// The text that a run of hexadecimal or base64 without padding stands for, if it is one.
+pub fn decoded(run: &[u8]) -> Option<String> {
+    if !RUN_BYTES.contains(&run.len()) {
+        return None;
+    }
+    let decoded = [hex(run), base64(run)].into_iter().flatten();
+    decoded.filter_map(|bytes| String::from_utf8(bytes).ok()).next()
 }
 
 fn hex(run: &[u8]) -> Option<Vec<u8>> {

@@ -18,6 +18,7 @@ mod text;
 use std::ops::Range;
 
 pub use custom::{Custom, ENTRIES_MAX, MATCH_BYTES_MAX};
+pub use encoded::decoded as decoded_run;
 pub use text::{CONTEXT_BYTES, Match, Text};
 
 use super::GuardError;

