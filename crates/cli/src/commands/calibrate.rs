@@ -72,7 +72,7 @@ impl PolicyArg {
     }
 }
 
-/// The pairs of a file of outcomes.
+/// The pairs of a file of outcomes; what is left out is told on stderr.
 ///
 /// # Errors
 /// If the file can't be read or its outcomes make no pairs.
@@ -82,7 +82,11 @@ pub fn read_pairs(path: &Path) -> Result<Pairs, CliError> {
         outcomes.push(outcome);
         Ok(())
     })?;
-    pairs(outcomes).map_err(|error| CliError::usage(format!("{}: {error}", path.display())))
+    let pairs = pairs(outcomes).map_err(|error| CliError::usage(format!("{}: {error}", path.display())))?;
+    if pairs.unpaired.rows() > 0 {
+        eprintln!("{}: {}", path.display(), pairs.unpaired);
+    }
+    Ok(pairs)
 }
 
 /// Runs the command.
@@ -113,6 +117,8 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     if context.json {
         return output::json(&json!({
             "policy": calibration.policy,
+            "rows": pairs.pairs.len(),
+            "unpaired": pairs.unpaired,
             "thresholds": calibration.thresholds,
             "quality": {
                 "small": calibration.held_out.quality_small,

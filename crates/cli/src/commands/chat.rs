@@ -7,13 +7,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use contract::{Delta, Input, Message, MessageRole, Options, Request, Sampling, Target};
 use gateway::Flow;
 use gateway::flow::{FlowEvent, Outcome};
+use policy::guards::Chain;
 use tokio::sync::mpsc;
 
 use super::serve::{assemble, io_runtime};
 use crate::context::Context;
 use crate::drafting::Part;
 use crate::error::CliError;
-use crate::heads;
+use crate::guards;
 use crate::output;
 use crate::pair::{Pair, name_upstream_models};
 use crate::progress::Style as ProgressStyle;
@@ -74,8 +75,16 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     let mut settings = settings::load(args.settings.flags(), context)?;
     let runtime = io_runtime()?;
     runtime.block_on(name_upstream_models([&mut settings.small, &mut settings.large]))?;
-    let pair = pair(&args.model, &mut settings, context)?;
-    let talked = runtime.block_on(talk(&args, &settings, &pair, context));
+    if !["auto", "small"].contains(&args.model.as_str()) && guards::reads(&settings.guards) {
+        return Err(CliError::usage(
+            "a guard has the small model read: use --model auto or small, or a configuration without that guard",
+        ));
+    }
+    let style = context.progress_style(ProgressStyle::Silent);
+    let chain = runtime.block_on(guards::chain(&settings, context, style))?;
+    let mut pair = pair(&args.model, &mut settings, context)?;
+    pair.keep_states(Part::Small, guards::layers(&settings, Some(&chain)));
+    let talked = runtime.block_on(talk(&args, (&settings, chain), &pair, context));
     runtime.shutdown_background();
     talked
 }
@@ -89,9 +98,7 @@ fn pair(model: &str, settings: &mut Settings, context: &Context) -> Result<Pair,
     }
     let (part, single) = match model {
         "auto" => {
-            let mut pair = Pair::new([&settings.small, &settings.large], &settings.speculative)?;
-            pair.keep_states(Part::Small, heads::layers(settings));
-            return Ok(pair);
+            return Pair::new([&settings.small, &settings.large], &settings.speculative);
         }
         "small" => (Part::Small, settings.small.clone()),
         "large" => (Part::Large, settings.large.clone()),
@@ -105,7 +112,12 @@ fn pair(model: &str, settings: &mut Settings, context: &Context) -> Result<Pair,
     Pair::single(part, &single, &settings.speculative)
 }
 
-async fn talk(args: &Args, settings: &Settings, pair: &Pair, context: &Context) -> Result<(), CliError> {
+async fn talk(
+    args: &Args,
+    settings: (&Settings, Chain),
+    pair: &Pair,
+    context: &Context,
+) -> Result<(), CliError> {
     let (flow, mut loading) = assemble(settings, pair, context).await?;
     loading.style = context.progress_style(ProgressStyle::Silent);
     loading.tells_plan = false;
@@ -117,6 +129,7 @@ async fn talk(args: &Args, settings: &Settings, pair: &Pair, context: &Context) 
         // Nothing to stop yet but the program.
         _ = tokio::signal::ctrl_c() => return Ok(()),
     }
+    flow.teach_guards().await.map_err(CliError::failed)?;
     let mut talk = Talk {
         flow,
         args,

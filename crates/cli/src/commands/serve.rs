@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use gateway::{Flow, FlowParts, Gateway, Metrics, Watched};
 use ledger::Ledger;
+use policy::guards::Chain;
 use policy::{Calibration, PolicySettings, Stickiness};
 use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
@@ -15,11 +16,11 @@ use crate::budget::{Budget, Plan};
 use crate::context::Context;
 use crate::drafting::Part;
 use crate::error::CliError;
-use crate::heads;
 use crate::output;
 use crate::pair::{Loading, Pair, name_upstream_models};
 use crate::progress::Style;
 use crate::settings::{self, Settings, SettingsArgs};
+use crate::{guards, heads};
 
 /// Threads that talk to clients; computing has its own.
 const IO_THREADS: usize = 2;
@@ -58,7 +59,8 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
         tracing::warn!("unknown environment variable {variable}");
     }
     let mut pair = Pair::new([&settings.small, &settings.large], &settings.speculative)?;
-    pair.keep_states(Part::Small, heads::layers(&settings));
+    let chain = guards::chain_if_here(&settings, context)?;
+    pair.keep_states(Part::Small, guards::layers(&settings, chain.as_ref()));
     if args.check || settings.memory_bytes.is_some() || settings.speculative.asks_for_model() {
         let plan = pair.plan(&Budget::new(&settings), context)?;
         if args.check {
@@ -67,9 +69,13 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     }
     let runtime = io_runtime()?;
     runtime.block_on(name_upstream_models([&mut settings.small, &mut settings.large]))?;
+    let chain = match chain {
+        Some(chain) => chain,
+        None => runtime.block_on(guards::chain(&settings, context, context.progress_style(Style::Lines)))?,
+    };
     let mut pair = Pair::new([&settings.small, &settings.large], &settings.speculative)?;
-    pair.keep_states(Part::Small, heads::layers(&settings));
-    let served = runtime.block_on(serve(settings, pair, context));
+    pair.keep_states(Part::Small, guards::layers(&settings, Some(&chain)));
+    let served = runtime.block_on(serve((settings, chain), pair, context));
     // A model that is still loading is not waited for.
     runtime.shutdown_background();
     served
@@ -104,18 +110,18 @@ pub fn io_runtime() -> Result<Runtime, CliError> {
         .map_err(|error| CliError::failed(format!("can't start the async runtime: {error}")))
 }
 
-async fn serve(settings: Settings, pair: Pair, context: &Context) -> Result<(), CliError> {
+async fn serve((settings, chain): (Settings, Chain), pair: Pair, context: &Context) -> Result<(), CliError> {
     let stop = stop_on_signals()?;
-    let (flow, loading) = assemble(&settings, &pair, context).await?;
+    let (flow, loading) = assemble((&settings, chain), &pair, context).await?;
     let ledger = flow.ledger().cloned();
-    let gateway = Gateway::bind(settings.gateway.clone(), flow).await.map_err(CliError::failed)?;
+    let gateway = Gateway::bind(settings.gateway.clone(), flow.clone()).await.map_err(CliError::failed)?;
     let address = gateway.local_addr();
     tracing::info!("listening on http://{address}; the models are being loaded");
 
     let (failed, has_failed) = watch::channel(false);
     let load = async {
         tokio::select! {
-            loaded = load(&settings, (&pair, &loading), context) => {
+            loaded = load(&settings, (&pair, &loading), (&flow, context)) => {
                 let told = loaded.and_then(|()| announce(address, &pair, context));
                 // The server can't do its work, so it ends.
                 failed.send_replace(told.is_err());
@@ -140,12 +146,15 @@ async fn serve(settings: Settings, pair: Pair, context: &Context) -> Result<(), 
 /// The flow over the pair, and what its models are loaded with.
 ///
 /// # Errors
-/// If the ledger can't be opened or the policy can't be built.
+/// If the ledger can't be opened, the policy can't be built, or its calibration is of another pair.
 pub async fn assemble(
-    settings: &Settings,
+    (settings, guards): (&Settings, Chain),
     pair: &Pair,
     context: &Context,
 ) -> Result<(Flow, Loading), CliError> {
+    if let Some(calibration) = &settings.calibration {
+        check_models(calibration, [&pair.small.info().model, &pair.large.info().model])?;
+    }
     let path = &settings.ledger.path;
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)
@@ -155,9 +164,6 @@ pub async fn assemble(
     let metrics = Metrics::new().map_err(CliError::failed)?;
     let policy = policy::build_calibrated(&settings.policy, settings.calibration.clone());
     let policy = policy.map_err(CliError::usage)?;
-    if let Some(calibration) = &settings.calibration {
-        warn_of_others(calibration, [&pair.small.info().model, &pair.large.info().model]);
-    }
     let parts = FlowParts {
         policy: Arc::from(policy),
         small: Arc::clone(&pair.small),
@@ -166,7 +172,7 @@ pub async fn assemble(
         heads: heads::flow_heads(settings)?,
         limits: settings.gateway.flow_limits(),
         metrics: metrics.clone(),
-        guards: settings.chain()?,
+        guards,
     };
     let flow = Flow::watched(parts, watched(settings)?);
     Ok((flow, loading(settings, context, metrics)))
@@ -200,27 +206,32 @@ pub fn loading(settings: &Settings, context: &Context, metrics: Metrics) -> Load
     }
 }
 
-/// Loads the models, if they are those that the calibration's heads know.
+/// Loads the models, if they are those that the calibration's heads know, and shows guards their examples.
 async fn load(
     settings: &Settings,
     (pair, loading): (&Pair, &Loading),
-    context: &Context,
+    (flow, context): (&Flow, &Context),
 ) -> Result<(), CliError> {
     heads::check(settings, context, loading.style).await?;
-    pair.load(loading, context).await
+    pair.load(loading, context).await?;
+    flow.teach_guards().await.map_err(CliError::failed)
 }
 
-/// Says in the log where a calibration is of other models than those that are served.
-fn warn_of_others(calibration: &Calibration, served: [&str; 2]) {
-    for (calibrated, served) in [&calibration.small, &calibration.large].into_iter().zip(served) {
-        if calibrated != served {
-            tracing::warn!(
-                calibrated,
-                served,
-                "the calibration is of another model: its promise does not hold"
-            );
+/// Refuses a calibration of other models than those that are served: its promise would not hold. A small model that
+/// its head knows by the file's hash may have another name.
+fn check_models(calibration: &Calibration, served: [&str; 2]) -> Result<(), CliError> {
+    let is_known = calibration.routes && calibration.head.is_some();
+    let roles = [("small", &calibration.small, is_known), ("large", &calibration.large, false)];
+    for ((role, calibrated, is_known), served) in roles.into_iter().zip(served) {
+        if calibrated != served && !is_known {
+            return Err(CliError::usage(format!(
+                "policy.calibration is of {calibrated:?} as {role}, and served is {served:?}: its promise would not \
+                 hold. Serve that model, or calibrate on outcomes of this pair; if it is the same model under another \
+                 name, say so by that name as {role:?} in the calibration's file"
+            )));
         }
     }
+    Ok(())
 }
 
 #[derive(Serialize)]

@@ -33,14 +33,6 @@ pub fn tables(value: Value, file: &str) -> Result<Vec<Table>, CliError> {
 pub fn read(tables: Vec<Table>) -> Result<Vec<GuardSettings>, CliError> {
     let guards: Vec<GuardSettings> =
         tables.into_iter().map(|table| typed("[guard]", table)).collect::<Result<_, _>>()?;
-    chain(&guards)?;
+    Chain::check_settings(&guards).map_err(|error| CliError::usage(format!("[[guard]]: {error}")))?;
     Ok(guards)
-}
-
-/// The guards.
-///
-/// # Errors
-/// [`CliError::Usage`], naming the guard.
-pub fn chain(guards: &[GuardSettings]) -> Result<Chain, CliError> {
-    Chain::new(guards).map_err(|error| CliError::usage(format!("[[guard]]: {error}")))
 }

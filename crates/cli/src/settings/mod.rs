@@ -18,7 +18,7 @@ use clap::Args;
 use gateway::GatewaySettings;
 use kernels::pool::THREADS_MAX;
 use ledger::LedgerSettings;
-use policy::guards::{Chain, GuardSettings};
+use policy::guards::GuardSettings;
 use policy::{Calibration, PolicySettings};
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
@@ -181,25 +181,6 @@ pub fn ledger_path(config: Option<&Path>, context: &Context) -> Result<PathBuf, 
     let flags = Flags { config: config.map(Path::to_path_buf), ..Flags::default() };
     let mut raw = layers::read(&flags, context.environment(), Path::new("."))?;
     Ok(ledger_plan(std::mem::take(raw.section("ledger")), context)?.path)
-}
-
-/// The guards, by configuration file and environment.
-///
-/// # Errors
-/// As [`load`].
-pub fn guards(flags: &Flags, context: &Context) -> Result<Chain, CliError> {
-    let raw = layers::read(flags, context.environment(), Path::new("."))?;
-    guards::chain(&guards::read(raw.guards)?)
-}
-
-impl Settings {
-    /// The guards.
-    ///
-    /// # Errors
-    /// None once the settings are read.
-    pub fn chain(&self) -> Result<Chain, CliError> {
-        guards::chain(&self.guards)
-    }
 }
 
 /// What is kept for the next start, by configuration file and environment.

@@ -298,7 +298,7 @@ fn outcomes_are_calibrated_on_and_a_calibration_is_measured() {
             lines += &format!("{line}\n");
         }
     }
-    let outcomes = home.file("outcomes.jsonl", lines);
+    let outcomes = home.file("outcomes.jsonl", &lines);
     let args = ["calibrate", "--outcomes", &outcomes, "--max-quality-loss", "0.05", "--out", "c.json"];
     let found = home.run(&[&args[..], &["--report", "c.html", "--json"]].concat()).json();
     assert_eq!(
@@ -314,12 +314,28 @@ fn outcomes_are_calibrated_on_and_a_calibration_is_measured() {
         assert!(!measured[key].is_null(), "{key}: {measured}");
     }
     assert_eq!(measured["large_share"], found["large_share"]);
+    // Of a run that was cut short, what both models answered is used.
+    let cut: Vec<&str> = lines.lines().collect();
+    let cut = home.file("cut.jsonl", cut[..2001].join("\n"));
+    for args in [&["calibrate", "--out", "cut.json"][..], &["eval", "--calibration", "c.json"]] {
+        let ended = home.run(&[args, &["--outcomes", &cut, "--json"]].concat());
+        assert!(ended.stderr.contains("1 rows are left out: only small has an outcome of 1"), "{ended:?}");
+        let found: Value = serde_json::from_str(&ended.stdout).unwrap();
+        assert_eq!((&found["rows"], &found["unpaired"]["small"]), (&json!(1000), &json!(1)), "{found}");
+    }
+    let half: String = lines.lines().step_by(2).map(|line| line.to_owned() + "\n").collect();
+    let half = home.file("half.jsonl", half);
+    let ended = home.run(&["calibrate", "--outcomes", &half, "--out", "half.json"]);
+    ended.assert_fails(2, "no row has outcomes of both models");
     // It is a setting of the server.
     let (model, config) =
         (tiny("tiny-qwen2"), "[policy]\ncalibration = \"c.json\"\nmax_quality_loss = 0.03\n");
     let config = home.file("calibrated.toml", config);
     let check = home.run(&["serve", "--config", &config, "--small", &model, "--large", &model, "--check"]);
     assert!(check.code == Some(0) && check.stdout.contains("max_quality_loss = 0.03"), "{check:?}");
+    // The models in it are called "small" and "large".
+    let served = home.run(&["serve", "--config", &config, "--small", &model, "--large", &model]);
+    served.assert_fails(2, "policy.calibration is of \"small\" as small, and served is \"tiny-qwen2\"");
     let wrong = home.file("wrong.toml", "[policy]\nkind = \"route\"\ncalibration = \"c.json\"\n");
     let check = home.run(&["serve", "--config", &wrong, "--small", &model, "--large", &model, "--check"]);
     assert!(check.code == Some(2) && check.stderr.contains("--policy route"), "{check:?}");

@@ -5,4 +5,6 @@ mod chat;
 mod commands;
 mod eval;
 mod fixture;
+mod guards;
+mod replay;
 mod serve;

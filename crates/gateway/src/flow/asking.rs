@@ -83,12 +83,12 @@ impl Asking {
     pub(super) async fn run(mut self, truncated: Vec<Channel>) -> Asked {
         let shared = Arc::clone(&self.shared);
         for link in shared.guards.asked() {
-            for (channel, hit) in self.hits(link, &truncated).await {
+            for hit in self.hits(link, &truncated).await {
                 let Some(verdict) = hit.verdict else { continue };
                 if verdict.action == Some(GuardAction::Block)
                     && let Some(record) = &verdict.record
                 {
-                    self.asked.refusal = Some(self.refusal(record, channel));
+                    self.asked.refusal = Some(self.refusal(link, record));
                 }
                 self.asked.escalates |= verdict.action == Some(GuardAction::Escalate);
                 self.asked.records.extend(verdict.record);
@@ -106,13 +106,13 @@ impl Asking {
         let shared = Arc::clone(&self.shared);
         let mut hits = Vec::new();
         for link in shared.guards.asked() {
-            hits.extend(self.hits(link, &truncated).await.into_iter().map(|(_, hit)| hit));
+            hits.extend(self.hits(link, &truncated).await);
         }
         (hits, self.asked.spent)
     }
 
     /// What a guard says of each channel that it looks at and that there is text of.
-    async fn hits(&mut self, link: &AskedLink, truncated: &[Channel]) -> Vec<(Channel, Hit)> {
+    async fn hits(&mut self, link: &AskedLink, truncated: &[Channel]) -> Vec<Hit> {
         let mut hits = Vec::new();
         for channel in [Channel::User, Channel::Tool, Channel::Output] {
             let of_channel = |index: &usize| self.windows[*index].channel == channel;
@@ -133,16 +133,18 @@ impl Asking {
                 asked_score: values.fold(0.0, f64::max),
                 verdict: Some(verdict),
             };
-            hits.push((channel, hit));
+            hits.push(hit);
         }
         hits
     }
 
-    /// While the small model loads, guards that need it could not be asked: that is no fault of the request's.
-    fn refusal(&self, record: &GuardRecord, channel: Channel) -> FlowError {
-        let small = &self.shared.small;
-        if record.error.is_some() && channel != Channel::Output && small.readiness() == Readiness::Loading {
-            return FlowError::Loading { role: Role::Small, model: small.info().model };
+    /// While a model loads, or before a guard has learnt, it can't be asked: that is no fault of the request's.
+    fn refusal(&self, link: &AskedLink, record: &GuardRecord) -> FlowError {
+        let role = link.asker().role();
+        let backend = self.shared.backend(role);
+        let is_early = backend.readiness() == Readiness::Loading || !link.asker().is_ready();
+        if record.error.is_some() && record.channel != Channel::Output && is_early {
+            return FlowError::Loading { role, model: backend.info().model };
         }
         FlowError::Guarded { guard: record.guard.clone(), reason: record.reason() }
     }

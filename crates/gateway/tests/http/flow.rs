@@ -379,3 +379,26 @@ async fn large_answers_once_traffic_has_drifted() {
     let text = metrics.render(0, &[]).unwrap();
     assert!(text.contains("tandem_calibration_drifted 1") && text.contains("tandem_calibration_drift 0."));
 }
+
+#[tokio::test]
+async fn drifted_traffic_is_tried_again_after_a_pause_and_no_sooner() {
+    let (flow, small, _) = watched(spread(400).map(|value| 0.3 * value - 1.0));
+    let drifted = || flow.drift().unwrap().drifted;
+    while !drifted() {
+        run(&flow, false).await;
+    }
+    let before = small.calls();
+    for _ in 0..policy::drift::PAUSE_REQUESTS {
+        assert!(drifted());
+        run(&flow, false).await;
+    }
+    assert_eq!((small.calls(), drifted()), (before, false));
+    // It is as it was, and soon known to be: that is all the pause costs.
+    let mut tried = 0;
+    while !drifted() {
+        run(&flow, false).await;
+        tried += 1;
+    }
+    assert!((1..=policy::drift::WINDOW_VALUES).contains(&tried), "{tried} requests");
+    assert_eq!(small.calls(), before + tried);
+}

@@ -27,7 +27,7 @@ pub struct Candidate {
 
 impl Candidate {
     /// Those that scores allow: `cascade-route` with several limits, which are scores of the reading that shares of
-    /// the rows lie below.
+    /// the rows lie below; none of them with the first.
     pub fn all(scored: &[Scored]) -> Vec<Candidate> {
         let mut heads: Vec<f64> = scored.iter().filter_map(|scored| Some(scored.head?.score())).collect();
         heads.sort_by(f64::total_cmp);
@@ -37,7 +37,7 @@ impl Candidate {
         all.extend(has_answers.then(|| plain(PolicyKind::Cascade)));
         all.extend((!heads.is_empty()).then(|| plain(PolicyKind::Route)));
         if has_answers && !heads.is_empty() {
-            all.extend((1..=8).map(|tenth| Candidate {
+            all.extend((0..=8).map(|tenth| Candidate {
                 kind: PolicyKind::CascadeRoute,
                 route_below: Some(quantile(&heads, f64::from(tenth) / 10.0, 0.0)),
             }));
@@ -110,6 +110,7 @@ pub fn thresholds(choices: &[Choice], grid: &[f64], (targets, delta): (&[f64], f
         Threshold {
             max_quality_loss: target,
             score_min,
+            route_below: None,
             large_share: escalation_rate(choices, goes_to_small),
             cost_usd_per_1k: 1e3 * mean_cost(choices, score_min),
         }

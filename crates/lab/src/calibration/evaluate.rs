@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::candidates::Candidate;
 use super::measure::{decide_all, ordering, performance};
-use super::pairs::{Pair, Pairs};
+use super::pairs::{Pair, Pairs, Unpaired};
 use super::scores::{Scored, score};
 use super::{Split, small_right, split};
 
@@ -27,6 +27,8 @@ pub struct BestConstant {
 pub struct Evaluation {
     /// Rows that it was measured on.
     pub rows: u64,
+    /// Rows that were left out, for only one model has an outcome of them.
+    pub unpaired: Unpaired,
     /// Whether these are only those of the file that the calibration was not made with.
     pub held_out_only: bool,
     /// Average performance gap recovered; null where large is not better.
@@ -90,10 +92,11 @@ pub fn evaluate(
     let seed = calibration.data.seed;
     let unseen = pairs.pairs.iter().filter(|pair| !is_own || split(&pair.id, seed) == Split::HeldOut);
     let rows: Vec<(&Pair, Scored)> = unseen.map(|pair| (pair, score(&calibration.right, pair))).collect();
-    let candidate = Candidate { kind: calibration.policy, route_below: calibration.route_below };
     let target = max_quality_loss.unwrap_or(1.0).min(calibration.max_quality_loss);
+    let row = calibration.threshold(target);
+    let candidate = Candidate { kind: calibration.policy, route_below: calibration.route_below(row) };
     let threshold = match calibration.routes {
-        true => Ok(calibration.threshold(target).and_then(|threshold| threshold.score_min)),
+        true => Ok(row.and_then(|threshold| threshold.score_min)),
         false => Err(calibration.constant),
     };
     let decided = decide_all(&candidate, &rows, threshold);
@@ -106,6 +109,7 @@ pub fn evaluate(
     let escalated = decided.iter().filter(|row| began && !row.to_small && row.choice.score >= -1.0).count();
     Evaluation {
         rows: found.rows,
+        unpaired: pairs.unpaired,
         held_out_only: is_own,
         apgr: order.apgr,
         apgr_ci: order.apgr_ci,

@@ -56,7 +56,9 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum CalibrateError {
     /// Too few rows.
-    #[error("there are {0} rows; at least {ROWS_MIN} are needed, and some 1,000 for a loss of two percent")]
+    #[error(
+        "there are {0} rows with outcomes of both models; at least {ROWS_MIN} are needed, and some 1,000 for a loss of two percent"
+    )]
     TooFew(usize),
     /// A number out of range.
     #[error("{name} is {value}; it must be in {range}")]
@@ -122,7 +124,8 @@ pub fn calibrate(pairs: &Pairs, settings: &Settings) -> Result<Calibration, Cali
     let fit: Vec<Row<'_>> = fit.into_iter().zip(scored).collect();
     let (calibration, held_out) = (scored_by(&fitted, calibration), scored_by(&fitted, held_out));
     let splits = Splits { fit, calibration, held_out };
-    let chosen = choose(&splits.fit, settings).ok_or_else(|| {
+    let target = (settings.max_quality_loss, settings.confidence);
+    let chosen = choose(&splits.fit, settings.policy, target).ok_or_else(|| {
         CalibrateError::NoCandidate(if fitted.notes.is_empty() {
             format!("no fit of {}", settings.policy.map_or("any policy", PolicyKind::as_str))
         } else {
@@ -157,16 +160,19 @@ struct Splits<'a> {
     held_out: Vec<Row<'a>>,
 }
 
-/// The cheapest candidate at the target, by cross-fitted scores of the fit split: the rows that will test its
-/// threshold have no part in choosing it.
-fn choose(fit: &[Row<'_>], settings: &Settings) -> Option<Candidate> {
+/// The cheapest candidate at a target, by cross-fitted scores of the fit split: the rows that will test its threshold
+/// have no part in choosing it.
+fn choose(
+    fit: &[Row<'_>],
+    policy: Option<PolicyKind>,
+    (target, confidence): (f64, f64),
+) -> Option<Candidate> {
     let scored: Vec<Scored> = fit.iter().map(|(_, scored)| *scored).collect();
-    let wanted = |candidate: &Candidate| settings.policy.is_none_or(|policy| policy == candidate.kind);
+    let wanted = |candidate: &Candidate| policy.is_none_or(|policy| policy == candidate.kind);
     let has_prices = fit.iter().any(|(pair, _)| pair.large_cost_usd > 0.0);
     let cost = |candidate: &Candidate| {
         let choices = candidate.choices(fit);
-        let target = [settings.max_quality_loss];
-        let found = thresholds(&choices, &grid(&choices), (&target, 1.0 - settings.confidence));
+        let found = thresholds(&choices, &grid(&choices), (&[target], 1.0 - confidence));
         let found = found.first().copied();
         // Without prices, calls of large are what there is to save.
         let price = |found: Threshold| if has_prices { found.cost_usd_per_1k } else { found.large_share };
@@ -180,18 +186,34 @@ fn choose(fit: &[Row<'_>], settings: &Settings) -> Option<Candidate> {
     least.map(|(_, candidate)| candidate)
 }
 
+/// For every target its threshold, and whom `cascade-route` tries at all: a limit that is right for one target would
+/// keep a more generous one from sparing calls.
+fn table(splits: &Splits<'_>, chosen: Candidate, settings: &Settings, targets: &[f64]) -> Vec<Threshold> {
+    let row = |&target: &f64| {
+        let candidate = match chosen.kind {
+            PolicyKind::CascadeRoute if target != settings.max_quality_loss => {
+                choose(&splits.fit, Some(chosen.kind), (target, settings.confidence)).unwrap_or(chosen)
+            }
+            _ => chosen,
+        };
+        let grid = grid(&candidate.choices(&splits.fit));
+        let choices = candidate.choices(&splits.calibration);
+        let found = thresholds(&choices, &grid, (&[target], 1.0 - settings.confidence));
+        found.into_iter().map(move |found| Threshold { route_below: candidate.route_below, ..found })
+    };
+    targets.iter().flat_map(row).collect()
+}
+
 fn assemble(
     pairs: &Pairs,
     settings: &Settings,
     (splits, fitted, chosen): (&Splits<'_>, Fitted, Candidate),
 ) -> Calibration {
-    let delta = 1.0 - settings.confidence;
     let mut targets = TARGETS.to_vec();
     targets.push(settings.max_quality_loss);
     targets.sort_by(f64::total_cmp);
     targets.dedup();
-    let on_calibration = chosen.choices(&splits.calibration);
-    let table = thresholds(&on_calibration, &grid(&chosen.choices(&splits.fit)), (&targets, delta));
+    let table = table(splits, chosen, settings, &targets);
     let asked = table.iter().rev().find(|row| row.max_quality_loss <= settings.max_quality_loss);
     let asked = asked.and_then(|row| row.score_min);
     let unseen: Vec<Row<'_>> = splits.calibration.iter().chain(&splits.held_out).copied().collect();
@@ -228,6 +250,7 @@ fn assemble(
             fit: splits.fit.len() as u64,
             calibration: splits.calibration.len() as u64,
             held_out: splits.held_out.len() as u64,
+            unpaired: pairs.unpaired.rows(),
         },
     }
 }
@@ -371,7 +394,8 @@ pub(crate) mod testing {
                 reading: Some(reading),
             }
         };
-        Pairs { pairs: (0..n).map(&mut pair).collect(), small: "s".to_owned(), large: "l".to_owned() }
+        let (small, large) = ("s".to_owned(), "l".to_owned());
+        Pairs { pairs: (0..n).map(&mut pair).collect(), small, large, ..Pairs::default() }
     }
 
     pub(crate) fn settings() -> Settings {
@@ -401,9 +425,9 @@ mod tests {
         assert!(found.held_out.realised_loss_ci[0] < 0.03, "{:?}", found.held_out);
         assert!(found.held_out.above_mixing_ci[0] > 0.0, "{:?}", found.held_out);
         assert!(found.ordering.auroc.unwrap() > 0.75 && found.ordering.ece < 0.06, "{:?}", found.ordering);
-        // A lower target never asks for less.
-        let least: Vec<f64> = found.thresholds.iter().map(|row| row.score_min.unwrap_or(2.0)).collect();
-        assert!(least.windows(2).all(|pair| pair[0] >= pair[1]), "{least:?}");
+        // A lower target never calls large less.
+        let shares: Vec<f64> = found.thresholds.iter().map(|row| row.large_share).collect();
+        assert!(shares.windows(2).all(|pair| pair[0] >= pair[1]), "{shares:?}");
         assert_eq!(found.slices.iter().filter(|slice| slice.by == "task").count(), 3);
         assert_eq!(found.references.len(), 6);
         let text = serde_json::to_string(&found).unwrap();
@@ -417,6 +441,17 @@ mod tests {
         let found = calibrate(&pairs(3000, 3.0), &asked).unwrap();
         assert_eq!((found.policy, found.routes), (PolicyKind::Route, true), "{}", found.why);
         assert!(found.held_out.large_share < 1.0 && found.route_below.is_none());
+    }
+
+    #[test]
+    fn a_more_generous_target_tries_more_requests() {
+        let asked = Settings { policy: Some(PolicyKind::CascadeRoute), max_quality_loss: 0.02, ..settings() };
+        let found = calibrate(&pairs(3000, 3.0), &asked).unwrap();
+        let row = |target: f64| found.threshold(target).unwrap();
+        assert_eq!(row(0.02).route_below, found.route_below);
+        assert!(row(0.1).route_below <= row(0.02).route_below, "{:?}", found.thresholds);
+        let shares: Vec<f64> = [0.02, 0.05, 0.1].map(|target| row(target).large_share).to_vec();
+        assert!(shares[0] > shares[1] + 0.02 && shares[1] > shares[2] + 0.02, "{shares:?}");
     }
 
     #[test]

@@ -54,11 +54,12 @@ pub fn page(calibration: &Calibration, pairs: &Pairs) -> String {
     let _ = write!(
         page,
         "<h2>Data</h2><p class=dim>{} rows fitted on, {} that tested thresholds, {} held out, split by id with seed \
-         {}. Outcomes: <code>{}</code></p>",
+         {}; {} left out, for only one model had an outcome of them. Outcomes: <code>{}</code></p>",
         data.fit,
         data.calibration,
         data.held_out,
         data.seed,
+        data.unpaired,
         escaped(&data.outcomes_sha256)
     );
     page

@@ -1,8 +1,10 @@
 //! Outcomes of both models brought together, row by row: [`Pair`].
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use contract::{Reading, Role, Signals};
+use serde::Serialize;
 
 use crate::outcomes::Outcome;
 
@@ -43,6 +45,34 @@ pub struct Pairs {
     pub small: String,
     /// The large model's name.
     pub large: String,
+    /// What was left out.
+    pub unpaired: Unpaired,
+}
+
+/// Rows that only one model has an outcome of, as in a run that was cut short: they say nothing about the pair.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Unpaired {
+    /// Rows with an outcome of small alone.
+    pub small: u64,
+    /// Rows with an outcome of large alone.
+    pub large: u64,
+}
+
+impl Unpaired {
+    /// All of them.
+    pub fn rows(&self) -> u64 {
+        self.small + self.large
+    }
+}
+
+impl fmt::Display for Unpaired {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (rows, Unpaired { small, large }) = (self.rows(), self);
+        write!(
+            f,
+            "{rows} rows are left out: only small has an outcome of {small} of them, only large of {large}"
+        )
+    }
 }
 
 /// Why outcomes can't be paired.
@@ -56,16 +86,9 @@ pub enum PairsError {
         /// The role.
         role: &'static str,
     },
-    /// Answered by one model only.
-    #[error(
-        "the row {id:?} has no outcome of {role}; run `tandem eval` for both, with --backend small,large"
-    )]
-    Alone {
-        /// The row.
-        id: String,
-        /// The role that is missing.
-        role: &'static str,
-    },
+    /// No row was answered by both models.
+    #[error("no row has outcomes of both models; run `tandem eval` for both, with --backend small,large")]
+    NonePaired,
     /// More than one model in a role.
     #[error("the role {role} is filled by {first:?} and by {second:?}; a calibration is for one pair")]
     Models {
@@ -81,7 +104,7 @@ pub enum PairsError {
     TooMany,
 }
 
-/// Brings outcomes together.
+/// Brings outcomes together. Rows that only one model has an outcome of are left out, and counted.
 ///
 /// # Errors
 /// [`PairsError`], naming the row.
@@ -104,14 +127,16 @@ pub fn pairs(outcomes: impl IntoIterator<Item = Outcome>) -> Result<Pairs, Pairs
             return Err(PairsError::TooMany);
         }
     }
-    let pair = |(id, both): (String, [Option<Outcome>; 2])| match both {
-        [Some(small), Some(large)] => Ok(pair(small, &large)),
-        [None, _] => Err(PairsError::Alone { id, role: Role::Small.as_str() }),
-        [_, None] => Err(PairsError::Alone { id, role: Role::Large.as_str() }),
-    };
-    let pairs = found.into_iter().map(pair).collect::<Result<_, _>>()?;
     let [small, large] = models.map(Option::unwrap_or_default);
-    Ok(Pairs { pairs, small, large })
+    let mut pairs = Pairs { small, large, ..Pairs::default() };
+    for (_, both) in found {
+        match both {
+            [Some(small), Some(large)] => pairs.pairs.push(pair(small, &large)),
+            [Some(_), None] => pairs.unpaired.small += 1,
+            [None, _] => pairs.unpaired.large += 1,
+        }
+    }
+    if pairs.pairs.is_empty() { Err(PairsError::NonePaired) } else { Ok(pairs) }
 }
 
 fn pair(small: Outcome, large: &Outcome) -> Pair {
@@ -170,11 +195,21 @@ mod tests {
     }
 
     #[test]
+    fn rows_with_one_outcome_are_left_out_and_counted() {
+        let only = |line: &str, id: &str| line.replace("\"1\"", &format!("\"{id}\""));
+        let (second, third, fourth) = (only(SMALL, "2"), only(SMALL, "3"), only(LARGE, "4"));
+        let found = outcomes(&[&second, LARGE, &third, SMALL, &fourth]).unwrap();
+        assert_eq!((found.pairs.len(), found.unpaired), (1, Unpaired { small: 2, large: 1 }));
+        let told = found.unpaired.to_string();
+        assert_eq!(told, "3 rows are left out: only small has an outcome of 2 of them, only large of 1");
+    }
+
+    #[test]
     fn rows_that_make_no_pair_are_named() {
         let other = SMALL.replace("\"s\"", "\"s2\"").replace("\"1\"", "\"2\"");
         for (lines, words) in [
-            (vec![SMALL], "no outcome of large"),
-            (vec![LARGE], "no outcome of small"),
+            (vec![SMALL], "no row has outcomes of both"),
+            (vec![], "no row has outcomes of both"),
             (vec![SMALL, LARGE, SMALL], "two outcomes of small"),
             (vec![SMALL, LARGE, &other], "filled by \"s\" and by \"s2\""),
         ] {

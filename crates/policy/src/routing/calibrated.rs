@@ -25,8 +25,19 @@ pub(super) struct Calibrated {
 enum Plan {
     /// One model answers, for this reason.
     Constant(Role, String),
-    /// Small answers from this score on, which keeps this loss.
-    Threshold { least: f64, loss: f64 },
+    /// Small answers from this score on.
+    Threshold(Least),
+}
+
+/// How sure small must be.
+#[derive(Clone, Copy)]
+struct Least {
+    /// The least score.
+    score: f64,
+    /// The loss that it keeps.
+    loss: f64,
+    /// `cascade-route`: the least probability of the head with which small is tried.
+    head: Option<f64>,
 }
 
 impl Calibrated {
@@ -49,8 +60,10 @@ impl Calibrated {
         }
         let configured = self.settings.max_quality_loss.unwrap_or(calibration.max_quality_loss);
         let limit = request.options.max_quality_loss.map_or(configured, |asked| asked.min(configured));
-        match calibration.threshold(limit).and_then(|row| Some((row.score_min?, row.max_quality_loss))) {
-            Some((least, loss)) => Plan::Threshold { least, loss },
+        let row = calibration.threshold(limit);
+        let head = calibration.route_below(row);
+        match row.and_then(|row| Some(Least { score: row.score_min?, loss: row.max_quality_loss, head })) {
+            Some(least) => Plan::Threshold(least),
             None => {
                 let why =
                     format!("the calibration has no threshold that loses at most {limit}: large answers");
@@ -73,8 +86,8 @@ impl Calibrated {
         )
     }
 
-    /// The best that small's answer can still come to. `None`: only the whole answer tells, also where
-    /// the head has no part in it. For then traffic is watched by how answers look, and those that were given up would
+    /// The best that small's answer can still come to. `None`: only the whole answer tells, also where the head has no
+    /// part in it. For then traffic is watched by how answers look, and those that were given up would
     /// be missing.
     fn best(&self, request: &Request, attempt: &Attempt) -> Option<Chances> {
         let by_head = self.kind.judges_answers() && self.calibration.right.judges_by_head();
@@ -82,7 +95,8 @@ impl Calibrated {
     }
 
     /// Small has read the request.
-    fn after_reading(&self, request: &Request, attempt: &Attempt, (least, loss): (f64, f64)) -> Decision {
+    fn after_reading(&self, request: &Request, attempt: &Attempt, limit: Least) -> Decision {
+        let Least { score: least, loss, head: head_min } = limit;
         let findings = attempt.findings.as_ref();
         let Some(chances) = self.calibration.chances_by_reading(findings) else {
             return escalate("a head says nothing of small's reading: large answers".to_owned(), None);
@@ -93,7 +107,7 @@ impl Calibrated {
         let at_once = match self.kind {
             PolicyKind::Route => Some(least),
             PolicyKind::Cascade => None,
-            PolicyKind::CascadeRoute => self.calibration.route_below,
+            PolicyKind::CascadeRoute => head_min,
         };
         let best = self.best(request, attempt);
         match (at_once, best) {
@@ -141,7 +155,7 @@ impl Calibrated {
     }
 
     /// Small has answered.
-    fn judge(&self, index: usize, attempt: &Attempt, (least, loss): (f64, f64)) -> Decision {
+    fn judge(&self, index: usize, attempt: &Attempt, Least { score: least, loss, .. }: Least) -> Decision {
         if self.kind == PolicyKind::Route {
             let reason = "small answers, by its reading";
             let chances = self.calibration.chances_by_reading(attempt.findings.as_ref());
@@ -211,17 +225,19 @@ impl Policy for Calibrated {
             let small = small.map(|index| (index, chances(index).map(|chances| chances.small)));
             return after_large((small, large), attempts, self.settings.on_large_failure);
         }
-        let (least, loss) = match plan {
+        let least = match plan {
             Plan::Constant(_, why) => return escalate(why, None),
-            Plan::Threshold { least, loss } => (least, loss),
+            Plan::Threshold(least) => least,
         };
         let Some(index) = small else { return self.begin() };
         let attempt = &attempts[index];
         match attempt.status {
             AttemptStatus::Failed(_) | AttemptStatus::Cancelled => after_failed_small(attempt),
-            AttemptStatus::Read => self.after_reading(request, attempt, (least, loss)),
-            AttemptStatus::Partial if self.kind.judges_answers() => self.look_ahead(request, attempt, least),
-            AttemptStatus::Partial | AttemptStatus::Finished(_) => self.judge(index, attempt, (least, loss)),
+            AttemptStatus::Read => self.after_reading(request, attempt, least),
+            AttemptStatus::Partial if self.kind.judges_answers() => {
+                self.look_ahead(request, attempt, least.score)
+            }
+            AttemptStatus::Partial | AttemptStatus::Finished(_) => self.judge(index, attempt, least),
         }
     }
 }
@@ -312,6 +328,27 @@ mod tests {
         assert_eq!(decide(kind, None, &[unsure]).step, LARGE);
         let held = Step::Call { role: Role::Small, check: Check::Every(8) };
         assert_eq!(decide(kind, None, &[sure]).step, held);
+    }
+
+    #[test]
+    fn each_target_has_its_own_limit_of_who_is_tried() {
+        let kind = PolicyKind::CascadeRoute;
+        let mut found = calibration(kind);
+        found.thresholds.iter_mut().for_each(|row| {
+            row.score_min = Some(-0.9);
+            row.route_below = Some(if row.max_quality_loss < 0.05 { 0.5 } else { -0.95 });
+        });
+        let settings = PolicySettings { kind: kind.as_str().to_owned(), ..PolicySettings::default() };
+        let policy = build_calibrated(&settings, Some(Arc::new(found))).unwrap();
+        let step = |asked, read: &Attempt| {
+            let mut request = request(true);
+            request.options.max_quality_loss = asked;
+            policy.next(&request, std::slice::from_ref(read)).step
+        };
+        let held = Step::Call { role: Role::Small, check: Check::Every(8) };
+        let [sure, unsure] = read();
+        // The calibration's own limit, -0.6, is for thresholds without one.
+        assert_eq!((step(None, &unsure), step(Some(0.02), &sure)), (held, LARGE));
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod logits_exact;
 mod logits_fast;
 mod memory;
 mod perplexity;
+mod reading;
 mod speculation;
 mod templates;
 mod tokenize;
@@ -29,6 +30,7 @@ pub(super) const CHECKS: &[Check] = &[
     greedy::CHECK,
     perplexity::CHECK,
     kv_types::CHECK,
+    reading::CHECK,
     speculation::CHECK,
     clients::CHECK,
     bad_input::CHECK,

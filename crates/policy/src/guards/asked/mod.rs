@@ -99,6 +99,16 @@ pub trait Asker: fmt::Debug + Send + Sync {
     /// If it means nothing; said in words that do not quote the text.
     fn score(&self, answer: &Answer<'_>) -> Result<Score, String>;
 
+    /// Whose backend it asks.
+    fn role(&self) -> Role {
+        Role::Small
+    }
+
+    /// Whether it can be asked: it has seen its lessons.
+    fn is_ready(&self) -> bool {
+        true
+    }
+
     /// Texts whose readings it must have seen before it can be asked; read once, when the small model is there.
     fn lessons(&self) -> Vec<String> {
         Vec::new()

@@ -1,25 +1,33 @@
 //! How near a text is to examples: [`Nearness`], a ridge regression over few examples.
 //!
-//! Places are centred on what examples have in common, divided by their length, and multiplied with one another: so the
-//! fit is in the examples, not in the thousand dimensions of a state. What the fit says of each example when it has
+//! A place is seen from the middle of everyday sentences, each dimension in units of their spread there (without that a
+//! few dimensions drown all others), and divided by its length. The fit is in the examples' products, not in the
+//! thousand dimensions of a state. What the fit says of each example when it has
 //! not seen it, which ridge regression tells for nothing (Allen, 1974), sets where a text is as near as not.
 
 use crate::calibrator::sigmoid;
 
 /// The penalty beside the mean square of a place, which is 1.
-const PENALTY: f64 = 0.1;
-/// How steep the way is from far to near, in halves of the distance between the two sets' middles.
-const STEEPNESS: f64 = 2.0;
+const PENALTY: f64 = 1.0;
+/// Least spread of a dimension, as a share of the mean one: a dead one must not be blown up.
+const SPREAD_MIN: f64 = 0.01;
+/// Where a text is as near as not, on the way from the others' middle (0) to the examples' (1). Past the half: missing
+/// some is better than acting on everyday sentences, of which there are more.
+const NEAR_FROM: f64 = 0.6;
+/// How steep the score is along that way.
+const STEEPNESS: f64 = 8.0;
 
 /// A direction from everyday sentences to examples.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Nearness {
     centre: Vec<f64>,
+    /// Of each dimension, around the centre.
+    spread: Vec<f64>,
     direction: Vec<f64>,
-    /// Where a text is as near as not.
-    middle: f64,
-    /// From there to the middle of the examples.
-    half: f64,
+    /// The others' middle.
+    far: f64,
+    /// From there to the examples' middle.
+    way: f64,
 }
 
 impl Nearness {
@@ -36,7 +44,8 @@ impl Nearness {
         let centre: Vec<f64> = (0..width)
             .map(|at| others.iter().map(|place| f64::from(place[at])).sum::<f64>() / others.len() as f64)
             .collect();
-        let places: Vec<Vec<f64>> = all().map(|place| unit(place, &centre)).collect();
+        let spread = spread(others, &centre);
+        let places: Vec<Vec<f64>> = all().map(|place| unit(place, (&centre, &spread))).collect();
         // Both sets weigh the same, however many there are of each.
         let target = |at: usize| if at < examples.len() { 1.0 } else { -1.0 };
         let share = |at: usize| {
@@ -56,12 +65,12 @@ impl Nearness {
             (0..places.len()).map(|at| targets[at] - weights[at] / inverse[at][at]).collect();
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
         let (near, far) = (mean(&unseen[..examples.len()]), mean(&unseen[examples.len()..]));
-        let half = (near - far) / 2.0;
-        if !half.is_finite() || half <= 0.0 {
+        let way = near - far;
+        if !way.is_finite() || way <= 0.0 {
             return Err("the example sentences have nothing in common that everyday ones lack".to_owned());
         }
         let intercept: f64 = weights.iter().sum();
-        Ok(Nearness { centre, direction, middle: far + half - intercept, half })
+        Ok(Nearness { centre, spread, direction, far: far - intercept, way })
     }
 
     /// How near a place is, in 0..=1.
@@ -72,8 +81,8 @@ impl Nearness {
         if place.len() != self.centre.len() {
             return Err("the reading has another width than the examples'".to_owned());
         }
-        let value = dot(&unit(place, &self.centre), &self.direction);
-        Ok(sigmoid(STEEPNESS * (value - self.middle) / self.half))
+        let value = dot(&unit(place, (&self.centre, &self.spread)), &self.direction);
+        Ok(sigmoid(STEEPNESS * ((value - self.far) / self.way - NEAR_FROM)))
     }
 }
 
@@ -81,12 +90,24 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// A place seen from the centre, of length 1.
-fn unit(place: &[f32], centre: &[f64]) -> Vec<f64> {
+/// The standard deviation of each dimension around the centre.
+fn spread(places: &[&[f32]], centre: &[f64]) -> Vec<f64> {
+    let of = |(at, centre): (usize, &f64)| {
+        let squares = places.iter().map(|place| (f64::from(place[at]) - centre).powi(2));
+        (squares.sum::<f64>() / places.len() as f64).sqrt()
+    };
+    let spread: Vec<f64> = centre.iter().enumerate().map(of).collect();
+    let least = SPREAD_MIN * spread.iter().sum::<f64>() / spread.len() as f64;
+    spread.into_iter().map(|value| value.max(least).max(f64::MIN_POSITIVE)).collect()
+}
+
+/// A place seen from the centre, in units of the spread, of length 1.
+fn unit(place: &[f32], (centre, spread): (&[f64], &[f64])) -> Vec<f64> {
+    let parts = place.iter().zip(centre).zip(spread);
     let moved: Vec<f64> =
-        place.iter().zip(centre).map(|(value, centre)| f64::from(*value) - centre).collect();
-    let length = dot(&moved, &moved).sqrt().max(f64::MIN_POSITIVE);
-    moved.iter().map(|value| value / length).collect()
+        parts.map(|((value, centre), spread)| (f64::from(*value) - centre) / spread).collect();
+    let length = dot(&moved, &moved).sqrt();
+    moved.iter().map(|value| if length > 0.0 { value / length } else { 0.0 }).collect()
 }
 
 /// The inverse of the places' products with the penalties on the diagonal, by Gauss and Jordan; it is positive
@@ -147,7 +168,8 @@ mod tests {
 
     #[test]
     fn the_inverse_is_one_and_tells_what_a_fit_without_a_row_says() {
-        let places: Vec<Vec<f64>> = around(1, 6).iter().map(|place| unit(place, &[4.0; 7])).collect();
+        let places: Vec<Vec<f64>> =
+            around(1, 6).iter().map(|place| unit(place, (&[4.0; 7], &[1.0; 7]))).collect();
         let penalties = [0.5, 0.2, 0.3, 0.4, 0.2, 0.1];
         let targets = [1.0, 1.0, -1.0, 1.0, -1.0, -1.0];
         let weights = |places: &[Vec<f64>], penalties: &[f64], targets: &[f64]| -> Vec<f64> {

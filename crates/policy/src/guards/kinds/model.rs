@@ -54,6 +54,10 @@ struct ByModel {
 }
 
 impl Asker for ByModel {
+    fn role(&self) -> Role {
+        self.role
+    }
+
     fn ask(&self, judged: &Judged<'_>) -> Ask {
         let exhibit = Exhibit { text: judged.text, channel: judged.channel, policy: &self.policy };
         let messages = self.family.conversation(&exhibit);

@@ -1,7 +1,8 @@
 //! `topic`: what a text is about, by example sentences and the small model's reading.
 //!
-//! A text's place is the mean state of a middle layer. A ridge regression tells the examples' places from those of
-//! everyday sentences; they are learnt when the small model is there.
+//! A text's place is the mean of the last layer's states: of all layers, and beside the last token's state, that told
+//! topics apart best. A ridge regression tells the examples' places from those of everyday sentences; they are learnt
+//! when the small model is there.
 
 use std::sync::{Arc, OnceLock};
 
@@ -29,7 +30,7 @@ pub(super) const ENTRY: Entry = Entry {
         Ok(Built::Asker(Arc::new(ByTopic {
             topics: settings.topics.clone(),
             allow: settings.allow.clone(),
-            layer: materials.layers / 2,
+            layer: materials.layers,
             learnt: OnceLock::new(),
         })))
     },
@@ -104,6 +105,10 @@ impl Asker for ByTopic {
         Ok(highest)
     }
 
+    fn is_ready(&self) -> bool {
+        self.learnt.get().is_some()
+    }
+
     fn lessons(&self) -> Vec<String> {
         let examples = self.topics.iter().flat_map(|topic| &topic.examples).chain(&self.allow).cloned();
         NEUTRAL.iter().map(|text| (*text).to_owned()).chain(examples).collect()
@@ -161,3 +166,92 @@ const NEUTRAL: &[&str] = &[
     "Hello, how are you?",
     "How do I reset my password?",
 ];
+
+#[cfg(test)]
+mod tests {
+    use contract::{LayerState, Reading};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::guards::Chain;
+    use crate::guards::asked::{AskedLink, Materials};
+
+    /// Reads a text as how often each letter stands in it.
+    fn read(text: &str) -> Reading {
+        let count = |letter: char| text.chars().filter(|other| *other == letter).count() as f32;
+        let mean = ('a'..='z').map(|letter| count(letter) / text.len() as f32).collect();
+        Reading { states: vec![LayerState { layer: 4, last: Vec::new(), mean }], ..Reading::default() }
+    }
+
+    fn settings(more: Value) -> GuardSettings {
+        let mut guard = json!({"name": "t", "kind": "topic", "action": "flag"});
+        guard.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::from_value(guard).unwrap()
+    }
+
+    fn link(more: Value) -> AskedLink {
+        let materials = Materials { layers: 4, ..Materials::default() };
+        Chain::with(&[settings(more)], &materials).unwrap().asked()[0].clone()
+    }
+
+    fn taught(more: Value) -> AskedLink {
+        let link = link(more);
+        let readings: Vec<Reading> = link.asker().lessons().iter().map(|text| read(text)).collect();
+        link.asker().learn(&readings).unwrap();
+        link
+    }
+
+    fn score(link: &AskedLink, text: &str) -> Score {
+        link.score(&Answer::Reading(&read(text))).unwrap()
+    }
+
+    fn buzz() -> Value {
+        json!({"name": "buzz", "examples": ["buzz zzz", "zzzz bzz zuz", "zoo buzz zz", "zz zzb"]})
+    }
+
+    #[test]
+    fn denied_topics_are_told_by_name() {
+        let hum = json!({"name": "hum", "examples": ["mmm hum", "hm mmm um", "mmmm mum", "hum mm"]});
+        let link = taught(json!({"topics": [buzz(), hum]}));
+        for (text, label) in [("bzz zz zzz", "buzz"), ("mmm mm um", "hum")] {
+            let score = score(&link, text);
+            assert!(score.value > 0.5 && score.label == label, "{score:?}");
+        }
+        assert!(score(&link, "What is the largest lake in Europe?").value < 0.5);
+    }
+
+    #[test]
+    fn with_allowed_sentences_everything_else_is_off_topic() {
+        let link = taught(json!({"allow": buzz()["examples"]}));
+        assert!(score(&link, "zzz buzz z").value < 0.5);
+        let off = score(&link, "What is the largest lake in Europe?");
+        assert!(off.value > 0.5 && off.label == OFF_TOPIC, "{off:?}");
+    }
+
+    #[test]
+    fn who_has_learnt_nothing_can_not_be_asked() {
+        let link = link(json!({"topics": [buzz()]}));
+        assert!(!link.asker().is_ready());
+        assert!(link.score(&Answer::Reading(&read("zzz"))).unwrap_err().contains("not read yet"));
+        assert!(link.asker().learn(&[]).is_err());
+        assert!(taught(json!({"topics": [buzz()]})).score(&Answer::Reading(&Reading::default())).is_err());
+    }
+
+    #[test]
+    fn settings_that_teach_nothing_are_refused() {
+        let few = json!({"topics": [{"name": "x", "examples": ["a", "b"]}]});
+        let nameless = json!({"topics": [{"name": " ", "examples": ["a", "b", "c"]}]});
+        let many = json!({"allow": vec!["x"; EXAMPLES_MAX + 1]});
+        for (more, words) in [
+            (json!({}), "neither topics nor allow"),
+            (few, "at least 3"),
+            (nameless, "a name"),
+            (many, "more than 256"),
+            (json!({"allow": ["a", "b", ""]}), "empty"),
+            (json!({"allow": ["a", "b", "c"], "patterns": ["x"]}), "pattern"),
+        ] {
+            let error = Chain::check_settings(&[settings(more)]).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The guards of a pair, built: those that ask the small model need heads that know it, and it here.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use engine::decoder::LayerSet;
+use policy::Head;
+use policy::guards::asked::Materials;
+use policy::guards::{Chain, GuardSettings, kinds};
+use store::Sha256;
+
+use crate::context::Context;
+use crate::error::CliError;
+use crate::progress::Style;
+use crate::reader::sha256;
+use crate::settings::{RoleSettings, Settings};
+use crate::{budget, heads, input};
+
+/// A head in the program: its name in settings, and its file. Which model it is for stands in it. A new one is a file
+/// in `heads/` and a line here.
+const SHIPPED: &[(&str, &str)] = &[];
+
+/// The guards; the small model is fetched if one of them asks it and it is not here.
+///
+/// # Errors
+/// If there is no local small model to ask, or a head is not there or of another model.
+pub async fn chain(settings: &Settings, context: &Context, style: Style) -> Result<Chain, CliError> {
+    let Some(reference) = read_model(settings)? else { return plain(&settings.guards) };
+    let path = context.have(reference, style).await?;
+    with_model(&settings.guards, &path)
+}
+
+/// The guards, or `None` if they need a small model that is not here yet.
+///
+/// # Errors
+/// As [`chain`].
+pub fn chain_if_here(settings: &Settings, context: &Context) -> Result<Option<Chain>, CliError> {
+    let Some(reference) = read_model(settings)? else { return plain(&settings.guards).map(Some) };
+    let path = context.store()?.locate(reference)?;
+    path.map(|path| with_model(&settings.guards, &path)).transpose()
+}
+
+/// Whether one of the guards has the small model read.
+pub fn reads(guards: &[GuardSettings]) -> bool {
+    guards.iter().any(|guard| kinds::of_name(&guard.kind).is_some_and(|kind| kind.reads))
+}
+
+/// Layers whose states the small model must keep, for them and for the calibration's heads.
+pub fn layers(settings: &Settings, chain: Option<&Chain>) -> LayerSet {
+    LayerSet::of(chain.map(Chain::layers).unwrap_or_default()).union(heads::layers(settings))
+}
+
+/// The small model that guards have read, if one does.
+fn read_model(settings: &Settings) -> Result<Option<&store::Reference>, CliError> {
+    let reader = settings.guards.iter().find(|guard| reads(std::slice::from_ref(guard)));
+    match (reader, &settings.small) {
+        (None, _) => Ok(None),
+        (Some(_), RoleSettings::Local(small)) => Ok(Some(&small.reference)),
+        (Some(guard), RoleSettings::Upstream(_)) => Err(CliError::usage(format!(
+            "[[guard]]: guard {:?}: kind = {:?} has the small model read, and an upstream can't be read with: serve the \
+             small model here, or take another kind",
+            guard.name, guard.kind
+        ))),
+    }
+}
+
+fn plain(guards: &[GuardSettings]) -> Result<Chain, CliError> {
+    build(guards, &Materials::default())
+}
+
+fn build(guards: &[GuardSettings], materials: &Materials) -> Result<Chain, CliError> {
+    Chain::with(guards, materials).map_err(|error| CliError::usage(format!("[[guard]]: {error}")))
+}
+
+fn with_model(guards: &[GuardSettings], model: &Path) -> Result<Chain, CliError> {
+    let mut materials =
+        Materials { heads: BTreeMap::new(), layers: budget::read(model)?.spec().layers.len() as u32 };
+    let mut hash: Option<Sha256> = None;
+    for guard in guards {
+        let Some(name) = &guard.head else { continue };
+        let hash = match hash {
+            Some(known) => known,
+            None => *hash.insert(sha256(model)?),
+        };
+        let head = match is_file(name) {
+            true => of_file(Path::new(name), &hash.to_string()),
+            false => shipped(SHIPPED, name, &hash.to_string()),
+        };
+        let head = head.map_err(|error| error.at(&format!("guard {:?}", guard.name)))?;
+        materials.heads.insert(name.clone(), head);
+    }
+    build(guards, &materials)
+}
+
+/// Whether a head is named by its file.
+fn is_file(name: &str) -> bool {
+    name.ends_with(".json") || name.contains(std::path::is_separator)
+}
+
+fn of_file(path: &Path, model_sha256: &str) -> Result<Head, CliError> {
+    let text = input::text(path)?;
+    let head = Head::load(&text).and_then(|head| head.check_model(model_sha256).map(|()| head));
+    head.map_err(|error| CliError::usage(format!("{}: {error}", path.display())))
+}
+
+/// The shipped head of this name for this model.
+fn shipped(all: &[(&str, &str)], name: &str, model_sha256: &str) -> Result<Head, CliError> {
+    let mut others = Vec::new();
+    for (shipped, text) in all {
+        let head =
+            Head::load(text).map_err(|error| CliError::failed(format!("head {shipped:?}: {error}")))?;
+        if *shipped == name && head.check_model(model_sha256).is_ok() {
+            return Ok(head);
+        }
+        others.push(format!("{shipped} for {}", head.model.name));
+    }
+    let others = if others.is_empty() { "none".to_owned() } else { others.join(", ") };
+    Err(CliError::usage(format!(
+        "no head {name:?} is shipped for this small model; shipped are: {others}. Give the file of one that \
+         `tandem train-head` trained on this model"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn head(name: &str, model: &str, sha256: &str) -> String {
+        json!({
+            "format": "tandem-head", "version": 1, "name": name,
+            "model": {"name": model, "sha256": sha256},
+            "features": {"layer": 1, "states": ["last"], "scalars": []},
+            "means": [0.0], "scales": [1.0], "weights": [1.0], "bias": 0.0,
+            "calibrator": {"platt": {"slope": 1.0, "intercept": 0.0}},
+            "training": serde_json::to_value(policy::heads::Training::default()).unwrap(),
+        })
+        .to_string()
+    }
+
+    #[test]
+    fn a_shipped_head_is_found_by_name_and_model() {
+        let (a, b) = ("0a".repeat(32), "0b".repeat(32));
+        let files = [head("x", "model-a", &a), head("x", "model-b", &b), head("y", "model-a", &a)];
+        let all = [("x", files[0].as_str()), ("x", &files[1]), ("y", &files[2])];
+        assert_eq!(shipped(&all, "x", &b).unwrap().model.name, "model-b");
+        let error = shipped(&all, "y", &b).unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().contains("y for model-a"), "{error}");
+        assert!(shipped(&[], "x", &a).unwrap_err().to_string().contains("shipped are: none"));
+    }
+
+    #[test]
+    fn every_shipped_head_can_be_read() {
+        for (name, text) in SHIPPED {
+            assert_eq!(&Head::load(text).unwrap().name, name);
+        }
+    }
+
+    #[test]
+    fn files_are_told_from_names() {
+        assert!(is_file("head.json") && is_file("./heads/a") && !is_file("injection"));
+    }
+}
