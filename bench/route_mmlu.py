@@ -1,12 +1,14 @@
-"""How well a head on the small model's reading routes: APGR over folds of subjects never trained on.
+"""How well heads on the small model's reading route: APGR over folds of subjects never trained on.
 
     python3 bench/route_mmlu.py LABELS.jsonl [--model qwen2.5-coder-0.5b] [--rows-per-subject 130] [--record]
 
 LABELS.jsonl has a line per question: {"subject", "prompt", "small_correct", "large_correct"} (RouteLLM's
-MMLU labels have this form). `tandem train-head --group subject --scores` gives every question a score by a
-head that has seen no question of its subject. Two heads are trained: one says whether small is right, the
-other whether small suffices, that is, whether it is right or large would not be either. Beside them stand
-length alone, and chance. Definitions: docs/calibration.md.
+MMLU labels have this form). `tandem train-head --group subject --scores` gives every question two
+probabilities by heads that have seen no question of its subject: that small is right, and that large is.
+Questions are ordered by their difference, what calling large gains. Beside it stand the head of small alone,
+length alone in four ways, and chance; intervals are of 1,000 resamples of subjects and of questions within
+them, the same ones for all, so that differences are paired. `--folder` keeps the heads and scores, and uses
+those that are there. Definitions: docs/calibration.md.
 """
 
 import argparse
@@ -22,19 +24,23 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def apgr(scores, small, large):
-    """Area under PGR over the share of large calls; the lowest score calls large first, ties at random order."""
-    order = sorted(range(len(scores)), key=lambda row: scores[row])
-    rows, gap = len(scores), sum(large) - sum(small)
+LABELS = ("small_correct", "large_correct")
+
+
+def apgr(order, rows, counts):
+    """Area under PGR over the share of large calls, which the rows get in this order, each so many times."""
+    total = sum(counts)
+    gap = sum(count * (row["large_correct"] - row["small_correct"]) for row, count in zip(rows, counts))
     if gap <= 0:
         return float("nan")
-    recovered, area, before = 0, 0.0, 0.0
-    for row in order:
-        recovered += large[row] - small[row]
-        pgr = recovered / gap
-        area += (before + pgr) / 2 / rows
-        before = pgr
-    return area
+    recovered, area = 0, 0.0
+    for index in order:
+        count = counts[index]
+        if count:
+            gain = count * (rows[index]["large_correct"] - rows[index]["small_correct"])
+            area += (recovered + gain / 2) * count
+            recovered += gain
+    return area / total / gap
 
 
 def auroc(scores, labels):
@@ -50,31 +56,58 @@ def auroc(scores, labels):
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
 
 
-def interval(scores, rows, resamples=1000):
-    """95% interval by resampling subjects, then questions within them."""
+def resampled(rows, resamples=1000):
+    """How often each row counts when subjects are drawn with replacement, and questions within them."""
     draw = random.Random(0)
     by_subject = {}
     for index, row in enumerate(rows):
         by_subject.setdefault(row["subject"], []).append(index)
-    subjects, found = sorted(by_subject), []
+    subjects = sorted(by_subject)
     for _ in range(resamples):
-        picked = []
+        counts = [0] * len(rows)
         for subject in draw.choices(subjects, k=len(subjects)):
-            picked += draw.choices(by_subject[subject], k=len(by_subject[subject]))
-        found.append(apgr([scores[i] for i in picked], [rows[i]["small_correct"] for i in picked],
-                          [rows[i]["large_correct"] for i in picked]))
-    found = sorted(value for value in found if not math.isnan(value))
-    return found[int(0.025 * len(found))], found[int(0.975 * len(found)) - 1]
+            for index in draw.choices(by_subject[subject], k=len(by_subject[subject])):
+                counts[index] += 1
+        yield counts
 
 
-def head_scores(tandem, args, data, label, folder):
-    scores = folder / f"{label}.scores"
-    told = subprocess.run(
-        [tandem, "train-head", args.model, "--data", data, "--label", label, "--group", "subject", "--layers",
-         args.layers, "--out", folder / f"{label}.head", "--scores", scores, "--json"],
-        check=True, stdout=subprocess.PIPE, text=True)
-    lines = [json.loads(line) for line in scores.read_text().splitlines()]
-    return [line["score"] for line in lines], json.loads(told.stdout)
+def interval(values):
+    found = sorted(value for value in values if not math.isnan(value))
+    return [found[int(0.025 * len(found))], found[int(0.975 * len(found)) - 1]]
+
+
+def head_scores(args, rows, folder):
+    """Each label's probabilities by fits that had not seen the row's subject, and what train-head said of each."""
+    data = folder / "rows.jsonl"
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if not (folder / "told").exists() or data.read_text() != text:
+        data.write_text(text)
+        told = subprocess.run(
+            [args.tandem, "train-head", args.model, "--data", data, *(f"--label={label}" for label in LABELS),
+             "--group", "subject", "--layers", args.layers, "--out", folder / "{label}.head",
+             "--scores", folder / "{label}.scores", "--json"],
+            check=True, stdout=subprocess.PIPE, text=True)
+        (folder / "told").write_text(told.stdout)
+    scores = [[json.loads(line)["score"] for line in (folder / f"{label}.scores").read_text().splitlines()]
+              for label in LABELS]
+    return scores, [json.loads(line) for line in (folder / "told").read_text().splitlines()]
+
+
+def orders(rows, scores):
+    """Scores by name; the lowest calls large first."""
+    small, large = scores
+    length = [math.log(len(row["prompt"])) for row in rows]
+    centre = sum(length) / len(length)
+    draw = random.Random(2)
+    return {
+        "gain": [of_small - of_large for of_small, of_large in zip(small, large)],
+        "small is right": small,
+        "shorter is easier": [-value for value in length],
+        "longer is easier": length,
+        "middling is easier": [-(value - centre) ** 2 for value in length],
+        "middling is harder": [(value - centre) ** 2 for value in length],
+        "chance": [draw.random() for _ in rows],
+    }
 
 
 def main():
@@ -84,7 +117,9 @@ def main():
     parser.add_argument("--layers", default="auto")
     parser.add_argument("--rows-per-subject", type=int, default=130)
     parser.add_argument("--tandem", default=str(ROOT / "target/release/tandem"))
+    parser.add_argument("--folder", type=Path, help="keep heads and scores here, and use those that are")
     parser.add_argument("--record", action="store_true", help="append to bench/record/route_mmlu.jsonl")
+    parser.add_argument("--machine", default="", help="what the record says it ran on")
     args = parser.parse_args()
     draw = random.Random(1)
     by_subject = {}
@@ -96,39 +131,33 @@ def main():
         draw.shuffle(by_subject[subject])
         rows += by_subject[subject][: args.rows_per_subject]
     draw.shuffle(rows)
+    for index, row in enumerate(rows):
+        row["id"] = str(index)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        data = folder / "rows.jsonl"
-        for index, row in enumerate(rows):
-            row["id"] = str(index)
-            row["suffices"] = bool(row["small_correct"]) or not row["large_correct"]
-        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        small, told_small = head_scores(args.tandem, args, data, "small_correct", folder)
-        suffices, told_suffices = head_scores(args.tandem, args, data, "suffices", folder)
-    right = [int(row["small_correct"]) for row in rows]
-    right_large = [int(row["large_correct"]) for row in rows]
-    scored = {
-        "head small is right": small,
-        "head small suffices": suffices,
-        "shorter is easier": [-len(row["prompt"]) for row in rows],
-        "longer is easier": [len(row["prompt"]) for row in rows],
-        "chance": [draw.random() for _ in rows],
-    }
-    figures = {}
-    for name, scores in scored.items():
-        low, high = interval(scores, rows)
-        figures[name] = {"apgr": apgr(scores, right, right_large), "apgr_ci": [low, high],
-                         "auroc_small_right": auroc(scores, right)}
-        print(f"{name:24} APGR {figures[name]['apgr']:.3f} ({low:.3f} to {high:.3f})  "
-              f"AUROC {figures[name]['auroc_small_right']:.3f}")
-    for told, label in ((told_small, "small is right"), (told_suffices, "small suffices")):
-        layers = "  ".join(f"{at['layer']}: {at['auroc']:.3f}" for at in told["layers"])
-        print(f"{label}: AUROC {told['auroc']:.3f} by layer: {layers}")
+        folder = args.folder or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        scores, told = head_scores(args, rows, folder)
+    named = orders(rows, scores)
+    sorted_by = {name: sorted(range(len(rows)), key=lambda row: of[row]) for name, of in named.items()}
+    samples = [{name: apgr(order, rows, counts) for name, order in sorted_by.items()} for counts in resampled(rows)]
+    right, figures = [int(row["small_correct"]) for row in rows], {}
+    for name, order in sorted_by.items():
+        above = [sample["gain"] - sample[name] for sample in samples]
+        figures[name] = {"apgr": apgr(order, rows, [1] * len(rows)),
+                         "apgr_ci": interval([sample[name] for sample in samples]),
+                         "auroc_small_right": auroc(named[name], right), "gain_above_ci": interval(above)}
+        figure = figures[name]
+        print("{:20} APGR {:.3f} ({:.3f} to {:.3f})  AUROC {:.3f}  gain is above it by {:+.3f} to {:+.3f}".format(
+            name, figure["apgr"], *figure["apgr_ci"], figure["auroc_small_right"], *figure["gain_above_ci"]))
+    for head in told:
+        states = ", ".join(f"{state['state']} of {state['layer']}" for state in head["states"])
+        print(f"{head['label']}: AUROC {head['auroc']:.3f} on {states}; alone: "
+              + "  ".join(f"{at['layer']} {at['state']} {at['auroc']:.3f}" for at in head["layers"]))
     if args.record:
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
         record = {"command": " ".join(["python3", "bench/route_mmlu.py"] + [os.path.basename(a) for a in sys.argv[1:]]),
-                  "commit": commit.stdout.strip(), "rows": len(rows), "figures": figures,
-                  "small_correct": told_small, "suffices": told_suffices}
+                  "commit": commit.stdout.strip(), "machine": args.machine, "rows": len(rows),
+                  "subjects": len(by_subject), "figures": figures, **{head["label"]: head for head in told}}
         with open(ROOT / "bench/record/route_mmlu.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 

@@ -20,7 +20,7 @@ use crate::settings::{RoleSettings, Settings};
 /// If two heads have the same name.
 pub fn flow_heads(settings: &Settings) -> Result<FlowHeads, CliError> {
     let heads: Vec<Head> =
-        settings.calibration.iter().filter_map(|calibration| calibration.head.clone()).collect();
+        settings.calibration.iter().flat_map(|calibration| calibration.right.heads().cloned()).collect();
     if heads.is_empty() {
         return Ok(FlowHeads::default());
     }
@@ -33,17 +33,21 @@ pub fn flow_heads(settings: &Settings) -> Result<FlowHeads, CliError> {
 
 /// Layers whose states the small model must keep for them.
 pub fn layers(settings: &Settings) -> LayerSet {
-    let heads = settings.calibration.iter().filter_map(|calibration| calibration.head.as_ref());
-    LayerSet::of(heads.map(|head| head.features.layer))
+    let heads = settings.calibration.iter().flat_map(|calibration| calibration.right.heads());
+    let states = heads.flat_map(|head| &head.features.states);
+    LayerSet::of(states.map(|state| state.layer))
 }
 
-/// Refuses a small model that the calibration's head was not trained on; it is fetched for that if it is not here.
+/// Refuses a small model that the calibration's heads were not trained on; it is fetched for that if it is not here.
 ///
 /// # Errors
 /// If it is another model, or one that can't be read with.
 pub async fn check(settings: &Settings, context: &Context, style: Style) -> Result<(), CliError> {
     let calibration = settings.calibration.as_ref().filter(|calibration| calibration.routes);
-    let Some(head) = calibration.and_then(|calibration| calibration.head.as_ref()) else { return Ok(()) };
+    let heads: Vec<&Head> = calibration.iter().flat_map(|calibration| calibration.right.heads()).collect();
+    if heads.is_empty() {
+        return Ok(());
+    }
     let RoleSettings::Local(small) = &settings.small else {
         return Err(CliError::usage(
             "the calibration decides by small's reading, and an upstream can't be read with: serve the small model \
@@ -53,6 +57,8 @@ pub async fn check(settings: &Settings, context: &Context, style: Style) -> Resu
     let path: PathBuf = context.have(&small.reference, style).await?;
     let hash = tokio::task::spawn_blocking(move || sha256(&path)).await;
     let hash = hash.map_err(|error| CliError::failed(format!("hashing the small model: {error}")))??;
-    head.check_model(&hash.to_string())
+    heads
+        .iter()
+        .try_for_each(|head| head.check_model(&hash.to_string()))
         .map_err(|error| CliError::usage(format!("policy.calibration: {error}")))
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use contract::Signals;
 use lab::calibration::candidates::{Candidate, grid, thresholds};
 use lab::calibration::pairs::Pair;
-use lab::calibration::scores::{FitSettings, Question, Scored, fit, score};
+use lab::calibration::scores::{FitSettings, Scored, fit, score};
 use lab::fit::random::SplitMix;
 use lab::metrics::routing::{Choice, escalation_rate, realised_loss};
 use policy::calibration::PolicyKind;
@@ -86,13 +86,13 @@ fn exceeded(mut pairs: Vec<Pair>, target: f64) -> (u32, f64) {
         threads: 1,
     };
     let fitted_on: Vec<&Pair> = pairs[..fit_rows].iter().collect();
-    let (fitted, scored) = fit(&fitted_on, Question::Suffices, &settings);
-    assert!(fitted.combination.is_some(), "{:?}", fitted.notes);
+    let (fitted, scored) = fit(&fitted_on, &settings);
+    assert!(fitted.right.small.combination.is_some(), "{:?}", fitted.notes);
     let cascade = Candidate { kind: PolicyKind::Cascade, route_below: None };
     let of_fit: Vec<(&Pair, Scored)> = fitted_on.into_iter().zip(scored).collect();
     let grid = grid(&cascade.choices(&of_fit));
     let mut rest: Vec<Choice> =
-        pairs[fit_rows..].iter().map(|pair| cascade.choice(pair, &score(&fitted, pair))).collect();
+        pairs[fit_rows..].iter().map(|pair| cascade.choice(pair, &score(&fitted.right, pair))).collect();
     assert!(rest.len() > CALIBRATION_ROWS + 200, "too few rows: {}", rest.len());
     let (mut exceeded, mut large_share) = (0, 0.0);
     for split in 0..SPLITS {

@@ -1,6 +1,7 @@
 //! Calibrations: what was learnt from labelled outcomes of a pair of models, as an artefact that policies obey. A
-//! [`Calibration`] says how sure small must be so that, with the stated confidence, no more quality is lost against
-//! large alone than was allowed; or that routing does not pay.
+//! [`Calibration`] estimates how likely either model is right, and says how much likelier large may be than small so
+//! that, with the stated confidence, no more quality is lost against large alone than was allowed; or that routing
+//! does not pay.
 
 use contract::{Attempt, Findings, Role, Signals};
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,7 @@ use crate::heads::{Head, HeadError, ReliabilityBin};
 /// What `format` says in a calibration's file.
 pub const FORMAT: &str = "tandem-calibration";
 /// The version of the file's shape that is written and read here.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Which policy was calibrated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,7 +123,7 @@ impl Weighed {
     }
 }
 
-/// The confidence in small's answer: a calibrated logistic regression.
+/// How likely a model is right, once small has answered: a calibrated logistic regression.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Combination {
@@ -144,7 +145,7 @@ impl Combination {
         sum.is_finite().then_some(sum)
     }
 
-    /// The probability that the answer is right; `None` where a part is not known.
+    /// The probability; `None` where a part is not known.
     pub fn probability(&self, seen: &Seen<'_>) -> Option<f64> {
         Some(self.calibrator.probability(self.logit(seen)?))
     }
@@ -167,16 +168,106 @@ impl Combination {
     }
 }
 
-/// How sure small must be for a target.
+/// How likely both models are right.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Chances {
+    /// That small is.
+    pub small: f64,
+    /// That large is.
+    pub large: f64,
+}
+
+impl Chances {
+    /// What rows are ordered by, in −1..=1: small's chance minus large's. Calling large gains most where it is least,
+    /// and nothing where neither is right.
+    pub fn score(&self) -> f64 {
+        self.small - self.large
+    }
+}
+
+/// How likely one model is right; what is absent could not be learnt.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Right {
+    /// From small's reading.
+    pub head: Option<Head>,
+    /// From small's answer.
+    pub combination: Option<Combination>,
+}
+
+/// How likely either model is right.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Estimates {
+    /// Small.
+    pub small: Right,
+    /// Large; where it could not be learnt, large is taken to be right.
+    pub large: Right,
+}
+
+impl Estimates {
+    /// All heads.
+    pub fn heads(&self) -> impl Iterator<Item = &Head> {
+        [&self.small, &self.large].into_iter().filter_map(|right| right.head.as_ref())
+    }
+
+    /// By the heads, of which `of` gives the probabilities; `None` where one says nothing.
+    pub fn by_reading(&self, of: impl Fn(&Head) -> Option<f64>) -> Option<Chances> {
+        let small = of(self.small.head.as_ref()?)?;
+        let large = self.large.head.as_ref().map_or(Some(1.0), of)?;
+        Some(Chances { small, large })
+    }
+
+    /// By small's answer and its prompt's tokens and by the heads; `None` where something is not known.
+    pub fn by_answer(&self, answer: (&Signals, u64), of: impl Fn(&Head) -> Option<f64>) -> Option<Chances> {
+        self.judged(answer, of, |combination, seen, _| combination.probability(seen))
+    }
+
+    /// The same at best: the highest chance of small and the lowest of large that any end of the answer could have.
+    pub fn best_by_answer(
+        &self,
+        answer: (&Signals, u64),
+        max_tokens: Option<u32>,
+        of: impl Fn(&Head) -> Option<f64>,
+    ) -> Option<Chances> {
+        self.judged(answer, of, |combination, seen, role| {
+            let [lowest, highest] = combination.bounds(seen, max_tokens)?;
+            Some(if role == Role::Small { highest } else { lowest })
+        })
+    }
+
+    fn judged(
+        &self,
+        (signals, prompt_tokens): (&Signals, u64),
+        of: impl Fn(&Head) -> Option<f64>,
+        by: impl Fn(&Combination, &Seen<'_>, Role) -> Option<f64>,
+    ) -> Option<Chances> {
+        let of_role = |right: &Right, role: Role| {
+            let head = right.head.as_ref().and_then(&of);
+            right.combination.as_ref().map(|sum| by(sum, &Seen { signals, prompt_tokens, head }, role))
+        };
+        let small = of_role(&self.small, Role::Small)??;
+        let large = of_role(&self.large, Role::Large).unwrap_or(Some(1.0))?;
+        Some(Chances { small, large })
+    }
+
+    /// The heads' part in judging answers: with it every request shows something, also if its answer is given up.
+    pub fn judges_by_head(&self) -> bool {
+        let sums = [&self.small, &self.large].into_iter().filter_map(|right| right.combination.as_ref());
+        sums.flat_map(|sum| &sum.parts).any(|part| part.evidence == Evidence::HeadLogit)
+    }
+}
+
+/// How much likelier large may be right for a target.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Threshold {
     /// Most quality that is lost against large alone, with the calibration's confidence.
     pub max_quality_loss: f64,
-    /// Least score with which small's answer is used; `None`: no such score could be shown to keep the target, so
-    /// large answers everything.
+    /// Least score ([`Chances::score`]) with which small's answer is used; `None`: no such score could be shown to keep
+    /// the target, so large answers everything.
     pub score_min: Option<f64>,
-    /// `cascade-route`: below this probability of the head, large answers at once; absent: the calibration's.
+    /// `cascade-route`: below this score of the reading, large answers at once; absent: the calibration's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route_below: Option<f64>,
     /// Share of large calls to expect.
@@ -243,6 +334,8 @@ pub struct Ordering {
     pub cpt50: Option<f64>,
     /// Four fifths of it.
     pub cpt80: Option<f64>,
+    /// Nineteen twentieths of it.
+    pub cpt95: Option<f64>,
     /// Mean height of the cost–quality hull.
     pub aiq: Option<f64>,
     /// AUROC of "small is right".
@@ -304,16 +397,6 @@ pub struct Data {
     pub unpaired: u64,
 }
 
-/// How likely small's answer is right.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SmallRight {
-    /// From its reading.
-    pub head: Option<Head>,
-    /// From its answer.
-    pub combination: Option<Combination>,
-}
-
 /// A calibration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -338,14 +421,9 @@ pub struct Calibration {
     pub confidence: f64,
     /// The target that was asked for.
     pub max_quality_loss: f64,
-    /// "Small suffices: large would do no better", from its reading.
-    pub head: Option<Head>,
-    /// The same, from its answer.
-    pub combination: Option<Combination>,
-    /// "Small is right": what routing does not go by, and figures tell.
-    #[serde(default)]
-    pub small_right: Option<SmallRight>,
-    /// `cascade-route`: below this probability of the head, large answers at once, at the asked target.
+    /// How likely either model is right.
+    pub right: Estimates,
+    /// `cascade-route`: below this score of the reading, large answers at once, at the asked target.
     pub route_below: Option<f64>,
     /// By ascending target.
     pub thresholds: Vec<Threshold>,
@@ -408,35 +486,34 @@ impl Calibration {
         if self.format != FORMAT || self.version != VERSION {
             return Err(CalibrationError::Version { format: self.format.clone(), version: self.version });
         }
-        let of_right = self.small_right.as_ref();
-        for head in self.head.iter().chain(of_right.and_then(|right| right.head.as_ref())) {
-            head.validate()?;
-        }
+        self.right.heads().try_for_each(Head::validate)?;
         self.fault().map_or(Ok(()), |fault| Err(CalibrationError::Damaged(fault)))
     }
 
     fn fault(&self) -> Option<String> {
         let unit = |value: f64| (0.0..=1.0).contains(&value);
-        if !unit(self.confidence) || !unit(self.max_quality_loss) || !self.route_below.is_none_or(unit) {
-            return Some("a probability is not in 0..=1".to_owned());
+        let is_score = |value: f64| (-1.0..=1.0).contains(&value);
+        if !unit(self.confidence) || !unit(self.max_quality_loss) || !self.route_below.is_none_or(is_score) {
+            return Some("a probability is not in 0..=1, or a score not in -1..=1".to_owned());
         }
         let rise = self.thresholds.windows(2).all(|pair| pair[0].max_quality_loss < pair[1].max_quality_loss);
         let known = |threshold: &Threshold| {
             let scores = [threshold.score_min, threshold.route_below];
-            unit(threshold.max_quality_loss) && scores.into_iter().flatten().all(unit)
+            unit(threshold.max_quality_loss) && scores.into_iter().flatten().all(is_score)
         };
         if !rise || !self.thresholds.iter().all(known) {
             return Some("its thresholds are not a rising list of targets".to_owned());
         }
-        let of_right = self.small_right.iter().filter_map(|right| right.combination.as_ref());
-        if let Some(fault) = self.combination.iter().chain(of_right).find_map(Combination::fault) {
+        let Estimates { small, large } = &self.right;
+        let combinations = [small, large].into_iter().filter_map(|right| right.combination.as_ref());
+        if let Some(fault) = combinations.into_iter().find_map(Combination::fault) {
             return Some(fault);
         }
-        let needs_head = self.policy != PolicyKind::Cascade || self.judges_by_head();
-        if self.routes && needs_head && self.head.is_none() {
+        let needs_head = self.policy != PolicyKind::Cascade || self.right.judges_by_head();
+        if self.routes && needs_head && small.head.is_none() {
             return Some("its policy needs a head, and there is none".to_owned());
         }
-        if self.routes && self.policy.judges_answers() && self.combination.is_none() {
+        if self.routes && self.policy.judges_answers() && small.combination.is_none() {
             return Some("its policy judges answers, and there is nothing to judge them by".to_owned());
         }
         let sorted = |reference: &Reference| {
@@ -451,37 +528,35 @@ impl Calibration {
         self.thresholds.iter().rev().find(|threshold| threshold.max_quality_loss <= max_quality_loss + 1e-12)
     }
 
-    /// `cascade-route`: below which probability of the head large answers at once, under a threshold of this table.
+    /// `cascade-route`: below which score of the reading large answers at once, under a threshold of this table.
     pub fn route_below(&self, threshold: Option<&Threshold>) -> Option<f64> {
         threshold.and_then(|threshold| threshold.route_below).or(self.route_below)
     }
 
-    /// The head's probability in an attempt's findings.
-    pub fn head_probability(&self, findings: Option<&Findings>) -> Option<f64> {
-        findings?.scores.get(&self.head.as_ref()?.name).copied().filter(|p| (0.0..=1.0).contains(p))
+    /// By what the heads found in small's reading.
+    pub fn chances_by_reading(&self, findings: Option<&Findings>) -> Option<Chances> {
+        self.right.by_reading(|head| found(findings, head))
     }
 
-    /// The head's part in judging answers: with it every request shows something, also if its answer is given up.
-    pub fn judges_by_head(&self) -> bool {
-        let parts = self.combination.iter().flat_map(|combination| &combination.parts);
-        parts.into_iter().any(|part| part.evidence == Evidence::HeadLogit)
+    /// By small's answer; `None` where the backend did not tell enough.
+    pub fn chances_by_answer(&self, attempt: &Attempt) -> Option<Chances> {
+        self.right.by_answer(seen(attempt), |head| found(attempt.findings.as_ref(), head))
     }
 
-    /// The highest probability that any end of the answer could have; `None`: no such bound is known.
-    pub fn best_probability(&self, attempt: &Attempt, max_tokens: Option<u32>) -> Option<f64> {
-        self.combination.as_ref()?.best(&self.seen(attempt), max_tokens)
+    /// The best chances that any end of small's answer could have, none of whose scores is higher; `None`: no such
+    /// bound is known.
+    pub fn best_chances(&self, attempt: &Attempt, max_tokens: Option<u32>) -> Option<Chances> {
+        let of = |head: &Head| found(attempt.findings.as_ref(), head);
+        self.right.best_by_answer(seen(attempt), max_tokens, of)
     }
+}
 
-    fn seen<'a>(&self, attempt: &'a Attempt) -> Seen<'a> {
-        let prompt_tokens = attempt.usage.prompt_tokens;
-        let head = self.head_probability(attempt.findings.as_ref());
-        Seen { signals: &attempt.signals, prompt_tokens, head }
-    }
+fn seen(attempt: &Attempt) -> (&Signals, u64) {
+    (&attempt.signals, attempt.usage.prompt_tokens)
+}
 
-    /// The probability that a finished answer of small suffices; `None` where the backend did not tell enough.
-    pub fn answer_probability(&self, attempt: &Attempt) -> Option<f64> {
-        self.combination.as_ref()?.probability(&self.seen(attempt))
-    }
+fn found(findings: Option<&Findings>, head: &Head) -> Option<f64> {
+    findings?.scores.get(&head.name).copied().filter(|p| (0.0..=1.0).contains(p))
 }
 
 #[cfg(test)]
@@ -489,7 +564,8 @@ pub(crate) mod testing {
     use super::*;
     use crate::heads::testing::head;
 
-    /// A calibration whose head is called `h`, and whose confidence is the mean token probability and the head's.
+    /// A calibration whose heads are called `h` (small is right) and `l` (large is), and whose estimate by small's
+    /// answer is the mean token probability and the head's, with large taken to be right.
     pub(crate) fn calibration(policy: PolicyKind) -> Calibration {
         let part = |evidence, weight| Weighed { evidence, mean: 0.0, scale: 1.0, weight, range: None };
         let threshold = |max_quality_loss, score_min| Threshold {
@@ -498,6 +574,11 @@ pub(crate) mod testing {
             route_below: None,
             large_share: 0.5,
             cost_usd_per_1k: 1.0,
+        };
+        let combination = Combination {
+            parts: vec![part(Evidence::LogprobMean, 4.0), part(Evidence::HeadLogit, 0.5)],
+            bias: 1.0,
+            calibrator: Calibrator::Platt { slope: 1.0, intercept: 0.0 },
         };
         Calibration {
             format: FORMAT.to_owned(),
@@ -510,15 +591,12 @@ pub(crate) mod testing {
             large: "l".to_owned(),
             confidence: 0.95,
             max_quality_loss: 0.05,
-            head: Some(head("h", 3)),
-            combination: Some(Combination {
-                parts: vec![part(Evidence::LogprobMean, 4.0), part(Evidence::HeadLogit, 0.5)],
-                bias: 1.0,
-                calibrator: Calibrator::Platt { slope: 1.0, intercept: 0.0 },
-            }),
-            small_right: None,
-            route_below: (policy == PolicyKind::CascadeRoute).then_some(0.2),
-            thresholds: vec![threshold(0.01, None), threshold(0.02, Some(0.8)), threshold(0.05, Some(0.6))],
+            right: Estimates {
+                small: Right { head: Some(head("h", 3)), combination: Some(combination) },
+                large: Right { head: Some(head("l", 3)), combination: None },
+            },
+            route_below: (policy == PolicyKind::CascadeRoute).then_some(-0.6),
+            thresholds: vec![threshold(0.01, None), threshold(0.02, Some(-0.1)), threshold(0.05, Some(-0.3))],
             curve: Vec::new(),
             held_out: Performance::default(),
             ordering: Ordering::default(),
@@ -540,11 +618,11 @@ mod tests {
     fn the_threshold_is_that_of_the_greatest_target_within_the_limit() {
         let calibration = calibration(PolicyKind::Cascade);
         let least = |loss| calibration.threshold(loss).map(|threshold| threshold.score_min);
-        assert_eq!(least(0.05), Some(Some(0.6)));
-        assert_eq!(least(0.049), Some(Some(0.8)));
+        assert_eq!(least(0.05), Some(Some(-0.3)));
+        assert_eq!(least(0.049), Some(Some(-0.1)));
         assert_eq!(least(0.01), Some(None));
         assert_eq!(least(0.0), None);
-        assert_eq!(least(1.0), Some(Some(0.6)));
+        assert_eq!(least(1.0), Some(Some(-0.3)));
     }
 
     #[test]
@@ -558,18 +636,24 @@ mod tests {
             };
             json!([row(a), row(b)])
         };
-        let mut range = serde_json::to_value(&good.combination).unwrap();
-        range["parts"][0]["range"] = json!([1.0, 0.0]);
+        let without = |part: &str| {
+            let mut right = serde_json::to_value(&good.right).unwrap();
+            right["small"][part] = Value::Null;
+            right
+        };
+        let mut range = serde_json::to_value(&good.right).unwrap();
+        range["small"]["combination"]["parts"][0]["range"] = json!([1.0, 0.0]);
         for (key, value, words) in [
             ("version", json!(9), "tandem calibrate"),
             ("confidence", json!(1.5), "0..=1"),
-            ("head", Value::Null, "needs a head"),
-            ("combination", Value::Null, "nothing to judge them by"),
+            ("right", without("head"), "needs a head"),
+            ("right", without("combination"), "nothing to judge them by"),
+            ("route_below", json!(-1.5), "-1..=1"),
             ("thresholds", two(0.05, 0.01), "rising list of targets"),
             ("thresholds", two(0.05, 5.0), "rising list of targets"),
             ("references", json!([{"signal": "logprob_min", "quantiles": [1.0, 0.0]}]), "do not rise"),
             ("policy", json!("guess"), "not a calibration's file"),
-            ("combination", range, "out of range"),
+            ("right", range, "out of range"),
         ] {
             let mut file = serde_json::to_value(&good).unwrap();
             file[key] = value;
@@ -579,9 +663,23 @@ mod tests {
     }
 
     #[test]
+    fn the_score_is_what_small_is_likelier_right_by() {
+        let estimates = calibration(PolicyKind::Route).right;
+        let of = |small: Option<f64>, large: Option<f64>| {
+            let chances = estimates.by_reading(|head| if head.name == "h" { small } else { large });
+            chances.map(|chances| (chances.small, chances.large, chances.score()))
+        };
+        assert_eq!(of(Some(0.25), Some(0.75)), Some((0.25, 0.75, -0.5)));
+        assert_eq!((of(None, Some(0.75)), of(Some(0.25), None)), (None, None));
+        let alone = Estimates { large: Right::default(), ..estimates.clone() };
+        assert_eq!(alone.by_reading(|_| Some(0.25)), Some(Chances { small: 0.25, large: 1.0 }));
+        assert_eq!((estimates.heads().count(), alone.heads().count()), (2, 1));
+    }
+
+    #[test]
     fn what_a_backend_does_not_tell_gives_no_probability() {
         let calibration = calibration(PolicyKind::Cascade);
-        let combination = calibration.combination.unwrap();
+        let combination = calibration.right.small.combination.unwrap();
         let told = Signals { tokens: 2, logprob_sum: -1.0, logprob_min: -0.8, entropy_sum: 0.5 };
         let seen =
             |signals: &Signals, head| combination.probability(&Seen { signals, prompt_tokens: 9, head });

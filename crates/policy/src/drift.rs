@@ -57,8 +57,8 @@ pub struct Drift {
 }
 
 impl Drift {
-    /// Watches what the calibration's policy decides by: the head's log-odds where a head has a part in it, the mean
-    /// log-probability of small's answers otherwise. `None` where it does not route, or has no reference for the signal.
+    /// Watches what the calibration's policy decides by: the log-odds of small's head where a head has a part in it, the
+    /// mean log-probability of small's answers otherwise. `None` where it does not route, or has no reference for it.
     pub fn of(calibration: &Calibration) -> Option<Self> {
         let signal = match calibration.policy {
             PolicyKind::Route => Evidence::HeadLogit,
@@ -66,7 +66,7 @@ impl Drift {
         };
         // Where hopeless requests go to large unanswered, or their answers are given up, what is answered is the rest:
         // the head sees all.
-        let by_head = calibration.route_below.is_some() || calibration.judges_by_head();
+        let by_head = calibration.route_below.is_some() || calibration.right.judges_by_head();
         let signal = if by_head { Evidence::HeadLogit } else { signal };
         let reference = calibration.references.iter().find(|reference| reference.signal == signal)?;
         let data = &calibration.data;
@@ -87,7 +87,7 @@ impl Drift {
             _ => matches!(attempt.status, AttemptStatus::Finished(_)),
         };
         let small = attempts.iter().filter(|attempt| attempt.role == Role::Small).find(fits)?;
-        let head = calibration.head_probability(small.findings.as_ref());
+        let head = calibration.chances_by_reading(small.findings.as_ref()).map(|chances| chances.small);
         let prompt_tokens = small.usage.prompt_tokens;
         self.signal.of(&Seen { signals: &small.signals, prompt_tokens, head })
     }
@@ -199,7 +199,8 @@ mod tests {
     /// Quantiles of the even distribution on 0..=1, of 400 rows.
     fn even() -> Calibration {
         let mut calibration = calibration(PolicyKind::Cascade);
-        let parts = calibration.combination.iter_mut().flat_map(|combination| &mut combination.parts);
+        let parts =
+            calibration.right.small.combination.iter_mut().flat_map(|combination| &mut combination.parts);
         parts
             .filter(|part| part.evidence == Evidence::HeadLogit)
             .for_each(|part| part.evidence = Evidence::LogprobMin);

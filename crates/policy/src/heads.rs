@@ -11,9 +11,9 @@ use crate::calibrator::Calibrator;
 /// What `format` says in a head's file.
 pub const FORMAT: &str = "tandem-head";
 /// The version of the file's shape that is written and read here.
-pub const VERSION: u32 = 1;
-/// Features of one head, at most: two states of the widest models there are.
-pub const FEATURES_MAX: usize = 1 << 17;
+pub const VERSION: u32 = 2;
+/// Features of one head, at most: eight states of the widest models there are.
+pub const FEATURES_MAX: usize = 1 << 18;
 /// Layers of a model, at most.
 const LAYERS_MAX: u32 = 4096;
 
@@ -76,14 +76,22 @@ impl Scalar {
     }
 }
 
+/// One state that a head looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadState {
+    /// The layer, as in [`LayerState::layer`].
+    pub layer: u32,
+    /// Which of its states.
+    pub state: StateKind,
+}
+
 /// What a head looks at, in the order of its weights: the states, then the scalars.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Features {
-    /// The layer, as in [`LayerState::layer`].
-    pub layer: u32,
-    /// Which of its states; may be empty.
-    pub states: Vec<StateKind>,
+    /// States, of one or several layers, all of one width; may be empty.
+    pub states: Vec<HeadState>,
     /// Which scalars; may be empty if there are states.
     pub scalars: Vec<Scalar>,
 }
@@ -110,12 +118,14 @@ pub struct ReliabilityBin {
     pub observed: f64,
 }
 
-/// What one layer reaches.
+/// What one layer's state reaches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LayerScore {
     /// The layer.
     pub layer: u32,
+    /// Which of its states.
+    pub state: StateKind,
     /// AUROC of rows that the fit had not seen, its strength chosen without them.
     pub auroc: f64,
 }
@@ -160,7 +170,7 @@ pub struct Training {
     pub ece: f64,
     /// Probabilities beside what happened.
     pub reliability: Vec<ReliabilityBin>,
-    /// Layer by layer.
+    /// Layer by layer, each state alone.
     pub layers: Vec<LayerScore>,
     /// What is reached without states.
     pub baselines: Vec<BaselineScore>,
@@ -323,8 +333,8 @@ impl Head {
         if !fits {
             return Some(format!("{width} weights are not for {states} states and {scalars} scalars"));
         }
-        if self.features.layer > LAYERS_MAX {
-            return Some(format!("no model has a layer {}", self.features.layer));
+        if let Some(state) = self.features.states.iter().find(|state| state.layer > LAYERS_MAX) {
+            return Some(format!("no model has a layer {}", state.layer));
         }
         let finite = self.means.iter().chain(&self.weights).all(|value| value.is_finite());
         let positive = self.scales.iter().all(|scale| scale.is_finite() && *scale > 0.0);
@@ -365,20 +375,17 @@ impl Head {
     pub fn logit(&self, reading: &Reading) -> Result<f64, HeadError> {
         let mut at = 0;
         let mut sum = self.bias;
-        if !self.features.states.is_empty() {
-            let layer = self.features.layer;
+        let of_states = self.weights.len() - self.features.scalars.len();
+        let expected = of_states / self.features.states.len().max(1);
+        for &HeadState { layer, state: kind } in &self.features.states {
             let state =
                 reading.layer(layer).ok_or_else(|| HeadError::NoLayer { name: self.name.clone(), layer })?;
-            let each = (self.weights.len() - self.features.scalars.len()) / self.features.states.len();
-            for kind in &self.features.states {
-                let values = kind.of(state);
-                if values.len() != each {
-                    let (expected, found) = (each, values.len());
-                    return Err(HeadError::Width { name: self.name.clone(), expected, found });
-                }
-                sum += self.weighted(at, values);
-                at += each;
+            let values = kind.of(state);
+            if values.len() != expected {
+                return Err(HeadError::Width { name: self.name.clone(), expected, found: values.len() });
             }
+            sum += self.weighted(at, values);
+            at += expected;
         }
         let scalars: Vec<f32> = self.features.scalars.iter().map(|scalar| scalar.of(reading)).collect();
         sum += self.weighted(at, &scalars);
@@ -441,8 +448,8 @@ impl Heads {
 
     /// The layers that they look at, ascending, each once: what a reading is to be asked for.
     pub fn layers(&self) -> Vec<u32> {
-        let with_states = self.heads.iter().filter(|head| !head.features.states.is_empty());
-        let layers: BTreeSet<u32> = with_states.map(|head| head.features.layer).collect();
+        let states = self.heads.iter().flat_map(|head| &head.features.states);
+        let layers: BTreeSet<u32> = states.map(|state| state.layer).collect();
         layers.into_iter().collect()
     }
 
@@ -471,8 +478,7 @@ pub(crate) mod testing {
             name: name.to_owned(),
             model: HeadModel { name: "tiny".to_owned(), sha256: "0a".repeat(32) },
             features: Features {
-                layer,
-                states: vec![StateKind::Last, StateKind::Mean],
+                states: [StateKind::Last, StateKind::Mean].map(|state| HeadState { layer, state }).to_vec(),
                 scalars: vec![Scalar::NextMargin],
             },
             means: vec![1.0, 0.0, 0.0, 0.0, 2.0],
@@ -514,6 +520,19 @@ mod tests {
     }
 
     #[test]
+    fn states_of_several_layers_are_joined_in_their_order() {
+        let mut joined = head("h", 3);
+        joined.features.states[1].layer = 5;
+        let mut reading = reading();
+        reading.states.push(LayerState { layer: 5, last: vec![0.0, 0.0], mean: vec![6.0, 1.0] });
+        // Of layer 5 the mean: 6·½ for 4·½.
+        assert_eq!(joined.logit(&reading), Ok(1.0 - 1.0 + 3.0 - 2.0 + 0.25));
+        assert_eq!(Heads::new(vec![joined.clone()]).unwrap().layers(), [3, 5]);
+        reading.states.remove(0);
+        assert_eq!(joined.logit(&reading), Err(HeadError::NoLayer { name: "h".to_owned(), layer: 3 }));
+    }
+
+    #[test]
     fn a_file_is_read_as_it_was_written() {
         let text = serde_json::to_string(&head("h", 3)).unwrap();
         assert_eq!(Head::load(&text), Ok(head("h", 3)));
@@ -521,19 +540,20 @@ mod tests {
 
     #[test]
     fn each_way_a_file_can_lie_is_named() {
+        let state = |layer: u32| json!({"layer": layer, "state": "last"});
         for (key, value, words) in [
-            ("format", json!("gguf"), "version 1"),
-            ("version", json!(2), "train it again"),
+            ("format", json!("gguf"), "version 2"),
+            ("version", json!(1), "train it again"),
             ("name", json!(" "), "no name"),
             ("weights", json!([]), "0 weights"),
             ("weights", json!([1.0, 2.0]), "as many means"),
             ("scales", json!([1.0, 1.0, 0.0, 1.0, 1.0]), "out of range"),
             ("bias", json!("x"), "not a head's file"),
             ("model", json!({"name": "m", "sha256": "12"}), "sha256"),
-            ("features", json!({"layer": 3, "states": ["last"], "scalars": []}), ""),
-            ("features", json!({"layer": 3, "states": ["last", "mean"], "scalars": []}), "not for 2 states"),
-            ("features", json!({"layer": 3, "states": [], "scalars": ["next_margin"]}), "not for 0 states"),
-            ("features", json!({"layer": 9999, "states": ["last"], "scalars": []}), "no model has"),
+            ("features", json!({"states": [state(3)], "scalars": []}), ""),
+            ("features", json!({"states": [state(3), state(8)], "scalars": []}), "not for 2 states"),
+            ("features", json!({"states": [], "scalars": ["next_margin"]}), "not for 0 states"),
+            ("features", json!({"states": [state(9999)], "scalars": []}), "no model has"),
             ("calibrator", json!({"platt": {"slope": -1.0, "intercept": 0.0}}), "no Platt"),
             ("surprise", json!(1), "unknown field"),
         ] {

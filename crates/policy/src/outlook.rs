@@ -45,25 +45,32 @@ fn reach(evidence: Evidence, seen: &Seen<'_>, max_tokens: Option<u32>) -> Option
 }
 
 impl Weighed {
-    /// The most that it may add in the end.
-    fn best(&self, seen: &Seen<'_>, max_tokens: Option<u32>) -> Option<f64> {
+    /// The least and the most that it may add in the end.
+    fn bounds(&self, seen: &Seen<'_>, max_tokens: Option<u32>) -> Option<[f64; 2]> {
         if self.weight == 0.0 {
-            return Some(0.0);
+            return Some([0.0; 2]);
         }
-        let [low, high] = reach(self.evidence, seen, max_tokens)?;
-        Some(self.adds(if self.weight > 0.0 { high } else { low }))
+        let [low, high] = reach(self.evidence, seen, max_tokens)?.map(|value| self.adds(value));
+        Some([low.min(high), low.max(high)])
     }
 }
 
 impl Combination {
-    /// The highest probability that any end of the answer could have; it falls while the answer grows. `None`: there
-    /// is no such bound, or a part is not known.
-    pub fn best(&self, so_far: &Seen<'_>, max_tokens: Option<u32>) -> Option<f64> {
-        let mut sum = self.bias;
+    /// The lowest and the highest probability that any end of the answer could have; they draw together while the
+    /// answer grows. `None`: nothing bounds it from above, or a part is not known.
+    pub fn bounds(&self, so_far: &Seen<'_>, max_tokens: Option<u32>) -> Option<[f64; 2]> {
+        let [mut low, mut high] = [self.bias; 2];
         for part in &self.parts {
-            sum += part.best(so_far, max_tokens)?;
+            let [least, most] = part.bounds(so_far, max_tokens)?;
+            low += least;
+            high += most;
         }
-        sum.is_finite().then(|| (self.calibrator.probability(sum + ROUNDING) + ROUNDING).min(1.0))
+        let at = |sum: f64, rounding: f64| {
+            (self.calibrator.probability(sum + rounding) + rounding).clamp(0.0, 1.0)
+        };
+        // Without a bound from below the least is 0, which is true of any probability.
+        let lowest = if low.is_finite() { at(low, -ROUNDING) } else { 0.0 };
+        (!low.is_nan() && high.is_finite()).then(|| [lowest, at(high, ROUNDING)])
     }
 }
 
@@ -105,9 +112,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes, the end is not above the bound, and bounds only fall.
+        /// Whatever comes, the end lies within the bounds, and they only draw together.
         #[test]
-        fn no_end_of_an_answer_passes_the_bound(
+        fn no_end_of_an_answer_passes_the_bounds(
             tokens in proptest::collection::vec((-6.0..=0.0f64, 0.0..=4.0f64), 1..40),
             weights in proptest::array::uniform6(-2.0..2.0f64), head in 0.01..0.99f64,
             spare in proptest::option::of(0u32..9),
@@ -116,12 +123,13 @@ mod tests {
             let max_tokens = spare.map(|spare| tokens.len() as u32 + spare);
             let whole = signals(&tokens);
             let end = combination.probability(&seen(&whole, head)).unwrap();
-            let mut before = 1.0;
+            let mut before = [0.0, 1.0];
             for written in 0..=tokens.len() {
                 let part = signals(&tokens[..written]);
-                let best = combination.best(&seen(&part, head), max_tokens).unwrap();
-                prop_assert!(end <= best && best <= before + 1e-12, "{end} {best} {before}");
-                before = best;
+                let [worst, best] = combination.bounds(&seen(&part, head), max_tokens).unwrap();
+                prop_assert!(worst <= end && end <= best, "{worst} {end} {best}");
+                prop_assert!(before[0] <= worst + 1e-12 && best <= before[1] + 1e-12, "{before:?}");
+                before = [worst, best];
                 let mean = logprob_mean_max(&part, max_tokens).unwrap();
                 prop_assert!(whole.logprob_mean().unwrap() <= mean);
             }
@@ -135,17 +143,21 @@ mod tests {
         let combination = combination([1.0, 1.0, -1.0, 0.0, 0.0, 1.0], true);
         let best = |tokens: &[(f64, f64)], prompt_tokens, max_tokens| {
             let signals = signals(tokens);
-            combination.best(&Seen { signals: &signals, prompt_tokens, head: Some(0.5) }, max_tokens)
+            let seen = Seen { signals: &signals, prompt_tokens, head: Some(0.5) };
+            combination.bounds(&seen, max_tokens).map(|[_, best]| best)
         };
         assert!(2.0 * best(&unsure, 70, None).unwrap() < best(&sure, 70, None).unwrap());
         // Four tokens more leave less to hope for than any number of them.
         assert!(2.0 * best(&unsure, 70, Some(8)).unwrap() < best(&unsure, 70, None).unwrap());
         let silent = Signals::default();
         let seen = |head| Seen { signals: &silent, prompt_tokens: 70, head };
-        assert_eq!(combination.best(&seen(None), None), None);
+        assert_eq!(combination.bounds(&seen(None), None), None);
         let unbounded = self::combination([1.0, -1.0, 1.0, 0.0, 0.0, 1.0], false);
-        assert_eq!(unbounded.best(&seen(Some(0.5)), None), None);
+        assert_eq!(unbounded.bounds(&seen(Some(0.5)), None), None);
         let nan = Signals { tokens: 1, logprob_sum: f64::NAN, ..silent };
-        assert_eq!(combination.best(&Seen { signals: &nan, prompt_tokens: 70, head: Some(0.5) }, None), None);
+        assert_eq!(
+            combination.bounds(&Seen { signals: &nan, prompt_tokens: 70, head: Some(0.5) }, None),
+            None
+        );
     }
 }

@@ -220,7 +220,7 @@ async fn load(
 /// Refuses a calibration of other models than those that are served: its promise would not hold. A small model that
 /// its head knows by the file's hash may have another name.
 fn check_models(calibration: &Calibration, served: [&str; 2]) -> Result<(), CliError> {
-    let is_known = calibration.routes && calibration.head.is_some();
+    let is_known = calibration.routes && calibration.right.heads().next().is_some();
     let roles = [("small", &calibration.small, is_known), ("large", &calibration.large, false)];
     for ((role, calibrated, is_known), served) in roles.into_iter().zip(served) {
         if calibrated != served && !is_known {

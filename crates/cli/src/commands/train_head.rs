@@ -1,10 +1,11 @@
-//! `tandem train-head`: a head from labelled rows.
+//! `tandem train-head`: heads from labelled rows.
 
 use std::path::{Path, PathBuf};
 
 use contract::Input;
-use lab::heads::{Rows, TrainSettings, Trained, train};
-use policy::heads::Training;
+use lab::heads::{Rows, Target, TrainSettings, Trained, runs_max, train};
+use policy::Head;
+use policy::heads::{HeadState, StateKind};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -13,6 +14,9 @@ use crate::error::CliError;
 use crate::progress::counter;
 use crate::reader::{Reader, RowInput, sha256};
 use crate::{input, output};
+
+/// What is replaced by the label's name in the names of files.
+const LABEL_MARK: &str = "{label}";
 
 /// Train a linear head on a model's reading of labelled rows
 #[derive(Debug, clap::Args)]
@@ -27,13 +31,14 @@ pub struct Args {
     /// JSON lines with `prompt` or `messages`, and the label
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// The field that holds the label: true or false, 1 or 0
-    #[arg(long, value_name = "NAME")]
-    label: String,
+    /// The field that holds the label: true or false, 1 or 0; given several times, each makes a head, on the same states of one reading
+    #[arg(long = "label", value_name = "NAME", required = true)]
+    labels: Vec<String>,
     /// A field whose equal values keep their rows in one fold, such as a source or a subject
     #[arg(long, value_name = "FIELD")]
     group: Option<String>,
-    /// Layers to look at, separated by commas; auto: every second from a quarter of the depth on, and the last
+    /// Layers to choose one or two of, separated by commas; auto: every second from a quarter of the depth on, and
+    /// the last
     #[arg(long, value_name = "auto|LAYERS", default_value = "auto")]
     layers: String,
     /// Take `prompt` for a user's message, with the model's chat template around it
@@ -48,7 +53,7 @@ pub struct Args {
     /// Also write each row's score by a fit that had not seen the row's fold: {"id", "score", "label", "group", "fold"} a line
     #[arg(long, value_name = "FILE")]
     scores: Option<PathBuf>,
-    /// The file to write
+    /// The file to write; with several labels, `{label}` in it stands for the label, as it does in --scores
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 }
@@ -64,7 +69,8 @@ struct Row {
 /// What a row says besides its text.
 struct Labelled {
     id: Value,
-    label: bool,
+    /// Of each `--label`.
+    labels: Vec<bool>,
     group: Option<String>,
 }
 
@@ -73,68 +79,106 @@ struct Labelled {
 /// # Errors
 /// If rows are wrong, the model can't read them, or there is too little to learn from.
 pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
-    let (inputs, labels) = rows(&args)?;
+    check_names(&args)?;
+    let (inputs, labelled) = rows(&args)?;
     let data_sha256 = sha256(&args.data)?.to_string();
     let reader = Reader::load(&args.model, |depth| layers(&args.layers, depth), context)?;
     let mut readings = Rows::default();
     reader.read(inputs, |index, reading| {
-        let Labelled { label, group, .. } = &labels[index];
-        readings.push(&reading, *label, group.as_deref()).map_err(CliError::failed)
+        readings.push(&reading, labelled[index].group.as_deref()).map_err(CliError::failed)
     })?;
     let settings = TrainSettings {
-        name: args.name.clone().unwrap_or_else(|| args.label.clone()),
-        label: args.label.clone(),
         model: reader.model.clone(),
         data_sha256,
         seed: args.seed,
         threads: context.threads(),
     };
-    let bar = counter("fitting layers", readings.layers().len() as u64, context.stderr_is_terminal);
-    let trained = train(&readings, &settings, &|| bar.inc(1));
+    let of_label = |index| labelled.iter().map(|row| row.labels[index]).collect();
+    let labels: Vec<Vec<bool>> = (0..args.labels.len()).map(of_label).collect();
+    let name = |label: &String| args.name.clone().unwrap_or_else(|| label.clone());
+    let target = |index: usize| {
+        let label = &args.labels[index];
+        Target { name: name(label), label: label.clone(), labels: &labels[index] }
+    };
+    let targets: Vec<Target<'_>> = (0..labels.len()).map(target).collect();
+    let bar = counter("fitting", runs_max(&readings) as u64, context.stderr_is_terminal);
+    let heads = train((&readings, &targets), &settings, &|| bar.inc(1));
     bar.finish_and_clear();
-    let Trained { head, probabilities, folds } = trained.map_err(CliError::usage)?;
+    for (trained, target) in heads.map_err(CliError::usage)?.iter().zip(&targets) {
+        write(&args, (trained, &labelled, target.labels))?;
+        if context.json {
+            output::json(&summary(&trained.head))?;
+        } else {
+            output::text(&told(&trained.head))?;
+            output::line(&format!("written to {}", named(&args.out, &target.label).display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Several heads need several names and files.
+fn check_names(args: &Args) -> Result<(), CliError> {
+    let files = [Some(&args.out), args.scores.as_ref()].into_iter().flatten();
+    let is_shared = files.into_iter().any(|file| named(file, "") == *file);
+    if args.labels.len() > 1 && (is_shared || args.name.is_some()) {
+        return Err(CliError::usage(
+            "with several labels, --out and --scores need {label} in their names, and --name can't be given",
+        ));
+    }
+    Ok(())
+}
+
+/// The file of a label.
+fn named(file: &Path, label: &str) -> PathBuf {
+    PathBuf::from(file.to_string_lossy().replace(LABEL_MARK, label))
+}
+
+fn write(args: &Args, (trained, labelled, labels): (&Trained, &[Labelled], &[bool])) -> Result<(), CliError> {
+    let label = &trained.head.training.label;
     if let Some(path) = &args.scores {
-        write_scores(path, &labels, (&probabilities, &folds))?;
+        write_scores(&named(path, label), (labelled, labels), trained)?;
     }
-    let text = serde_json::to_string(&head).map_err(CliError::failed)?;
-    std::fs::write(&args.out, text + "\n")
-        .map_err(|error| CliError::failed(format!("can't write {}: {error}", args.out.display())))?;
-    let training = &head.training;
-    if context.json {
-        return output::json(&summary(head.features.layer, training));
-    }
-    output::text(&told(head.features.layer, training))?;
-    output::line(&format!("written to {}", args.out.display()))
+    let text = serde_json::to_string(&trained.head).map_err(CliError::failed)?;
+    let out = named(&args.out, label);
+    std::fs::write(&out, text + "\n")
+        .map_err(|error| CliError::failed(format!("can't write {}: {error}", out.display())))
 }
 
 fn rows(args: &Args) -> Result<(Vec<Input>, Vec<Labelled>), CliError> {
-    let (mut inputs, mut labels) = (Vec::new(), Vec::new());
+    let (mut inputs, mut labelled) = (Vec::new(), Vec::new());
     input::json_lines(&args.data, |row: Row| {
-        let label = row
-            .fields
-            .get(&args.label)
-            .ok_or_else(|| CliError::usage(format!("the row has no field {:?} for the label", args.label)))?;
-        let label = truth(label).ok_or_else(|| {
-            CliError::usage(format!("the label {:?} is {label}; it must be true or false", args.label))
-        })?;
+        let label = |name: &String| {
+            let value = row
+                .fields
+                .get(name)
+                .ok_or_else(|| CliError::usage(format!("the row has no field {name:?} for the label")))?;
+            truth(value).ok_or_else(|| {
+                CliError::usage(format!("the label {name:?} is {value}; it must be true or false"))
+            })
+        };
+        let labels = args.labels.iter().map(label).collect::<Result<_, _>>()?;
         let group = args.group.as_ref().map(|field| match row.fields.get(field) {
             Some(Value::String(text)) => Ok(text.clone()),
             Some(other) => Ok(other.to_string()),
             None => Err(CliError::usage(format!("the row has no field {field:?} for the group"))),
         });
         let id = row.fields.get("id").cloned().unwrap_or_default();
-        labels.push(Labelled { id, label, group: group.transpose()? });
+        labelled.push(Labelled { id, labels, group: group.transpose()? });
         inputs.push(row.input.input(args.as_chat)?);
         Ok(())
     })?;
-    Ok((inputs, labels))
+    Ok((inputs, labelled))
 }
 
 /// Writes what each row got by a fit that had not seen its fold.
-fn write_scores(path: &Path, rows: &[Labelled], (scores, folds): (&[f64], &[usize])) -> Result<(), CliError> {
-    let lines = rows.iter().zip(scores.iter().zip(folds)).map(|(row, (score, fold))| {
-        json!({ "id": row.id, "score": score, "label": row.label, "group": row.group, "fold": fold })
-            .to_string()
+fn write_scores(
+    path: &Path,
+    (rows, labels): (&[Labelled], &[bool]),
+    trained: &Trained,
+) -> Result<(), CliError> {
+    let scores = trained.probabilities.iter().zip(&trained.folds);
+    let lines = rows.iter().zip(labels).zip(scores).map(|((row, label), (score, fold))| {
+        json!({ "id": row.id, "score": score, "label": label, "group": row.group, "fold": fold }).to_string()
             + "\n"
     });
     std::fs::write(path, lines.collect::<String>())
@@ -166,9 +210,12 @@ fn layers(text: &str, depth: u32) -> Result<Vec<u32>, CliError> {
     Ok(layers)
 }
 
-fn summary(layer: u32, training: &Training) -> Value {
+fn summary(head: &Head) -> Value {
+    let training = &head.training;
     json!({
-        "layer": layer,
+        "label": training.label,
+        "layer": head.features.states.first().map(|state| state.layer),
+        "states": head.features.states,
         "auroc": training.auroc,
         "auroc_ci": training.auroc_ci,
         "ece": training.ece,
@@ -182,9 +229,21 @@ fn summary(layer: u32, training: &Training) -> Value {
     })
 }
 
-fn told(layer: u32, training: &Training) -> String {
+fn kind(state: StateKind) -> &'static str {
+    match state {
+        StateKind::Last => "last",
+        StateKind::Mean => "mean",
+    }
+}
+
+fn told(head: &Head) -> String {
+    let training = &head.training;
+    let state = |state: &HeadState| format!("{} of layer {}", kind(state.state), state.layer);
+    let states: Vec<String> = head.features.states.iter().map(state).collect();
     let mut text = format!(
-        "layer {layer}: AUROC {:.3} ({:.3} to {:.3}), calibration error {:.3}, {} rows ({} true), {} folds\n",
+        "{}: {}: AUROC {:.3} ({:.3} to {:.3}), calibration error {:.3}, {} rows ({} true), {} folds\n",
+        training.label,
+        states.join(" and "),
         training.auroc,
         training.auroc_ci[0],
         training.auroc_ci[1],
@@ -204,7 +263,7 @@ fn told(layer: u32, training: &Training) -> String {
         );
     }
     for score in &training.layers {
-        text += &format!("  layer {:>3}  {:.3}\n", score.layer, score.auroc);
+        text += &format!("  layer {:>3} {}  {:.3}\n", score.layer, kind(score.state), score.auroc);
     }
     text
 }

@@ -267,6 +267,7 @@ fn heads_are_not_trained_or_asked_with_what_does_not_fit() {
         (r#"{"id":"1","ok":true}"#, &[], "`messages`"),
         (r#"{"id":"1","prompt":"a","ok":true}"#, &["--group", "source"], "no field \"source\""),
         (r#"{"id":"1","prompt":"a","ok":true}"#, &["--layers", "99"], "layers in 0..="),
+        (r#"{"id":"1","prompt":"a","ok":true}"#, &["--label", "id"], "{label}"),
     ] {
         let ended = train(rows, more);
         assert!(ended.code == Some(2) && ended.stderr.contains(words), "{rows}: {ended:?}");
@@ -363,4 +364,31 @@ fn a_head_is_trained_on_readings_and_asked() {
     }
     let ended = home.run(&["score-head", &tiny("tiny-gemma3"), "--head", "head.json", "--data", &data]);
     assert!(ended.code == Some(2) && ended.stderr.contains("train the head on this model"), "{ended:?}");
+}
+
+#[test]
+fn several_labels_make_heads_of_one_reading() {
+    let home = Home::new();
+    let row = |row: usize| {
+        let prompt = if row.is_multiple_of(2) { "the cat sat" } else { "1 2 3 4" };
+        json!({"id": row, "prompt": prompt, "odd": row % 2, "third": row.is_multiple_of(3)}).to_string()
+            + "\n"
+    };
+    let data = home.file("rows.jsonl", (0..60).map(row).collect::<String>());
+    let model = tiny("tiny-qwen2");
+    let args = ["train-head", &model, "--data", &data, "--label", "odd", "--label", "third", "--json"];
+    let files = ["--out", "{label}.head", "--scores", "{label}.scores"];
+    let told = home.run(&[&args[..], &files].concat());
+    let labels: Vec<Value> = told
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["label"].clone())
+        .collect();
+    assert_eq!(labels, ["odd", "third"], "{told:?}");
+    let read = |name: String| std::fs::read_to_string(home.path(&name)).unwrap();
+    for label in ["odd", "third"] {
+        let head: Value = serde_json::from_str(&read(format!("{label}.head"))).unwrap();
+        assert_eq!((&head["name"], &head["training"]["label"]), (&json!(label), &json!(label)));
+        assert_eq!(read(format!("{label}.scores")).lines().count(), 60);
+    }
 }

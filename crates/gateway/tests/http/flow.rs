@@ -348,14 +348,14 @@ fn calibration() -> Arc<policy::Calibration> {
     let file = serde_json::json!({
         "format": policy::calibration::FORMAT, "version": policy::calibration::VERSION,
         "policy": "cascade", "routes": true, "why": "it pays", "constant": Role::Large,
-        "small": "s", "large": "l", "confidence": 0.95, "max_quality_loss": 0.05, "head": null,
-        "combination": {
+        "small": "s", "large": "l", "confidence": 0.95, "max_quality_loss": 0.05,
+        "right": {"large": {"head": null, "combination": null}, "small": {"head": null, "combination": {
             "parts": [{"evidence": "logprob_mean", "mean": 0.0, "scale": 1.0, "weight": 1.0}],
             "bias": 0.0, "calibrator": {"platt": {"slope": 1.0, "intercept": 0.0}},
-        },
+        }}},
         "route_below": null,
         "thresholds": [
-            {"max_quality_loss": 0.05, "score_min": 0.1, "large_share": 0.5, "cost_usd_per_1k": 1.0},
+            {"max_quality_loss": 0.05, "score_min": -0.9, "large_share": 0.5, "cost_usd_per_1k": 1.0},
         ],
         "curve": [], "held_out": serde_json::to_value(policy::calibration::Performance::default()).unwrap(),
         "ordering": serde_json::to_value(policy::calibration::Ordering::default()).unwrap(),

@@ -1,6 +1,6 @@
 //! The policies that may be calibrated, as an order of rows: the least score goes to large first.
 
-use policy::calibration::{PolicyKind, Threshold};
+use policy::calibration::{Chances, PolicyKind, Threshold};
 
 use super::bound::last_that_keeps;
 use super::pairs::Pair;
@@ -11,20 +11,25 @@ use crate::metrics::routing::{Arm, Choice, escalation_rate};
 /// Thresholds that are tested, at most: at equal steps of the share of large calls.
 const THRESHOLDS: usize = 50;
 
+/// The score of rows whose chances are not known: below all others'.
+const UNKNOWN: f64 = -1.5;
+/// By how much the scores of rows that go to large at once lie below the others': more than scores differ.
+const SCORES_RANGE: f64 = 2.5;
+
 /// A policy but for its threshold.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidate {
     /// Which.
     pub kind: PolicyKind,
-    /// `cascade-route`: below this probability of the head, large answers at once.
+    /// `cascade-route`: below this score of the reading, large answers at once.
     pub route_below: Option<f64>,
 }
 
 impl Candidate {
-    /// Those that scores allow: `cascade-route` with several limits, which are probabilities of the head that shares
-    /// of the rows lie below; none of them with the first.
+    /// Those that scores allow: `cascade-route` with several limits, which are scores of the reading that shares of
+    /// the rows lie below; none of them with the first.
     pub fn all(scored: &[Scored]) -> Vec<Candidate> {
-        let mut heads: Vec<f64> = scored.iter().filter_map(|scored| scored.head).collect();
+        let mut heads: Vec<f64> = scored.iter().filter_map(|scored| Some(scored.head?.score())).collect();
         heads.sort_by(f64::total_cmp);
         let has_answers = scored.iter().any(|scored| scored.answer.is_some());
         let plain = |kind| Candidate { kind, route_below: None };
@@ -44,17 +49,18 @@ impl Candidate {
     fn goes_at_once(&self, scored: &Scored) -> bool {
         match (self.kind, self.route_below) {
             (PolicyKind::Route, _) => true,
-            (_, Some(limit)) => scored.head.is_none_or(|head| head < limit),
+            (_, Some(limit)) => scored.head.is_none_or(|head| head.score() < limit),
             (_, None) => false,
         }
     }
 
-    /// The score, in 0..=1 where small may answer. What is not known, or goes to large at once, lies below 0.
+    /// The score, in −1..=1 where small may answer. What is not known, or goes to large at once, lies below.
     pub fn score(&self, scored: &Scored) -> f64 {
+        let or_unknown = |chances: Option<Chances>| chances.map_or(UNKNOWN, |chances| chances.score());
         match self.kind {
-            PolicyKind::Route => scored.head.unwrap_or(-1.0),
-            _ if self.goes_at_once(scored) => scored.head.unwrap_or(0.0) - 1.0 - f64::EPSILON,
-            _ => scored.answer.unwrap_or(-1.0),
+            PolicyKind::Route => or_unknown(scored.head),
+            _ if self.goes_at_once(scored) => or_unknown(scored.head) - SCORES_RANGE,
+            _ => or_unknown(scored.answer),
         }
     }
 
@@ -84,8 +90,8 @@ impl Candidate {
 pub fn grid(choices: &[Choice]) -> Vec<f64> {
     let mut scores: Vec<f64> = choices.iter().map(|choice| choice.score).collect();
     scores.sort_by(f64::total_cmp);
-    let at = |step: usize| quantile(&scores, 1.0 - step as f64 / THRESHOLDS as f64, 0.0).clamp(0.0, 1.0);
-    let mut grid: Vec<f64> = (1..=THRESHOLDS).map(at).chain([0.0]).collect();
+    let at = |step: usize| quantile(&scores, 1.0 - step as f64 / THRESHOLDS as f64, 0.0).clamp(-1.0, 1.0);
+    let mut grid: Vec<f64> = (1..=THRESHOLDS).map(at).chain([-1.0]).collect();
     grid.dedup();
     grid
 }
@@ -126,6 +132,10 @@ mod tests {
     use super::*;
     use crate::fit::random::SplitMix;
 
+    fn chances(small: f64, large: f64) -> Option<Chances> {
+        Some(Chances { small, large })
+    }
+
     fn pair(small: bool) -> Pair {
         Pair {
             small_correct: small,
@@ -139,23 +149,23 @@ mod tests {
 
     #[test]
     fn each_policy_orders_and_pays_in_its_way() {
-        let scored = Scored { head: Some(0.3), answer: Some(0.9) };
+        let scored = Scored { head: chances(0.25, 0.5), answer: chances(0.75, 0.5) };
         let with = |kind, route_below| Candidate { kind, route_below }.choice(&pair(true), &scored);
         let route = with(PolicyKind::Route, None);
-        assert_eq!((route.score, route.small.cost_usd, route.large.cost_usd), (0.3, 2.0, 10.5));
+        assert_eq!((route.score, route.small.cost_usd, route.large.cost_usd), (-0.25, 2.0, 10.5));
         let cascade = with(PolicyKind::Cascade, None);
-        assert_eq!((cascade.score, cascade.small.cost_usd, cascade.large.cost_usd), (0.9, 2.0, 12.0));
-        let asked = with(PolicyKind::CascadeRoute, Some(0.2));
-        assert_eq!((asked.score, asked.large.cost_usd), (0.9, 12.0));
-        let at_once = with(PolicyKind::CascadeRoute, Some(0.4));
-        assert!(at_once.score < 0.0 && at_once.large.cost_usd == 10.5, "{at_once:?}");
+        assert_eq!((cascade.score, cascade.small.cost_usd, cascade.large.cost_usd), (0.25, 2.0, 12.0));
+        let asked = with(PolicyKind::CascadeRoute, Some(-0.5));
+        assert_eq!((asked.score, asked.large.cost_usd), (0.25, 12.0));
+        let at_once = with(PolicyKind::CascadeRoute, Some(-0.125));
+        assert!(at_once.score < -1.0 && at_once.large.cost_usd == 10.5, "{at_once:?}");
     }
 
     #[test]
     fn what_is_not_known_never_goes_to_small() {
         let unknown = Scored::default();
-        for candidate in Candidate::all(&[Scored { head: Some(0.5), answer: Some(0.5) }]) {
-            assert!(candidate.score(&unknown) < 0.0, "{candidate:?}");
+        for candidate in Candidate::all(&[Scored { head: chances(0.5, 0.5), answer: chances(0.5, 0.5) }]) {
+            assert!(candidate.score(&unknown) < -1.0, "{candidate:?}");
         }
         assert_eq!(Candidate::all(&[unknown]), []);
     }
@@ -167,7 +177,7 @@ mod tests {
         let mut rows: Vec<(Pair, Scored)> = (0..1000)
             .map(|row| {
                 let answer = f64::from(row) / 1000.0;
-                (pair(answer >= 0.4), Scored { head: None, answer: Some(answer) })
+                (pair(answer >= 0.4), Scored { head: None, answer: chances(answer, 1.0) })
             })
             .collect();
         // The test by betting takes rows in an order that tells nothing.
@@ -176,8 +186,8 @@ mod tests {
         let choices = cascade.choices(&rows);
         let found = thresholds(&choices, &grid(&choices), (&[0.01, 0.05, 1.0], 0.05));
         let least: Vec<f64> = found.iter().map(|threshold| threshold.score_min.unwrap()).collect();
-        assert!((0.38..0.42).contains(&least[0]) && (0.35..0.40).contains(&least[1]), "{found:?}");
-        assert_eq!(least[2], 0.0);
+        assert!((-0.62..-0.58).contains(&least[0]) && (-0.65..-0.60).contains(&least[1]), "{found:?}");
+        assert_eq!(least[2], -1.0);
         assert!((found[0].large_share - 0.4).abs() < 0.03, "{found:?}");
         assert!((found[2].cost_usd_per_1k - 2000.0).abs() < 1e-6);
         let few = thresholds(&choices[..40], &grid(&choices), (&[0.01], 0.05));

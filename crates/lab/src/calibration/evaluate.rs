@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::candidates::Candidate;
 use super::measure::{decide_all, ordering, performance};
 use super::pairs::{Pair, Pairs, Unpaired};
-use super::scores::{Fitted, Scored, score};
-use super::{Split, split};
+use super::scores::{Scored, score};
+use super::{Split, small_right, split};
 
 /// The best that one model can do alone.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -39,6 +39,8 @@ pub struct Evaluation {
     pub cpt50: Option<f64>,
     /// Four fifths of it.
     pub cpt80: Option<f64>,
+    /// Nineteen twentieths of it.
+    pub cpt95: Option<f64>,
     /// Mean height of the cost–quality hull.
     pub aiq: Option<f64>,
     /// Of "small is right".
@@ -89,12 +91,7 @@ pub fn evaluate(
     let is_own = calibration.data.outcomes_sha256 == outcomes_sha256;
     let seed = calibration.data.seed;
     let unseen = pairs.pairs.iter().filter(|pair| !is_own || split(&pair.id, seed) == Split::HeldOut);
-    let fitted = Fitted {
-        head: calibration.head.clone(),
-        combination: calibration.combination.clone(),
-        notes: Vec::new(),
-    };
-    let rows: Vec<(&Pair, Scored)> = unseen.map(|pair| (pair, score(&fitted, pair))).collect();
+    let rows: Vec<(&Pair, Scored)> = unseen.map(|pair| (pair, score(&calibration.right, pair))).collect();
     let target = max_quality_loss.unwrap_or(1.0).min(calibration.max_quality_loss);
     let row = calibration.threshold(target);
     let candidate = Candidate { kind: calibration.policy, route_below: calibration.route_below(row) };
@@ -105,15 +102,11 @@ pub fn evaluate(
     let decided = decide_all(&candidate, &rows, threshold);
     let found: Performance = performance(&decided, seed);
     let choices = candidate.choices(&rows);
-    let right = calibration.small_right.as_ref().map_or(fitted, Fitted::from);
-    let right: Vec<Scored> = rows.iter().map(|(pair, _)| score(&right, pair)).collect();
-    let probabilities: Vec<f64> =
-        right.iter().map(|scored| scored.of(candidate.kind).unwrap_or(0.0)).collect();
-    let order: Ordering = ordering(&choices, &probabilities, seed);
+    let order: Ordering = ordering(&choices, &small_right(&rows, candidate.kind), seed);
     let labels: Vec<bool> = rows.iter().map(|(pair, _)| pair.small_correct).collect();
-    let heads: Option<Vec<f64>> = right.iter().map(|scored| scored.head).collect();
+    let heads: Option<Vec<f64>> = rows.iter().map(|(_, scored)| Some(scored.head?.small)).collect();
     let began = candidate.kind.judges_answers() && matches!(threshold, Ok(Some(_)));
-    let escalated = decided.iter().filter(|row| began && !row.to_small && row.choice.score >= 0.0).count();
+    let escalated = decided.iter().filter(|row| began && !row.to_small && row.choice.score >= -1.0).count();
     Evaluation {
         rows: found.rows,
         unpaired: pairs.unpaired,
@@ -122,6 +115,7 @@ pub fn evaluate(
         apgr_ci: order.apgr_ci,
         cpt50: order.cpt50,
         cpt80: order.cpt80,
+        cpt95: order.cpt95,
         aiq: order.aiq,
         auroc: order.auroc,
         auroc_ci: order.auroc_ci,

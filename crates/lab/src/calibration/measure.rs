@@ -114,6 +114,7 @@ pub fn ordering(choices: &[Choice], probabilities: &[f64], seed: u64) -> Orderin
         apgr_ci: apgr(&line).map(|_| interval(resamples, 0.95)),
         cpt50: cpt(&line, 0.5),
         cpt80: cpt(&line, 0.8),
+        cpt95: cpt(&line, 0.95),
         aiq: aiq(&line),
         auroc: auroc(probabilities, &labels),
         auroc_ci: auroc_ci(probabilities, &labels, (&ids, seed)),

@@ -1,6 +1,6 @@
 //! Calibrating: outcomes of a pair become a [`Calibration`].
 //!
-//! Rows are split three ways by their ids. On the *fit* split the head and the combination are fitted, cross-fitted
+//! Rows are split three ways by their ids. On the *fit* split the heads and combinations are fitted, cross-fitted
 //! scores choose the policy, and candidate thresholds are laid out; on the *calibration* split these thresholds are
 //! tested ([`bound`]); on both of the others the figures are measured, of the thresholds on the *held-out* one alone.
 
@@ -13,9 +13,7 @@ pub mod pairs;
 pub mod scores;
 
 use contract::Role;
-use policy::calibration::{
-    Calibration, Data, Evidence, FORMAT, PolicyKind, Reference, SmallRight, Threshold, VERSION,
-};
+use policy::calibration::{Calibration, Data, Evidence, FORMAT, PolicyKind, Reference, Threshold, VERSION};
 use policy::heads::HeadModel;
 
 use crate::fit::bootstrap::quantile;
@@ -23,7 +21,7 @@ use crate::fit::random::hash;
 use candidates::{Candidate, grid, thresholds};
 use measure::{curve_points, decide_all, ordering, performance, saved_ci, slices};
 use pairs::{Pair, Pairs};
-use scores::{FitSettings, Fitted, Question, Scored};
+use scores::{FitSettings, Fitted, Scored};
 
 /// Of 100 rows, so many are fitted on, the next so many test thresholds; the rest is held out.
 const FIT_PERCENT: u64 = 40;
@@ -122,8 +120,7 @@ pub fn calibrate(pairs: &Pairs, settings: &Settings) -> Result<Calibration, Cali
         seed: settings.seed,
         threads: settings.threads,
     };
-    let (fitted, scored) = scores::fit(&fit, Question::to_route_by(&fit), &fit_settings);
-    let (right, _) = scores::fit(&fit, Question::IsRight, &fit_settings);
+    let (fitted, scored) = scores::fit(&fit, &fit_settings);
     let fit: Vec<Row<'_>> = fit.into_iter().zip(scored).collect();
     let (calibration, held_out) = (scored_by(&fitted, calibration), scored_by(&fitted, held_out));
     let splits = Splits { fit, calibration, held_out };
@@ -135,11 +132,11 @@ pub fn calibrate(pairs: &Pairs, settings: &Settings) -> Result<Calibration, Cali
             fitted.notes.join("; ")
         })
     })?;
-    Ok(assemble(pairs, settings, (&splits, [fitted, right], chosen)))
+    Ok(assemble(pairs, settings, (&splits, fitted, chosen)))
 }
 
 fn scored_by<'a>(fitted: &Fitted, rows: Vec<&'a Pair>) -> Vec<Row<'a>> {
-    rows.into_iter().map(|pair| (pair, scores::score(fitted, pair))).collect()
+    rows.into_iter().map(|pair| (pair, scores::score(&fitted.right, pair))).collect()
 }
 
 fn check(pairs: &Pairs, settings: &Settings) -> Result<(), CalibrateError> {
@@ -210,7 +207,7 @@ fn table(splits: &Splits<'_>, chosen: Candidate, settings: &Settings, targets: &
 fn assemble(
     pairs: &Pairs,
     settings: &Settings,
-    (splits, [fitted, right], chosen): (&Splits<'_>, [Fitted; 2], Candidate),
+    (splits, fitted, chosen): (&Splits<'_>, Fitted, Candidate),
 ) -> Calibration {
     let mut targets = TARGETS.to_vec();
     targets.push(settings.max_quality_loss);
@@ -221,9 +218,7 @@ fn assemble(
     let asked = asked.and_then(|row| row.score_min);
     let unseen: Vec<Row<'_>> = splits.calibration.iter().chain(&splits.held_out).copied().collect();
     let choices = chosen.choices(&unseen);
-    let probabilities: Vec<f64> =
-        unseen.iter().map(|(pair, _)| scores::score(&right, pair).of(chosen.kind).unwrap_or(0.0)).collect();
-    let ordering = ordering(&choices, &probabilities, settings.seed);
+    let ordering = ordering(&choices, &small_right(&unseen, chosen.kind), settings.seed);
     let verdict = verdict(settings, (splits, &chosen), (asked, ordering.apgr_ci));
     let held: Vec<&Pair> = splits.held_out.iter().map(|(pair, _)| *pair).collect();
     let decided =
@@ -241,9 +236,7 @@ fn assemble(
         large: pairs.large.clone(),
         confidence: settings.confidence,
         max_quality_loss: settings.max_quality_loss,
-        head: fitted.head,
-        combination: fitted.combination,
-        small_right: Some(SmallRight { head: right.head, combination: right.combination }),
+        right: fitted.right,
         route_below: chosen.route_below,
         thresholds: table,
         curve: curve_points(&choices, settings.seed),
@@ -260,6 +253,11 @@ fn assemble(
             unpaired: pairs.unpaired.rows(),
         },
     }
+}
+
+/// How likely small is right, for rows' order among themselves and their calibration; 0 where nothing tells.
+fn small_right(rows: &[Row<'_>], kind: PolicyKind) -> Vec<f64> {
+    rows.iter().map(|(_, scored)| scored.of(kind).map_or(0.0, |chances| chances.small)).collect()
 }
 
 struct Verdict {

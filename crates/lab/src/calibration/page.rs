@@ -7,7 +7,7 @@ use policy::calibration::{Performance, Slice};
 
 use super::candidates::Candidate;
 use super::pairs::Pairs;
-use super::scores::{Fitted, score};
+use super::scores::score;
 use super::{Split, split};
 
 /// Ids of errors that are shown.
@@ -74,7 +74,7 @@ fn summary(calibration: &Calibration, held: &Performance) -> String {
          <tr><td>the policy<td>{:.3} ({:.3} to {:.3})<td>{:.1}%<td>{:.4}</tr>\
          <tr><td>large alone<td>{:.3}<td>100%<td>{:.4}</tr></table>\
          <p>Lost against large: {:.4} ({:.4} to {:.4}; allowed {} with confidence {}). Above random mixing: {:+.4} \
-         ({:+.4} to {:+.4}).<br>APGR {}, CPT(50%) {}, CPT(80%) {}, AUROC {} ({:.3} to {:.3}), on {} rows that no fit \
+         ({:+.4} to {:+.4}).<br>APGR {}, CPT(50%) {}, CPT(80%) {}, CPT(95%) {}, AUROC {} ({:.3} to {:.3}), on {} rows that no fit \
          had seen.</p>",
         held.rows,
         held.quality_small,
@@ -96,6 +96,7 @@ fn summary(calibration: &Calibration, held: &Performance) -> String {
         or_dash(order.apgr),
         or_dash(order.cpt50),
         or_dash(order.cpt80),
+        or_dash(order.cpt95),
         or_dash(order.auroc),
         order.auroc_ci[0],
         order.auroc_ci[1],
@@ -252,15 +253,10 @@ fn slices(slices: &[Slice]) -> String {
 fn errors(calibration: &Calibration, pairs: &Pairs) -> String {
     let least = calibration.threshold(calibration.max_quality_loss).and_then(|threshold| threshold.score_min);
     let Some(least) = least.filter(|_| calibration.routes) else { return String::new() };
-    let fitted = Fitted {
-        head: calibration.head.clone(),
-        combination: calibration.combination.clone(),
-        notes: Vec::new(),
-    };
     let candidate = Candidate { kind: calibration.policy, route_below: calibration.route_below };
     let held = pairs.pairs.iter().filter(|pair| split(&pair.id, calibration.data.seed) == Split::HeldOut);
     let lost = held.filter(|pair| !pair.small_correct && pair.large_correct);
-    let scored = lost.map(|pair| (candidate.score(&score(&fitted, pair)), pair.id.as_str()));
+    let scored = lost.map(|pair| (candidate.score(&score(&calibration.right, pair)), pair.id.as_str()));
     let mut wrong: Vec<(f64, &str)> = scored.filter(|(score, _)| *score >= least).collect();
     wrong.sort_by(|a, b| b.0.total_cmp(&a.0));
     let shown: Vec<String> = wrong

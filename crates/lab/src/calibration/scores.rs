@@ -1,8 +1,8 @@
-//! Two probabilities of what a [`Question`] asks: by small's reading (a head), and by its answer (a combination). Both
-//! are fitted on one split and cross-fitted within it, so that what is fitted on top of them sees honest scores.
+//! How likely either model is right: by small's reading (a head each), and by its answer (a combination each). All are
+//! fitted on one split and cross-fitted within it, so that what is fitted on top of them sees honest scores.
 
 use policy::Head;
-use policy::calibration::{Combination, Evidence, PolicyKind, Seen, SmallRight, Weighed};
+use policy::calibration::{Chances, Combination, Estimates, Evidence, PolicyKind, Right, Seen, Weighed};
 use policy::calibrator::logit;
 use policy::heads::HeadModel;
 
@@ -13,7 +13,7 @@ use crate::fit::folds::folds;
 use crate::fit::lbfgs::Stop;
 use crate::fit::logistic::{self, Linear, Task};
 use crate::fit::matrix::Matrix;
-use crate::heads::{Rows, TrainSettings, train};
+use crate::heads::{Rows, Target, TrainSettings, Trained, train};
 
 /// Folds within the split.
 const FOLDS: usize = 5;
@@ -25,68 +25,27 @@ const SIGNALS_SHARE_MIN: f64 = 0.9;
 /// answer can come to is bounded before it is written (`policy/src/outlook.rs`).
 const RANGE: [f64; 2] = [0.01, 0.99];
 
-/// What is asked of small.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Question {
-    /// Whether its answer is right.
-    IsRight,
-    /// Whether large would not do better: then calling it gains nothing. What neither can answer is no reason to pay
-    /// for large, so requests are routed by this.
-    Suffices,
-}
-
-impl Question {
-    /// What rows are to be routed by: where large hardly ever gains, only whether small is right can be learnt.
-    pub fn to_route_by(pairs: &[&Pair]) -> Self {
-        let suffices = pairs.iter().filter(|pair| Question::Suffices.label(pair)).count();
-        let gains = pairs.len() - suffices;
-        if suffices.min(gains) >= crate::heads::train::ROWS_MIN {
-            Question::Suffices
-        } else {
-            Question::IsRight
-        }
-    }
-
-    /// The name of its head in findings.
-    pub fn head_name(self) -> &'static str {
-        match self {
-            Question::IsRight => "small-is-right",
-            Question::Suffices => "small-suffices",
-        }
-    }
-
-    /// The answer for a row.
-    pub fn label(self, pair: &Pair) -> bool {
-        match self {
-            Question::IsRight => pair.small_correct,
-            Question::Suffices => pair.small_correct || !pair.large_correct,
-        }
-    }
-}
-
 /// What was fitted.
 #[derive(Clone, Debug, Default)]
 pub struct Fitted {
-    /// By the reading.
-    pub head: Option<Head>,
-    /// By the answer.
-    pub combination: Option<Combination>,
+    /// How likely either model is right.
+    pub right: Estimates,
     /// What could not be fitted, and why.
     pub notes: Vec<String>,
 }
 
-/// A row's probabilities of one question; `None` where there is nothing to tell them by.
+/// A row's chances; `None` where there is nothing to tell them by.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Scored {
     /// By the reading.
-    pub head: Option<f64>,
-    /// By the answer.
-    pub answer: Option<f64>,
+    pub head: Option<Chances>,
+    /// By small's answer.
+    pub answer: Option<Chances>,
 }
 
 impl Scored {
     /// What a policy goes by in the end.
-    pub fn of(&self, kind: PolicyKind) -> Option<f64> {
+    pub fn of(&self, kind: PolicyKind) -> Option<Chances> {
         if kind == PolicyKind::Route { self.head } else { self.answer }
     }
 }
@@ -104,80 +63,100 @@ pub struct FitSettings {
     pub threads: usize,
 }
 
-impl From<&SmallRight> for Fitted {
-    fn from(right: &SmallRight) -> Self {
-        Fitted { head: right.head.clone(), combination: right.combination.clone(), notes: Vec::new() }
+/// One model's probabilities of being right, of rows that the fits had not seen.
+type Probabilities = Vec<Option<f64>>;
+
+/// Fits on these rows, and gives each the chances by fits that had not seen it.
+pub fn fit(pairs: &[&Pair], settings: &FitSettings) -> (Fitted, Vec<Scored>) {
+    let small: Vec<bool> = pairs.iter().map(|pair| pair.small_correct).collect();
+    let large: Vec<bool> = pairs.iter().map(|pair| pair.large_correct).collect();
+    let target = |name: &str, labels| Target { name: name.to_owned(), label: name.to_owned(), labels };
+    let mut targets = vec![target("small-is-right", &small[..]), target("large-is-right", &large[..])];
+    // Where large is nearly always right, or wrong, only small's chances differ between rows.
+    targets.retain(|target| target.label.starts_with("small") || target.check().is_ok());
+    let (mut notes, mut fitted) = (Vec::new(), Vec::new());
+    let mut trained = fit_heads(pairs, &targets, settings)
+        .unwrap_or_else(|why| {
+            notes.push(format!("no head on the reading: {why}"));
+            Vec::new()
+        })
+        .into_iter();
+    for target in &targets {
+        let (right, probabilities, why) = fit_right((pairs, target.labels), trained.next(), settings.seed);
+        notes.extend(why);
+        fitted.push((right, probabilities));
     }
+    let unknown = (Right::default(), [vec![Some(1.0); pairs.len()], vec![Some(1.0); pairs.len()]]);
+    let mut fitted = fitted.into_iter();
+    let (small, small_by) = fitted.next().unwrap_or_else(|| unknown.clone());
+    let (large, large_by) = fitted.next().unwrap_or(unknown);
+    let chances =
+        |by: usize, row: usize| Some(Chances { small: small_by[by][row]?, large: large_by[by][row]? });
+    let scored = |row: usize| Scored { head: chances(0, row), answer: chances(1, row) };
+    let scored = (0..pairs.len()).map(scored).collect();
+    (Fitted { right: Estimates { small, large }, notes }, scored)
 }
 
-/// Fits on these rows, and gives each the scores of fits that had not seen it.
-pub fn fit(pairs: &[&Pair], question: Question, settings: &FitSettings) -> (Fitted, Vec<Scored>) {
-    let mut fitted = Fitted::default();
-    let labels: Vec<bool> = pairs.iter().map(|pair| question.label(pair)).collect();
-    let groups: Vec<usize> = (0..pairs.len()).collect();
-    let mut of_fold = folds(&groups, &labels, (FOLDS, settings.seed));
-    let mut scored = vec![Scored::default(); pairs.len()];
-    match fit_head(pairs, question, settings) {
-        Ok(trained) => {
-            for (scored, probability) in scored.iter_mut().zip(&trained.probabilities) {
-                scored.head = Some(*probability);
-            }
-            of_fold = trained.folds;
-            fitted.head = Some(trained.head);
-        }
-        Err(why) => fitted.notes.push(format!("no head on the reading: {why}")),
-    }
-    let heads: Vec<Option<f64>> = scored.iter().map(|scored| scored.head).collect();
-    match fit_combination((pairs, &labels), &heads, &of_fold) {
-        Ok((combination, answers)) => {
-            scored.iter_mut().zip(answers).for_each(|(scored, answer)| scored.answer = answer);
-            fitted.combination = Some(combination);
-        }
-        Err(why) => fitted.notes.push(format!("no confidence in the answer: {why}")),
-    }
-    (fitted, scored)
-}
-
-/// The scores of a row that the fit has not seen.
-pub fn score(fitted: &Fitted, pair: &Pair) -> Scored {
+/// The chances of a row that the fit has not seen.
+pub fn score(right: &Estimates, pair: &Pair) -> Scored {
     let reading = pair.reading.as_ref();
-    let head = fitted.head.as_ref().and_then(|head| head.score(reading?).ok());
-    let seen = Seen { signals: &pair.signals, prompt_tokens: pair.prompt_tokens, head };
-    Scored {
-        head,
-        answer: fitted.combination.as_ref().and_then(|combination| combination.probability(&seen)),
-    }
+    let of = |head: &Head| head.score(reading?).ok();
+    Scored { head: right.by_reading(of), answer: right.by_answer((&pair.signals, pair.prompt_tokens), of) }
 }
 
-fn fit_head(
+/// Heads for all targets, on the same states.
+fn fit_heads(
     pairs: &[&Pair],
-    question: Question,
+    targets: &[Target<'_>],
     settings: &FitSettings,
-) -> Result<crate::heads::Trained, String> {
+) -> Result<Vec<Trained>, String> {
     let mut rows = Rows::default();
     for pair in pairs {
         let reading = pair.reading.as_ref().ok_or("the outcomes hold no readings of small")?;
-        rows.push(reading, question.label(pair), None)
-            .map_err(|error| format!("row {:?}: {error}", pair.id))?;
+        rows.push(reading, None).map_err(|error| format!("row {:?}: {error}", pair.id))?;
     }
     let settings = TrainSettings {
-        name: question.head_name().to_owned(),
-        label: question.head_name().to_owned(),
         model: settings.model.clone(),
         data_sha256: settings.data_sha256.clone(),
         seed: settings.seed,
         threads: settings.threads,
     };
-    train(&rows, &settings, &|| {}).map_err(|error| error.to_string())
+    train((&rows, targets), &settings, &|| {}).map_err(|error| error.to_string())
 }
 
-type Answers = Vec<Option<f64>>;
+/// Whether one model is right: by the reading's head, by small's answer, and why that could not be fitted.
+fn fit_right(
+    (pairs, labels): (&[&Pair], &[bool]),
+    trained: Option<Trained>,
+    seed: u64,
+) -> (Right, [Probabilities; 2], Option<String>) {
+    let (head, heads, of_fold) = match trained {
+        Some(trained) => {
+            let probabilities = trained.probabilities.into_iter().map(Some).collect();
+            (Some(trained.head), probabilities, trained.folds)
+        }
+        None => {
+            let groups: Vec<usize> = (0..pairs.len()).collect();
+            (None, vec![None; pairs.len()], folds(&groups, labels, (FOLDS, seed)))
+        }
+    };
+    match fit_combination((pairs, labels), &heads, &of_fold) {
+        Ok((combination, answers)) => {
+            (Right { head, combination: Some(combination) }, [heads, answers], None)
+        }
+        Err(why) => {
+            let why = format!("no confidence in the answer: {why}");
+            let none = vec![None; pairs.len()];
+            (Right { head, combination: None }, [heads, none], Some(why))
+        }
+    }
+}
 
 fn fit_combination(
     (pairs, labels): (&[&Pair], &[bool]),
     heads: &[Option<f64>],
     of_fold: &[usize],
-) -> Result<(Combination, Answers), String> {
+) -> Result<(Combination, Probabilities), String> {
     let mut evidence = Evidence::OF_ANSWER.to_vec();
     if heads.iter().any(Option::is_some) {
         evidence.push(Evidence::HeadLogit);
@@ -202,7 +181,7 @@ fn fit_combination(
     let right = labels.iter().filter(|label| **label).count();
     if right < crate::heads::train::ROWS_MIN || labels.len() - right < crate::heads::train::ROWS_MIN {
         return Err(format!(
-            "of {} answers of small, {right} have the label, too few or too many to learn from",
+            "of {} answers, {right} are right, too few or too many to learn from",
             labels.len()
         ));
     }
@@ -261,7 +240,7 @@ fn cross_fit(matrix: &Matrix, labels: &[bool], folds: &[usize]) -> (Linear, Vec<
 /// The value of a signal for a row, as drift is watched by it.
 pub fn signal(evidence: Evidence, pair: &Pair, scored: &Scored) -> Option<f64> {
     match evidence {
-        Evidence::HeadLogit => scored.head.map(logit),
+        Evidence::HeadLogit => scored.head.map(|chances| logit(chances.small)),
         of_answer => {
             of_answer.of(&Seen { signals: &pair.signals, prompt_tokens: pair.prompt_tokens, head: None })
         }

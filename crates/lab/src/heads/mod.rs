@@ -4,4 +4,4 @@ pub mod rows;
 pub mod train;
 
 pub use rows::{Rows, RowsError};
-pub use train::{TrainError, TrainSettings, Trained, train};
+pub use train::{Target, TrainError, TrainSettings, Trained, runs_max, train};

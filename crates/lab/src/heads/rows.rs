@@ -1,20 +1,20 @@
-//! Readings with their labels, kept with 16 bits a value: [`Rows`].
+//! Readings to learn from, kept with 16 bits a value: [`Rows`]. Labels are kept beside them, so that several heads may
+//! learn from the same readings.
 
 use std::collections::BTreeMap;
 
 use contract::Reading;
 use half::f16;
-use policy::heads::Scalar;
+use policy::heads::{HeadState, Scalar, StateKind};
 
 use crate::fit::matrix::Matrix;
 
 /// Bytes of states that are kept, at most.
 pub const STATES_BYTES_MAX: usize = 8 << 30;
 
-/// Labelled readings.
+/// Readings, and which of them belong together.
 #[derive(Clone, Debug, Default)]
 pub struct Rows {
-    labels: Vec<bool>,
     groups: Vec<usize>,
     group_names: BTreeMap<String, usize>,
     scalars: Vec<[f32; Scalar::ALL.len()]>,
@@ -29,6 +29,14 @@ struct Layer {
     hidden: usize,
     /// `[rows, 2 · hidden]`: last, then mean.
     states: Vec<f16>,
+}
+
+impl Layer {
+    /// A row's last (0) or mean (1), `[hidden]`.
+    fn half(&self, row: usize, half: usize) -> &[f16] {
+        let first = (2 * row + half) * self.hidden;
+        &self.states[first..first + self.hidden]
+    }
 }
 
 /// Why a reading can't be used.
@@ -55,13 +63,13 @@ impl Rows {
     ///
     /// # Errors
     /// [`RowsError`]; nothing is taken in then.
-    pub fn push(&mut self, reading: &Reading, label: bool, group: Option<&str>) -> Result<(), RowsError> {
+    pub fn push(&mut self, reading: &Reading, group: Option<&str>) -> Result<(), RowsError> {
         let shape = |reading: &Reading| -> Vec<(u32, usize)> {
             reading.states.iter().map(|state| (state.layer, state.last.len())).collect()
         };
         let found = shape(reading);
         let is_even = reading.states.iter().all(|state| state.last.len() == state.mean.len());
-        if self.labels.is_empty() {
+        if self.is_empty() {
             self.layers =
                 found.iter().map(|&(layer, hidden)| Layer { layer, hidden, states: Vec::new() }).collect();
         }
@@ -75,7 +83,7 @@ impl Rows {
             return Err(RowsError::NotFinite);
         }
         let width: usize = expected.iter().map(|(_, hidden)| 2 * hidden).sum();
-        if (self.labels.len() + 1).saturating_mul(width).saturating_mul(2) > STATES_BYTES_MAX {
+        if (self.len() + 1).saturating_mul(width).saturating_mul(2) > STATES_BYTES_MAX {
             return Err(RowsError::TooLarge);
         }
         let largest = f16::MAX.to_f32();
@@ -83,12 +91,11 @@ impl Rows {
             let values = state.last.iter().chain(&state.mean);
             layer.states.extend(values.map(|value| f16::from_f32(value.clamp(-largest, largest))));
         }
-        self.scalars.push(scalars);
         let next = self.group_names.len();
         // A row without a group gets a name that no group has.
-        let name = group.map_or_else(|| format!("\u{0}{}", self.labels.len()), str::to_owned);
+        let name = group.map_or_else(|| format!("\u{0}{}", self.len()), str::to_owned);
         self.groups.push(*self.group_names.entry(name).or_insert(next));
-        self.labels.push(label);
+        self.scalars.push(scalars);
         Ok(())
     }
 
@@ -98,17 +105,12 @@ impl Rows {
 
     /// How many rows there are.
     pub fn len(&self) -> usize {
-        self.labels.len()
+        self.scalars.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.labels.is_empty()
-    }
-
-    /// The labels.
-    pub fn labels(&self) -> &[bool] {
-        &self.labels
+        self.scalars.is_empty()
     }
 
     /// The group of each row.
@@ -126,14 +128,18 @@ impl Rows {
         self.layers.iter().map(|layer| layer.layer).collect()
     }
 
-    /// Features of a layer, `[rows, 2 · hidden + scalars]`; of the scalars only, if there is no such layer.
-    pub fn matrix(&self, layer: Option<u32>) -> Matrix {
-        let layer = layer.and_then(|wanted| self.layers.iter().find(|layer| layer.layer == wanted));
-        let width = layer.map_or(0, |layer| 2 * layer.hidden);
+    /// Features, `[rows, states · hidden + scalars]`; states of layers that there are not are left out.
+    pub fn matrix(&self, states: &[HeadState]) -> Matrix {
+        let find = |state: &HeadState| {
+            let layer = self.layers.iter().find(|layer| layer.layer == state.layer)?;
+            Some((layer, usize::from(state.state == StateKind::Mean)))
+        };
+        let found: Vec<(&Layer, usize)> = states.iter().filter_map(find).collect();
+        let width: usize = found.iter().map(|(layer, _)| layer.hidden).sum();
         let mut matrix = Matrix::new(width + Scalar::ALL.len());
         for (row, scalars) in self.scalars.iter().enumerate() {
-            let states = layer.map_or(&[][..], |layer| &layer.states[row * width..(row + 1) * width]);
-            matrix.push(states.iter().map(|value| value.to_f32()).chain(scalars.iter().copied()));
+            let values = found.iter().flat_map(|(layer, half)| layer.half(row, *half));
+            matrix.push(values.map(|value| value.to_f32()).chain(scalars.iter().copied()));
         }
         matrix
     }
@@ -163,23 +169,25 @@ mod tests {
     fn features_are_states_then_scalars() {
         let mut rows = Rows::default();
         for (last, group) in [(2.0, Some("a")), (1e9, None), (3.0, Some("a")), (4.0, None)] {
-            rows.push(&reading(5, last), last > 2.5, group).unwrap();
+            rows.push(&reading(5, last), group).unwrap();
         }
         assert_eq!((rows.groups(), rows.group_count()), (&[0, 1, 0, 2][..], 3));
-        let matrix = rows.matrix(Some(5));
+        let [last, mean] = [StateKind::Last, StateKind::Mean].map(|state| HeadState { layer: 5, state });
+        let matrix = rows.matrix(&[last, mean]);
         let tokens = 4f32.ln();
         assert_eq!(matrix.row(0), [2.0, 1.0, 0.5, -1.0, tokens, tokens * tokens, 0.0, 0.0, 0.0]);
         assert_eq!(matrix.row(1)[0], 65504.0);
-        assert_eq!(rows.matrix(None).columns(), 5);
+        assert_eq!(rows.matrix(&[mean]).row(3)[..3], [0.5, -1.0, tokens]);
+        assert_eq!(rows.matrix(&[HeadState { layer: 6, ..last }]).columns(), 5);
         assert_eq!(rows.scalar_matrix(&[0]).row(3), [tokens]);
     }
 
     #[test]
     fn readings_of_another_shape_are_refused() {
         let mut rows = Rows::default();
-        rows.push(&reading(5, 1.0), true, None).unwrap();
-        assert!(matches!(rows.push(&reading(6, 1.0), true, None), Err(RowsError::Shape { .. })));
-        assert_eq!(rows.push(&reading(5, f32::NAN), true, None), Err(RowsError::NotFinite));
+        rows.push(&reading(5, 1.0), None).unwrap();
+        assert!(matches!(rows.push(&reading(6, 1.0), None), Err(RowsError::Shape { .. })));
+        assert_eq!(rows.push(&reading(5, f32::NAN), None), Err(RowsError::NotFinite));
         assert_eq!(rows.len(), 1);
     }
 }

@@ -1,15 +1,20 @@
-//! Trains a head: layer and strength are chosen by cross-validation, and the figures reported are of rows that
-//! neither the fit nor the choice had seen (nested cross-validation: Varma & Simon, 2006).
+//! Trains a head: states and strength are chosen by cross-validation, and the figures reported are of rows that
+//! neither the fit nor the choice had seen (nested cross-validation: Varma & Simon, 2006). What is chosen is the best
+//! single state, or the best layer's mean joined with the best layer's last.
+//!
+//! Heads that are trained together share states and strength, chosen by their mean AUROC. What they err by is then alike
+//! and cancels out in the difference of their probabilities, by which requests are routed.
 //!
 //! A fit on all folds but *a* and *b* serves twice: to choose for outer fold *a* by what it predicts of *b*, and for
-//! *b* by what it predicts of *a*. So five folds take ten fits per layer and strength instead of twenty.
+//! *b* by what it predicts of *a*. So five folds take ten fits per choice and strength instead of twenty.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use policy::Head;
+use policy::calibrator::Calibrator;
 use policy::heads::{
-    BaselineScore, FORMAT, Features, HeadModel, LayerScore, Scalar, StateKind, Training, VERSION,
+    BaselineScore, FORMAT, Features, HeadModel, HeadState, LayerScore, Scalar, StateKind, Training, VERSION,
 };
 
 use super::Rows;
@@ -22,7 +27,7 @@ use crate::fit::matrix::{Matrix, Standard};
 use crate::metrics::ranking::{Ranked, auroc, auroc_ci, ece, reliability};
 
 /// Strengths that are tried, strongest first: each fit starts where the one before ended.
-const STRENGTHS: [f64; 7] = [10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01];
+const STRENGTHS: [f64; 6] = [30.0, 10.0, 3.0, 1.0, 0.3, 0.1];
 /// Folds, if there are as many groups.
 const FOLDS: usize = 5;
 /// Fewer groups can't be split for a choice inside a fold.
@@ -36,20 +41,41 @@ const BASELINE_STRENGTH: f64 = 1e-3;
 /// When a fit ends: what is left of the gradient changes no order of rows that matters.
 const STOP: Stop = Stop { gradient_max: 2e-4, steps_max: 100 };
 
-/// What training needs besides rows.
+/// What a head is to tell.
 #[derive(Clone, Debug)]
-pub struct TrainSettings {
+pub struct Target<'a> {
     /// The head's name.
     pub name: String,
     /// The label's name.
     pub label: String,
+    /// The label of each row.
+    pub labels: &'a [bool],
+}
+
+impl Target<'_> {
+    /// Whether there are rows enough of either label.
+    ///
+    /// # Errors
+    /// [`TrainError::TooFew`].
+    pub fn check(&self) -> Result<(), TrainError> {
+        let (rows, positives) = (self.labels.len(), self.labels.iter().filter(|label| **label).count());
+        if positives < ROWS_MIN || rows - positives < ROWS_MIN {
+            return Err(TrainError::TooFew { label: self.label.clone(), rows, positives });
+        }
+        Ok(())
+    }
+}
+
+/// What training needs besides rows.
+#[derive(Clone, Debug)]
+pub struct TrainSettings {
     /// Whose readings these are.
     pub model: HeadModel,
     /// sha256 of the file of rows.
     pub data_sha256: String,
     /// Decides folds and resamples.
     pub seed: u64,
-    /// Threads that fit, one layer each.
+    /// Threads that fit, one choice of states each.
     pub threads: usize,
 }
 
@@ -70,10 +96,12 @@ pub struct Trained {
 pub enum TrainError {
     /// Not enough rows of one label.
     #[error(
-        "of {rows} rows, {positives} have a true label; at least {ROWS_MIN} of either label are needed to learn \
-         anything"
+        "of {rows} rows, {label:?} is true of {positives}; at least {ROWS_MIN} are needed of which it is true, and of \
+         which it is not, to learn anything"
     )]
     TooFew {
+        /// The label.
+        label: String,
         /// Rows.
         rows: usize,
         /// True ones.
@@ -87,79 +115,95 @@ pub enum TrainError {
     NoLayers,
 }
 
-/// What cross-validation made of one layer.
-struct LayerRun {
-    layer: u32,
-    /// `[folds]`: the best inner AUROC, its strength chosen without the fold.
+/// What cross-validation made of one choice of states.
+struct Run {
+    states: Vec<HeadState>,
+    /// `[folds]`: the best inner AUROC, a mean over the targets, its strength chosen without the fold.
     inner: Vec<f64>,
-    /// `[strengths]`: mean AUROC over all folds.
-    overall: Vec<f64>,
-    /// `[rows]`: each by the fit that did not see its fold.
-    logits: Vec<f64>,
+    /// Mean AUROC over all folds, and its strength.
+    overall: (f64, f64),
+    /// `[targets, rows]`: each by the fit that did not see its fold.
+    logits: Vec<Vec<f64>>,
 }
 
-/// Trains a head on labelled readings. `progress` hears of every layer that is done.
+/// Runs of a training, at most: each state alone, and a pair of states for each fold and for the head.
+pub fn runs_max(rows: &Rows) -> usize {
+    2 * rows.layers().len() + FOLDS + 1
+}
+
+/// Trains a head for every target, all on the same states. `progress` hears of every run that is done.
 ///
 /// # Errors
 /// [`TrainError`] where there is too little to learn from.
 pub fn train(
-    rows: &Rows,
+    (rows, targets): (&Rows, &[Target<'_>]),
     settings: &TrainSettings,
     progress: &(dyn Fn() + Sync),
-) -> Result<Trained, TrainError> {
-    let folds = checked_folds(rows, settings.seed)?;
-    let runs = all_layers(rows, &folds, (settings.threads, progress));
+) -> Result<Vec<Trained>, TrainError> {
+    let folds = checked_folds((rows, targets), settings.seed)?;
+    let data = Labelled { rows, targets, folds: &folds };
+    let both = |layer: u32| [StateKind::Last, StateKind::Mean].map(|state| vec![HeadState { layer, state }]);
+    let singles: Vec<Vec<HeadState>> = rows.layers().into_iter().flat_map(both).collect();
+    let singles = all_runs(&data, singles, (settings.threads, progress));
     let count = fold_count(&folds);
-    // Each outer fold takes the layer that was best on the others.
-    let mut logits = vec![0.0; rows.len()];
+    let in_fold = |fold: usize| move |run: &Run| run.inner[fold];
+    let overall = |run: &Run| run.overall.0;
+    let mut joined: Vec<Vec<HeadState>> =
+        (0..count).map(|fold| pair(&singles, in_fold(fold))).chain([pair(&singles, overall)]).collect();
+    joined.sort();
+    joined.dedup();
+    let joined = all_runs(&data, joined, (settings.threads, progress));
+    // Each outer fold takes what was best on the others, and of the pairs knows only its own.
+    let mut logits = vec![vec![0.0; rows.len()]; targets.len()];
     for fold in 0..count {
-        let Some(best) = runs.iter().max_by(|a, b| a.inner[fold].total_cmp(&b.inner[fold])) else {
-            return Err(TrainError::NoLayers);
-        };
-        for row in (0..rows.len()).filter(|row| folds[*row] == fold) {
-            logits[row] = best.logits[row];
+        let best = best(&singles, &joined, in_fold(fold)).ok_or(TrainError::NoLayers)?;
+        for (logits, of_best) in logits.iter_mut().zip(&best.logits) {
+            (0..rows.len()).filter(|row| folds[*row] == fold).for_each(|row| logits[row] = of_best[row]);
         }
     }
-    let best = |run: &LayerRun| {
-        let strengths = (0..STRENGTHS.len()).map(|index| (run.overall[index], index));
-        strengths.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((0.0, 0))
+    let chosen = best(&singles, &joined, overall).ok_or(TrainError::NoLayers)?;
+    let head = |(index, logits): (usize, &Vec<f64>)| {
+        let calibrated = calibrate::choose(logits, targets[index].labels, &folds);
+        let layers = singles.iter().flat_map(|run| layer_score(run, (index, &targets[index]))).collect();
+        let told = report(&data, (&targets[index], settings), (logits, &calibrated.probabilities));
+        let training = Training { strength: chosen.overall.1, layers, ..told };
+        let head = fit_all(&data, (chosen, index), (settings, calibrated.calibrator, training));
+        Trained { head, probabilities: calibrated.probabilities, folds: folds.clone() }
     };
-    let chosen = runs.iter().max_by(|a, b| best(a).0.total_cmp(&best(b).0)).ok_or(TrainError::NoLayers)?;
-    let strength = STRENGTHS[best(chosen).1];
-    let calibrated = calibrate::choose(&logits, rows.labels(), &folds);
-    let mut training = report(rows, settings, (&logits, &calibrated.probabilities, &folds));
-    training.strength = strength;
-    training.layers = runs
-        .iter()
-        .map(|run| LayerScore { layer: run.layer, auroc: auroc(&run.logits, rows.labels()).unwrap_or(0.5) })
-        .collect();
-    let (linear, standard) = fit_all(rows, chosen.layer, strength);
-    let head = Head {
-        format: FORMAT.to_owned(),
-        version: VERSION,
-        name: settings.name.clone(),
-        model: settings.model.clone(),
-        features: Features {
-            layer: chosen.layer,
-            states: vec![StateKind::Last, StateKind::Mean],
-            scalars: Scalar::ALL.to_vec(),
-        },
-        means: standard.means,
-        scales: standard.scales,
-        weights: linear.weights().iter().map(|weight| *weight as f32).collect(),
-        bias: linear.bias(),
-        calibrator: calibrated.calibrator,
-        operating_point: None,
-        training,
-    };
-    Ok(Trained { head, probabilities: calibrated.probabilities, folds })
+    Ok(logits.iter().enumerate().map(head).collect())
 }
 
-fn checked_folds(rows: &Rows, seed: u64) -> Result<Vec<usize>, TrainError> {
-    let positives = rows.labels().iter().filter(|label| **label).count();
-    if positives < ROWS_MIN || rows.len() - positives < ROWS_MIN {
-        return Err(TrainError::TooFew { rows: rows.len(), positives });
-    }
+/// Readings, targets and folds of the same rows.
+struct Labelled<'a> {
+    rows: &'a Rows,
+    targets: &'a [Target<'a>],
+    folds: &'a [usize],
+}
+
+/// The best mean of a layer, and the best last.
+fn pair(singles: &[Run], figure: impl Fn(&Run) -> f64) -> Vec<HeadState> {
+    let best = |kind: StateKind| {
+        let of_kind = singles.iter().filter(|run| run.states.iter().all(|state| state.state == kind));
+        of_kind.max_by(|a, b| figure(a).total_cmp(&figure(b)))
+    };
+    let runs = [best(StateKind::Mean), best(StateKind::Last)].into_iter().flatten();
+    runs.flat_map(|run| run.states.iter().copied()).collect()
+}
+
+/// The best of all singles and of the pair that they lead to, by the same figure.
+fn best<'a>(singles: &'a [Run], joined: &'a [Run], figure: impl Fn(&Run) -> f64) -> Option<&'a Run> {
+    let own = pair(singles, &figure);
+    let runs = singles.iter().chain(joined.iter().filter(|run| run.states == own));
+    runs.max_by(|a, b| figure(a).total_cmp(&figure(b)))
+}
+
+fn layer_score(run: &Run, (index, target): (usize, &Target<'_>)) -> Option<LayerScore> {
+    let HeadState { layer, state } = *run.states.first()?;
+    Some(LayerScore { layer, state, auroc: auroc(&run.logits[index], target.labels).unwrap_or(0.5) })
+}
+
+fn checked_folds((rows, targets): (&Rows, &[Target<'_>]), seed: u64) -> Result<Vec<usize>, TrainError> {
+    targets.iter().try_for_each(Target::check)?;
     if rows.group_count() < FOLDS_MIN {
         return Err(TrainError::TooFewGroups(rows.group_count()));
     }
@@ -167,41 +211,44 @@ fn checked_folds(rows: &Rows, seed: u64) -> Result<Vec<usize>, TrainError> {
         return Err(TrainError::NoLayers);
     }
     let count = FOLDS.min(rows.group_count());
-    Ok(folds(rows.groups(), rows.labels(), (count, seed)))
+    // Of several targets the first is evened out over the folds.
+    let labels = targets.first().map_or(&[][..], |target| target.labels);
+    Ok(folds(rows.groups(), labels, (count, seed)))
 }
 
 fn fold_count(folds: &[usize]) -> usize {
     folds.iter().max().map_or(0, |last| last + 1)
 }
 
-/// Cross-validates all layers, a thread for each until none is left.
-fn all_layers(
-    rows: &Rows,
-    folds: &[usize],
+/// Cross-validates all choices of states, a thread for each until none is left. Runs are in the choices' order.
+fn all_runs(
+    data: &Labelled<'_>,
+    choices: Vec<Vec<HeadState>>,
     (threads, progress): (usize, &(dyn Fn() + Sync)),
-) -> Vec<LayerRun> {
-    let layers = rows.layers();
+) -> Vec<Run> {
     let next = AtomicUsize::new(0);
-    let done = Mutex::new(Vec::with_capacity(layers.len()));
+    let done = Mutex::new(Vec::with_capacity(choices.len()));
     std::thread::scope(|scope| {
-        for _ in 0..threads.clamp(1, layers.len()) {
+        for _ in 0..threads.clamp(1, choices.len().max(1)) {
             scope.spawn(|| {
-                while let Some(&layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let run = one_layer(rows, folds, layer);
-                    done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(run);
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(states) = choices.get(index) else { break };
+                    let run = cross_validate(data, states);
+                    done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((index, run));
                     progress();
                 }
             });
         }
     });
     let mut runs = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    runs.sort_by_key(|run| run.layer);
-    runs
+    runs.sort_by_key(|(index, _)| *index);
+    runs.into_iter().map(|(_, run)| run).collect()
 }
 
-/// The layer's features, standardised over all rows: that knows no labels.
-fn features(rows: &Rows, layer: u32) -> (Matrix, Standard) {
-    let mut matrix = rows.matrix(Some(layer));
+/// The states' features, standardised over all rows: that knows no labels.
+fn features(rows: &Rows, states: &[HeadState]) -> (Matrix, Standard) {
+    let mut matrix = rows.matrix(states);
     let mut standard = matrix.standardise();
     let scalars = Scalar::ALL.len();
     matrix.emphasise_last(scalars, SCALAR_EMPHASIS);
@@ -210,26 +257,48 @@ fn features(rows: &Rows, layer: u32) -> (Matrix, Standard) {
     (matrix, standard)
 }
 
-fn fit_all(rows: &Rows, layer: u32, strength: f64) -> (Linear, Standard) {
-    let (matrix, standard) = features(rows, layer);
-    let all: Vec<usize> = (0..rows.len()).collect();
-    let task = Task { matrix: &matrix, labels: rows.labels(), rows: &all, strength, stop: STOP };
-    (logistic::fit(task, &Linear::zero(matrix.columns())), standard)
+/// A target's head, fitted on all rows.
+fn fit_all(
+    data: &Labelled<'_>,
+    (chosen, index): (&Run, usize),
+    (settings, calibrator, training): (&TrainSettings, Calibrator, Training),
+) -> Head {
+    let target = &data.targets[index];
+    let (matrix, standard) = features(data.rows, &chosen.states);
+    let all: Vec<usize> = (0..data.rows.len()).collect();
+    let strength = chosen.overall.1;
+    let task = Task { matrix: &matrix, labels: target.labels, rows: &all, strength, stop: STOP };
+    let linear = logistic::fit(task, &Linear::zero(matrix.columns()));
+    Head {
+        format: FORMAT.to_owned(),
+        version: VERSION,
+        name: target.name.clone(),
+        model: settings.model.clone(),
+        features: Features { states: chosen.states.clone(), scalars: Scalar::ALL.to_vec() },
+        means: standard.means,
+        scales: standard.scales,
+        weights: linear.weights().iter().map(|weight| *weight as f32).collect(),
+        bias: linear.bias(),
+        calibrator,
+        operating_point: None,
+        training,
+    }
 }
 
-fn one_layer(rows: &Rows, folds: &[usize], layer: u32) -> LayerRun {
-    let (matrix, _) = features(rows, layer);
-    let (count, labels) = (fold_count(folds), rows.labels());
+fn cross_validate(data: &Labelled<'_>, states: &[HeadState]) -> Run {
+    let &Labelled { rows, targets, folds } = data;
+    let (matrix, _) = features(rows, states);
+    let count = fold_count(folds);
     let members = |wanted: &dyn Fn(usize) -> bool| -> Vec<usize> {
         (0..folds.len()).filter(|row| wanted(folds[*row])).collect()
     };
     let of_fold: Vec<Vec<usize>> = (0..count).map(|fold| members(&|of| of == fold)).collect();
     // inner[strength][fold]: sums of AUROCs of other folds, by fits that saw neither.
     let mut inner = vec![vec![(0.0, 0_u32); count]; STRENGTHS.len()];
-    let mut starts = vec![vec![Linear::zero(matrix.columns()); count]; STRENGTHS.len()];
-    for a in 0..count {
-        for b in a + 1..count {
-            let seen = members(&|of| of != a && of != b);
+    let mut starts = vec![vec![vec![Linear::default(); count]; STRENGTHS.len()]; targets.len()];
+    for (a, b) in (0..count).flat_map(|a| (a + 1..count).map(move |b| (a, b))) {
+        let seen = members(&|of| of != a && of != b);
+        for (&Target { labels, .. }, starts) in targets.iter().zip(&mut starts) {
             let mut linear = Linear::zero(matrix.columns());
             for (index, &strength) in STRENGTHS.iter().enumerate() {
                 let task = Task { matrix: &matrix, labels, rows: &seen, strength, stop: STOP };
@@ -238,29 +307,30 @@ fn one_layer(rows: &Rows, folds: &[usize], layer: u32) -> LayerRun {
                     let found = fold_auroc(&linear, (&matrix, labels), &of_fold[other]);
                     let sum = &mut inner[index][outer];
                     *sum = (sum.0 + found.unwrap_or(0.0), sum.1 + u32::from(found.is_some()));
+                    starts[index][outer] = linear.clone();
                 }
-                starts[index][a] = linear.clone();
-                starts[index][b] = linear.clone();
             }
         }
     }
     let mean = |index: usize, fold: usize| inner[index][fold].0 / f64::from(inner[index][fold].1.max(1));
-    let mut run = LayerRun { layer, inner: Vec::new(), overall: Vec::new(), logits: vec![0.0; folds.len()] };
-    run.overall = (0..STRENGTHS.len())
-        .map(|index| (0..count).map(|fold| mean(index, fold)).sum::<f64>() / count as f64)
-        .collect();
-    for fold in 0..count {
+    let over_all = |index: usize| (0..count).map(|fold| mean(index, fold)).sum::<f64>() / count as f64;
+    let overall = (0..STRENGTHS.len()).map(|index| (over_all(index), STRENGTHS[index]));
+    let overall = overall.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or_default();
+    let mut logits = vec![vec![0.0; rows.len()]; targets.len()];
+    let mut of_outer = Vec::with_capacity(count);
+    for (fold, of_fold) in of_fold.iter().enumerate() {
         let best = (0..STRENGTHS.len()).max_by(|a, b| mean(*a, fold).total_cmp(&mean(*b, fold)));
         let best = best.unwrap_or(0);
-        run.inner.push(mean(best, fold));
+        of_outer.push(mean(best, fold));
         let seen = members(&|of| of != fold);
-        let task = Task { matrix: &matrix, labels, rows: &seen, strength: STRENGTHS[best], stop: STOP };
-        let linear = logistic::fit(task, &starts[best][fold]);
-        for (row, logit) in of_fold[fold].iter().zip(linear.logits(&matrix, &of_fold[fold])) {
-            run.logits[*row] = logit;
+        for ((&Target { labels, .. }, starts), logits) in targets.iter().zip(&starts).zip(&mut logits) {
+            let task = Task { matrix: &matrix, labels, rows: &seen, strength: STRENGTHS[best], stop: STOP };
+            let linear = logistic::fit(task, &starts[best][fold]);
+            let found = linear.logits(&matrix, of_fold);
+            of_fold.iter().zip(found).for_each(|(row, logit)| logits[*row] = logit);
         }
     }
-    run
+    Run { states: states.to_vec(), inner: of_outer, overall, logits }
 }
 
 fn fold_auroc(linear: &Linear, (matrix, labels): (&Matrix, &[bool]), rows: &[usize]) -> Option<f64> {
@@ -270,18 +340,19 @@ fn fold_auroc(linear: &Linear, (matrix, labels): (&Matrix, &[bool]), rows: &[usi
 
 /// The honest figures: log-odds, probabilities and folds are of rows unseen.
 fn report(
-    rows: &Rows,
-    settings: &TrainSettings,
-    (logits, probabilities, folds): (&[f64], &[f64], &[usize]),
+    data: &Labelled<'_>,
+    (target, settings): (&Target<'_>, &TrainSettings),
+    (logits, probabilities): (&[f64], &[f64]),
 ) -> Training {
-    let labels = rows.labels();
+    let &Labelled { rows, folds, .. } = data;
+    let labels = target.labels;
     let clusters = (rows.groups(), settings.seed);
     let length = [Scalar::PromptTokensLn, Scalar::PromptTokensLnSquare];
     let of_length: Vec<usize> =
         (0..Scalar::ALL.len()).filter(|i| length.contains(&Scalar::ALL[*i])).collect();
     let all: Vec<usize> = (0..Scalar::ALL.len()).collect();
     let baseline = |name: &str, columns: &[usize]| {
-        let scores = baseline_logits(rows, folds, columns);
+        let scores = baseline_logits(data, target.labels, columns);
         let (head, base) = (Ranked::new(logits, labels), Ranked::new(&scores, labels));
         let adds = |weights: &[u32]| Some(head.auroc(weights)? - base.auroc(weights)?);
         BaselineScore {
@@ -292,7 +363,7 @@ fn report(
         }
     };
     Training {
-        label: settings.label.clone(),
+        label: target.label.clone(),
         data_sha256: settings.data_sha256.clone(),
         rows: rows.len() as u64,
         positives: labels.iter().filter(|label| **label).count() as u64,
@@ -308,13 +379,13 @@ fn report(
 }
 
 /// Log-odds of rows unseen by a fit on scalars only.
-fn baseline_logits(rows: &Rows, folds: &[usize], columns: &[usize]) -> Vec<f64> {
+fn baseline_logits(data: &Labelled<'_>, labels: &[bool], columns: &[usize]) -> Vec<f64> {
+    let &Labelled { rows, folds, .. } = data;
     let mut matrix = rows.scalar_matrix(columns);
     matrix.standardise();
     let mut logits = vec![0.0; rows.len()];
     for fold in 0..fold_count(folds) {
         let (unseen, seen): (Vec<usize>, Vec<usize>) = (0..rows.len()).partition(|row| folds[*row] == fold);
-        let labels = rows.labels();
         let task = Task { matrix: &matrix, labels, rows: &seen, strength: BASELINE_STRENGTH, stop: STOP };
         let linear = logistic::fit(task, &Linear::zero(matrix.columns()));
         for (row, logit) in unseen.iter().zip(linear.logits(&matrix, &unseen)) {
@@ -332,21 +403,25 @@ mod tests {
     use super::*;
     use crate::fit::random::SplitMix;
 
-    /// Readings of three layers of which only layer 8 knows the label, which follows its `signal`.
-    fn readings(n: usize, signal: f64) -> Vec<(Reading, bool)> {
+    const LATE: HeadState = HeadState { layer: 8, state: StateKind::Last };
+    const EARLY: HeadState = HeadState { layer: 4, state: StateKind::Mean };
+
+    /// Readings of three layers. The label follows `signal` times a truth that the last state of layer 8 knows and,
+    /// where `shared`, in equal parts of one that the mean of layer 4 knows.
+    fn readings(n: usize, signal: f64, shared: bool) -> Vec<(Reading, bool)> {
         let mut random = SplitMix::new(21);
         let mut row = || {
-            let truth = random.normal();
-            let label = random.unit() < sigmoid(signal * truth);
+            let (late, early) = (random.normal(), if shared { random.normal() } else { 0.0 });
+            let label = random.unit() < sigmoid(signal * (late + early));
             let mut state = |layer: u32| {
                 let mut values = || -> Vec<f32> { (0..12).map(|_| random.normal() as f32).collect() };
-                let mut state = LayerState { layer, last: values(), mean: values() };
-                if layer == 8 {
-                    state.last[3] = 5.0 + 0.1 * truth as f32;
-                }
-                state
+                LayerState { layer, last: values(), mean: values() }
             };
-            let states = vec![state(4), state(8), state(12)];
+            let mut states = vec![state(4), state(8), state(12)];
+            states[1].last[3] = 5.0 + 0.1 * late as f32;
+            if shared {
+                states[0].mean[7] = -2.0 + 0.3 * early as f32;
+            }
             let next = NextToken { entropy: random.unit() as f32, ..NextToken::default() };
             let prompt_tokens = 10 + random.below(90) as u64;
             (Reading { prompt_tokens, read_tokens: prompt_tokens, states, next, ..Reading::default() }, label)
@@ -354,19 +429,24 @@ mod tests {
         (0..n).map(|_| row()).collect()
     }
 
-    fn rows(readings: &[(Reading, bool)], groups: usize) -> Rows {
+    fn rows(readings: &[(Reading, bool)], groups: usize) -> (Rows, Vec<bool>) {
         let mut rows = Rows::default();
-        for (index, (reading, label)) in readings.iter().enumerate() {
+        for (index, (reading, _)) in readings.iter().enumerate() {
             let group = (groups > 0).then(|| format!("g{}", index % groups));
-            rows.push(reading, *label, group.as_deref()).unwrap();
+            rows.push(reading, group.as_deref()).unwrap();
         }
-        rows
+        (rows, readings.iter().map(|(_, label)| *label).collect())
+    }
+
+    fn trained(readings: &[(Reading, bool)], groups: usize, threads: usize) -> Result<Trained, TrainError> {
+        let (rows, labels) = rows(readings, groups);
+        let target = Target { name: "h".to_owned(), label: "correct".to_owned(), labels: &labels };
+        let trained = train((&rows, &[target]), &TrainSettings { threads, ..settings() }, &|| {});
+        trained.map(|mut heads| heads.remove(0))
     }
 
     fn settings() -> TrainSettings {
         TrainSettings {
-            name: "h".to_owned(),
-            label: "correct".to_owned(),
             model: HeadModel { name: "tiny".to_owned(), sha256: "0a".repeat(32) },
             data_sha256: "0b".repeat(32),
             seed: 1,
@@ -376,46 +456,74 @@ mod tests {
 
     #[test]
     fn the_layer_that_knows_is_found_and_reported_honestly() {
-        let readings = readings(900, 3.0);
-        let rows = rows(&readings, 0);
-        let trained = train(&rows, &settings(), &|| {}).unwrap();
-        let training = &trained.head.training;
-        assert_eq!((trained.head.features.layer, training.folds, training.groups), (8, 5, 900));
+        let readings = readings(900, 3.0, false);
+        let found = trained(&readings, 0, 2).unwrap();
+        let training = &found.head.training;
+        assert_eq!((training.folds, training.groups), (5, 900));
+        assert!(found.head.features.states.contains(&LATE), "{:?}", found.head.features);
         assert!((0.84..0.93).contains(&training.auroc), "{training:?}");
         assert!(training.auroc_ci[0] < training.auroc && training.auroc < training.auroc_ci[1]);
         assert!(training.ece < 0.06, "{}", training.ece);
-        let layers: Vec<u32> = training.layers.iter().map(|score| score.layer).collect();
-        assert_eq!(layers, [4, 8, 12]);
-        assert!(training.layers[0].auroc < 0.6 && training.layers[1].auroc > 0.8, "{:?}", training.layers);
+        let of = |wanted: HeadState| {
+            let scores = training.layers.iter();
+            let mut scores = scores.filter(|s| (s.layer, s.state) == (wanted.layer, wanted.state));
+            scores.next().unwrap().auroc
+        };
+        assert_eq!(training.layers.len(), 6);
+        assert!(of(LATE) > 0.8 && of(EARLY) < 0.6, "{:?}", training.layers);
         for baseline in &training.baselines {
             assert!(baseline.auroc < 0.6 && baseline.head_adds_ci[0] > 0.2, "{baseline:?}");
         }
         // What is stored scores as what was fitted.
-        let text = serde_json::to_string(&trained.head).unwrap();
+        let text = serde_json::to_string(&found.head).unwrap();
         let head = Head::load(&text).unwrap();
         let scores: Vec<f64> = readings.iter().map(|(reading, _)| head.score(reading).unwrap()).collect();
-        assert!(auroc(&scores, rows.labels()).unwrap() >= training.auroc - 0.01);
-        let again = train(&rows, &TrainSettings { threads: 1, ..settings() }, &|| {}).unwrap();
-        assert_eq!(again.head, trained.head);
+        let labels: Vec<bool> = readings.iter().map(|(_, label)| *label).collect();
+        assert!(auroc(&scores, &labels).unwrap() >= training.auroc - 0.01);
+        assert_eq!(trained(&readings, 0, 1).unwrap().head, found.head);
+    }
+
+    #[test]
+    fn what_two_layers_know_is_joined() {
+        let training = trained(&readings(900, 2.0, true), 0, 2).unwrap().head;
+        assert_eq!(training.features.states, [EARLY, LATE]);
+        let alone = training.training.layers.iter().map(|score| score.auroc).fold(0.0, f64::max);
+        assert!(training.training.auroc > alone + 0.05, "{} {alone}", training.training.auroc);
+    }
+
+    #[test]
+    fn heads_that_are_trained_together_share_their_states() {
+        let readings = readings(600, 3.0, false);
+        let (rows, labels) = rows(&readings, 0);
+        let noise: Vec<bool> = (0..labels.len()).map(|row| row % 3 == 0).collect();
+        let target = |name: &str, labels| Target { name: name.to_owned(), label: name.to_owned(), labels };
+        let targets = [target("known", &labels[..]), target("noise", &noise[..])];
+        let found = train((&rows, &targets), &settings(), &|| {}).unwrap();
+        let [known, noise] = &found[..] else { panic!("{}", found.len()) };
+        assert_eq!((known.head.name.as_str(), noise.head.name.as_str()), ("known", "noise"));
+        assert_eq!((&known.head.features, &known.folds), (&noise.head.features, &noise.folds));
+        assert_eq!(known.head.training.strength, noise.head.training.strength);
+        assert!(known.head.training.auroc > 0.8 && noise.head.training.auroc < 0.6);
     }
 
     #[test]
     fn labels_that_nothing_knows_are_not_claimed_to_be_known() {
-        let trained = train(&rows(&readings(400, 0.0), 20), &settings(), &|| {}).unwrap();
-        let training = trained.head.training;
+        let training = trained(&readings(400, 0.0, false), 20, 2).unwrap().head.training;
         assert!(training.auroc_ci[0] < 0.5 + 0.05 && training.auroc < 0.6, "{training:?}");
         assert_eq!(training.groups, 20);
     }
 
     #[test]
     fn too_little_to_learn_from_is_an_error() {
-        let many = readings(60, 1.0);
-        assert_eq!(train(&rows(&many, 2), &settings(), &|| {}).unwrap_err(), TrainError::TooFewGroups(2));
+        let many = readings(60, 1.0, false);
+        assert_eq!(trained(&many, 2, 1).unwrap_err(), TrainError::TooFewGroups(2));
         let one_sided: Vec<(Reading, bool)> = many.iter().map(|row| (row.0.clone(), true)).collect();
-        let error = train(&rows(&one_sided, 0), &settings(), &|| {}).unwrap_err();
-        assert_eq!(error, TrainError::TooFew { rows: 60, positives: 60 });
+        assert_eq!(
+            trained(&one_sided, 0, 1).unwrap_err(),
+            TrainError::TooFew { label: "correct".to_owned(), rows: 60, positives: 60 }
+        );
         let stateless = |row: &(Reading, bool)| (Reading { states: Vec::new(), ..row.0.clone() }, row.1);
         let stateless: Vec<(Reading, bool)> = many.iter().map(stateless).collect();
-        assert_eq!(train(&rows(&stateless, 0), &settings(), &|| {}).unwrap_err(), TrainError::NoLayers);
+        assert_eq!(trained(&stateless, 0, 1).unwrap_err(), TrainError::NoLayers);
     }
 }

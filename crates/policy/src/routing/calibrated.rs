@@ -1,9 +1,9 @@
 //! What `route`, `cascade` and `cascade-route` do with a calibration: [`Calibrated`].
 //!
-//! Small reads the request first where the calibration has use for its head. By the head's probability that small
-//! suffices (large would do no better), or by that of its whole answer, small answers if the calibration's threshold
-//! is reached. Thresholds hold
-//! for whole answers, so a stream that small's answer is judged for leaves once all of it is there.
+//! Small reads the request first where the calibration has use for its heads. By its reading, or by its whole answer,
+//! it is estimated how likely small is right and how likely large is; the difference is what calling large gains, and
+//! small answers where that is within the calibration's limit. Limits hold for whole answers, so a stream that small's
+//! answer is judged for leaves once all of it is there.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use contract::{Attempt, AttemptStatus, Check, Decision, Findings, Policy, Reques
 use super::escalation::{EARLY_CHECK_TOKENS, after_failed_small, after_large, escalate, hold, shown};
 use super::fixed;
 use crate::PolicySettings;
-use crate::calibration::{Calibration, PolicyKind};
+use crate::calibration::{Calibration, Chances, PolicyKind, Right};
 
 /// A policy that obeys a calibration.
 pub(super) struct Calibrated {
@@ -73,7 +73,7 @@ impl Calibrated {
     }
 
     fn reads_first(&self) -> bool {
-        self.kind != PolicyKind::Cascade || self.calibration.judges_by_head()
+        self.kind != PolicyKind::Cascade || self.calibration.right.judges_by_head()
     }
 
     fn begin(&self) -> Decision {
@@ -86,23 +86,24 @@ impl Calibrated {
         )
     }
 
-    /// The highest probability that small's answer can still come to. `None`: only the whole answer tells, also where
-    /// the head has no part in it. For then traffic is watched by how answers look, and those that were given up would
+    /// The best that small's answer can still come to. `None`: only the whole answer tells, also where the head has no
+    /// part in it. For then traffic is watched by how answers look, and those that were given up would
     /// be missing.
-    fn best(&self, request: &Request, attempt: &Attempt) -> Option<f64> {
-        let by_head = self.kind.judges_answers() && self.calibration.judges_by_head();
-        self.calibration.best_probability(attempt, request.max_tokens).filter(|_| by_head)
+    fn best(&self, request: &Request, attempt: &Attempt) -> Option<Chances> {
+        let by_head = self.kind.judges_answers() && self.calibration.right.judges_by_head();
+        self.calibration.best_chances(attempt, request.max_tokens).filter(|_| by_head)
     }
 
     /// Small has read the request.
     fn after_reading(&self, request: &Request, attempt: &Attempt, limit: Least) -> Decision {
         let Least { score: least, loss, head: head_min } = limit;
         let findings = attempt.findings.as_ref();
-        let Some(head) = self.calibration.head_probability(findings) else {
-            return escalate("the head says nothing of small's reading: large answers".to_owned(), None);
+        let Some(chances) = self.calibration.chances_by_reading(findings) else {
+            return escalate("a head says nothing of small's reading: large answers".to_owned(), None);
         };
         let part = findings.map(of_part).unwrap_or_default();
-        let says = format!("by its reading{part} small suffices with probability {}", shown(head));
+        let says = format!("by small's reading{part} {}", self.told(chances));
+        let confidence = Some(chances.small);
         let at_once = match self.kind {
             PolicyKind::Route => Some(least),
             PolicyKind::Cascade => None,
@@ -110,18 +111,20 @@ impl Calibrated {
         };
         let best = self.best(request, attempt);
         match (at_once, best) {
-            (Some(limit), _) if head < limit => {
-                escalate(format!("{says}, below {}: large answers", shown(limit)), Some(head))
+            (Some(limit), _) if chances.score() < limit => {
+                escalate(format!("{says} is above {}: large answers", gain(limit)), confidence)
             }
-            (_, Some(best)) if best < least => {
-                let (best, least) = (shown(best), shown(least));
-                let reason = format!("{says}, and with its best answer {best}, below {least}: large answers");
-                escalate(reason, Some(head))
+            (_, Some(best)) if best.score() < least => {
+                let (best, least) = (gain(best.score()), gain(least));
+                let reason = format!(
+                    "{says}, and {best} by the best answer there could be, above {least}: large answers"
+                );
+                escalate(reason, confidence)
             }
             _ if self.kind == PolicyKind::Route => Decision {
                 step: Step::Call { role: Role::Small, check: Check::Never },
-                reason: format!("{says}, at or above {}{}: small answers", shown(least), self.promise(loss)),
-                confidence: Some(head),
+                reason: format!("{says} is within {}{}: small answers", gain(least), self.promise(loss)),
+                confidence,
             },
             (_, best) => Decision {
                 step: Step::Call {
@@ -129,23 +132,23 @@ impl Calibrated {
                     check: best.map_or(Check::WhenFinished, |_| Check::Every(EARLY_CHECK_TOKENS)),
                 },
                 reason: format!("{says}; its whole answer will be judged before anything leaves"),
-                confidence: Some(head),
+                confidence,
             },
         }
     }
 
     /// A part of an answer that will be judged as a whole.
     fn look_ahead(&self, request: &Request, attempt: &Attempt, least: f64) -> Decision {
-        match self.best(request, attempt).filter(|best| *best < least) {
+        match self.best(request, attempt).filter(|best| best.score() < least) {
             Some(best) => {
                 let reason = format!(
-                    "after {} tokens small's answer suffices with probability {} at most, below {}: the request \
-                     escalates to large before small is done",
+                    "after {} tokens of small's answer large's gain is {} at least, above {}: the request escalates \
+                     to large before small is done",
                     attempt.signals.tokens,
-                    shown(best),
-                    shown(least)
+                    gain(best.score()),
+                    gain(least)
                 );
-                escalate(reason, Some(best))
+                escalate(reason, Some(best.small))
             }
             None => hold(),
         }
@@ -155,29 +158,46 @@ impl Calibrated {
     fn judge(&self, index: usize, attempt: &Attempt, Least { score: least, loss, .. }: Least) -> Decision {
         if self.kind == PolicyKind::Route {
             let reason = "small answers, by its reading";
-            let confidence = self.calibration.head_probability(attempt.findings.as_ref());
+            let chances = self.calibration.chances_by_reading(attempt.findings.as_ref());
+            let confidence = chances.map(|chances| chances.small);
             return Decision { confidence, ..Decision::new(Step::Answer { attempt: index }, reason) };
         }
-        let Some(probability) = self.calibration.answer_probability(attempt) else {
+        let Some(chances) = self.calibration.chances_by_answer(attempt) else {
             let reason =
                 "small's backend did not tell what its answer is judged by: the request escalates to large";
             return escalate(reason.to_owned(), None);
         };
-        let says = format!("small's answer suffices with probability {}", shown(probability));
-        if probability >= least {
-            return Decision {
-                step: Step::Answer { attempt: index },
-                reason: format!("{says}, at or above {}{}: small answers", shown(least), self.promise(loss)),
-                confidence: Some(probability),
-            };
+        let says = format!("by small's answer {}", self.told(chances));
+        let confidence = Some(chances.small);
+        if chances.score() >= least {
+            let reason = format!("{says} is within {}{}: small answers", gain(least), self.promise(loss));
+            return Decision { step: Step::Answer { attempt: index }, reason, confidence };
         }
-        let reason = format!("{says}, below {}: the request escalates to large", shown(least));
-        escalate(reason, Some(probability))
+        escalate(format!("{says} is above {}: the request escalates to large", gain(least)), confidence)
+    }
+
+    fn told(&self, chances: Chances) -> String {
+        let large = if self.calibration.right.large == Right::default() {
+            "large is taken to be right".to_owned()
+        } else {
+            format!("large with {}", shown(chances.large))
+        };
+        format!(
+            "small is right with {}, {large}: large's gain {}",
+            shown(chances.small),
+            gain(chances.score())
+        )
     }
 
     fn promise(&self, loss: f64) -> String {
         format!(" (which loses at most {loss} with confidence {})", self.calibration.confidence)
     }
+}
+
+/// A score as what calling large gains.
+fn gain(score: f64) -> String {
+    // Without the sign of a zero.
+    format!("{:.3}", 0.0 - score)
 }
 
 /// Says that a prompt was not read whole.
@@ -201,7 +221,8 @@ impl Policy for Calibrated {
             return fixed::next(Role::Small, why, attempts);
         }
         if let Some(large) = large {
-            let small = small.map(|index| (index, self.calibration.answer_probability(&attempts[index])));
+            let chances = |index: usize| self.calibration.chances_by_answer(&attempts[index]);
+            let small = small.map(|index| (index, chances(index).map(|chances| chances.small)));
             return after_large((small, large), attempts, self.settings.on_large_failure);
         }
         let least = match plan {
@@ -240,7 +261,7 @@ mod tests {
         policy.next(&request, attempts)
     }
 
-    /// Readings whose head says 0.9 and 0.1.
+    /// Readings whose heads say that small is right with 0.9 and 0.1, and large with 0.95 and 0.8.
     fn read() -> [Attempt; 2] {
         let mut readings = readings();
         readings.truncate(2);
@@ -264,8 +285,14 @@ mod tests {
         let decision = decide(kind, None, std::slice::from_ref(&sure));
         assert_eq!(decision.step, Step::Call { role: Role::Small, check: Check::Never });
         assert_eq!(decision.confidence, Some(0.9));
-        assert!(decision.reason.contains("loses at most 0.05 with confidence 0.95"), "{}", decision.reason);
-        assert_eq!(decide(kind, None, &[unsure]).step, LARGE);
+        assert_eq!(
+            decision.reason,
+            "by small's reading small is right with 0.90, large with 0.95: large's gain 0.050 is within 0.300 \
+             (which loses at most 0.05 with confidence 0.95): small answers"
+        );
+        let decision = decide(kind, None, &[unsure]);
+        assert_eq!((decision.step, decision.confidence), (LARGE, Some(0.1)));
+        assert!(decision.reason.contains("large's gain 0.700 is above 0.300"), "{}", decision.reason);
         let mut part = sure;
         part.findings.as_mut().unwrap().prompt_tokens = 70;
         let decision = decide(kind, None, &[part]);
@@ -281,7 +308,11 @@ mod tests {
         assert_eq!(decide(kind, None, &[sure]).step, held);
         let hopeless = decide(kind, None, &[unsure]);
         assert_eq!(hopeless.step, LARGE);
-        assert!(hopeless.reason.contains("with its best answer 0.47, below 0.6"), "{}", hopeless.reason);
+        assert!(
+            hopeless.reason.contains("and 0.525 by the best answer there could be, above 0.300"),
+            "{}",
+            hopeless.reason
+        );
         let good = decide(kind, None, &[answered(0.9)]);
         assert_eq!(good.step, Step::Answer { attempt: 0 });
         assert!(good.reason.contains("loses at most 0.05"), "{}", good.reason);
@@ -304,8 +335,8 @@ mod tests {
         let kind = PolicyKind::CascadeRoute;
         let mut found = calibration(kind);
         found.thresholds.iter_mut().for_each(|row| {
-            row.score_min = Some(0.3);
-            row.route_below = Some(if row.max_quality_loss < 0.05 { 0.95 } else { 0.05 });
+            row.score_min = Some(-0.9);
+            row.route_below = Some(if row.max_quality_loss < 0.05 { 0.5 } else { -0.95 });
         });
         let settings = PolicySettings { kind: kind.as_str().to_owned(), ..PolicySettings::default() };
         let policy = build_calibrated(&settings, Some(Arc::new(found))).unwrap();
@@ -316,7 +347,7 @@ mod tests {
         };
         let held = Step::Call { role: Role::Small, check: Check::Every(8) };
         let [sure, unsure] = read();
-        // The calibration's own limit, 0.2, is for thresholds without one.
+        // The calibration's own limit, -0.6, is for thresholds without one.
         assert_eq!((step(None, &unsure), step(Some(0.02), &sure)), (held, LARGE));
     }
 
@@ -333,14 +364,16 @@ mod tests {
         let early = begun(0.3, by_head(), Some(20));
         assert_eq!(early.step, LARGE);
         assert!(
-            early.reason.contains("after 8 tokens small's answer suffices with probability 0.56 at most")
+            early.reason.contains("after 8 tokens of small's answer large's gain is 0.43"),
+            "{}",
+            early.reason
         );
         // It could still write much that it is sure of.
         assert_eq!(begun(0.3, by_head(), None).step, Step::Hold);
         assert_eq!(begun(0.9, by_head(), Some(20)).step, Step::Hold);
         // Without a head traffic is watched by whole answers, so all of them are written.
         let mut by_answer = by_head();
-        if let Some(combination) = &mut by_answer.combination {
+        if let Some(combination) = &mut by_answer.right.small.combination {
             combination.parts.truncate(1);
         }
         assert_eq!(begun(0.1, by_answer.clone(), Some(20)).step, Step::Hold);

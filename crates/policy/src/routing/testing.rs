@@ -59,7 +59,12 @@ pub(crate) fn readings() -> Vec<Attempt> {
         let findings = Some(Findings { prompt_tokens: 9, read_tokens: 9, scores, ..Findings::default() });
         Attempt { findings, ..attempt(Role::Small, &outcome) }
     };
-    let mut readings = vec![read(&[("h", 0.9)]), read(&[("h", 0.1)]), read(&[]), read(&[("h", f64::NAN)])];
+    let mut readings = vec![
+        read(&[("h", 0.9), ("l", 0.95)]),
+        read(&[("h", 0.1), ("l", 0.8)]),
+        read(&[("h", 0.9)]),
+        read(&[("h", f64::NAN), ("l", 0.8)]),
+    ];
     let failures = all_statuses().into_iter().filter(|status| matches!(status, AttemptStatus::Failed(_)));
     readings.extend(
         failures.map(|status| attempt(Role::Small, &Outcome { status, signals: Signals::default() })),
