@@ -129,9 +129,9 @@ mod tests {
 
     fn head(name: &str, model: &str, sha256: &str) -> String {
         json!({
-            "format": "tandem-head", "version": 1, "name": name,
+            "format": "tandem-head", "version": 2, "name": name,
             "model": {"name": model, "sha256": sha256},
-            "features": {"layer": 1, "states": ["last"], "scalars": []},
+            "features": {"states": [{"layer": 1, "state": "last"}], "scalars": []},
             "means": [0.0], "scales": [1.0], "weights": [1.0], "bias": 0.0,
             "calibrator": {"platt": {"slope": 1.0, "intercept": 0.0}},
             "training": serde_json::to_value(policy::heads::Training::default()).unwrap(),

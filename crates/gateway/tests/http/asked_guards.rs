@@ -14,9 +14,9 @@ use super::server::{Server, Setup, chat, chat_stream};
 /// A head that says σ(x) of the state [x] of layer 1.
 fn head() -> Head {
     let head = json!({
-        "format": "tandem-head", "version": 1, "name": "injection",
+        "format": "tandem-head", "version": 2, "name": "injection",
         "model": {"name": "tiny", "sha256": "0a".repeat(32)},
-        "features": {"layer": 1, "states": ["last"], "scalars": []},
+        "features": {"states": [{"layer": 1, "state": "last"}], "scalars": []},
         "means": [0.0], "scales": [1.0], "weights": [1.0], "bias": 0.0,
         "calibrator": {"platt": {"slope": 1.0, "intercept": 0.0}},
         "training": serde_json::to_value(policy::heads::Training::default()).unwrap(),
