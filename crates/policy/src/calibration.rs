@@ -6,6 +6,7 @@
 use contract::{Attempt, Findings, Role, Signals};
 use serde::{Deserialize, Serialize};
 
+use crate::artefact::Stated;
 use crate::calibrator::{Calibrator, logit};
 use crate::heads::{Head, HeadError, ReliabilityBin};
 
@@ -472,6 +473,9 @@ impl Calibration {
     /// # Errors
     /// [`CalibrationError`], saying what is wrong.
     pub fn load(text: &str) -> Result<Self, CalibrationError> {
+        if let Some(Stated { format, version }) = Stated::other(text, (FORMAT, VERSION)) {
+            return Err(CalibrationError::Version { format, version });
+        }
         let calibration: Calibration =
             serde_json::from_str(text).map_err(|error| CalibrationError::Json(error.to_string()))?;
         calibration.validate()?;
@@ -623,6 +627,12 @@ mod tests {
         assert_eq!(least(0.01), Some(None));
         assert_eq!(least(0.0), None);
         assert_eq!(least(1.0), Some(Some(-0.3)));
+    }
+
+    #[test]
+    fn another_version_is_named_before_what_else_differs() {
+        let error = Calibration::load(r#"{"format": "tandem-calibration", "version": 1, "head": {}}"#);
+        assert_eq!(error, Err(CalibrationError::Version { format: FORMAT.to_owned(), version: 1 }));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use contract::{Findings, LayerState, Reading};
 use serde::{Deserialize, Serialize};
 
+use crate::artefact::Stated;
 use crate::calibrator::Calibrator;
 
 /// What `format` says in a head's file.
@@ -294,6 +295,9 @@ impl Head {
     /// # Errors
     /// [`HeadError`], saying what is wrong.
     pub fn load(text: &str) -> Result<Self, HeadError> {
+        if let Some(Stated { format, version }) = Stated::other(text, (FORMAT, VERSION)) {
+            return Err(HeadError::Version { format, version });
+        }
         let head: Head = serde_json::from_str(text).map_err(|error| HeadError::Json(error.to_string()))?;
         head.validate()?;
         Ok(head)
@@ -536,6 +540,14 @@ mod tests {
     fn a_file_is_read_as_it_was_written() {
         let text = serde_json::to_string(&head("h", 3)).unwrap();
         assert_eq!(Head::load(&text), Ok(head("h", 3)));
+    }
+
+    #[test]
+    fn another_version_is_named_before_what_else_differs() {
+        let error = Head::load(r#"{"format": "tandem-head", "version": 1, "layer": 3}"#).unwrap_err();
+        assert_eq!(error, HeadError::Version { format: FORMAT.to_owned(), version: 1 });
+        let error = Head::load(r#"{"layer": 3}"#).unwrap_err().to_string();
+        assert!(error.contains("not a head's file"), "{error}");
     }
 
     #[test]

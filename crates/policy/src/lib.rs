@@ -4,6 +4,7 @@
 //! the ledger exactly what the gateway did live. [`build`] is the door; [`routing`] has one file per
 //! policy.
 
+mod artefact;
 pub mod calibration;
 pub mod calibrator;
 pub mod drift;

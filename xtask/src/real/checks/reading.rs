@@ -65,15 +65,16 @@ fn head(rig: &Rig, scratch: &Path) -> Result<Value, String> {
 fn calibration(head: &Value) -> Value {
     let none = [0.0, 0.0];
     let threshold =
-        json!({"max_quality_loss": 1.0, "score_min": 0.0, "large_share": 0.0, "cost_usd_per_1k": 0.0});
+        json!({"max_quality_loss": 1.0, "score_min": -1.0, "large_share": 0.0, "cost_usd_per_1k": 0.0});
     let held_out = json!({"rows": 0, "quality_small": 0.0, "quality_large": 0.0, "quality_policy": 0.0,
         "quality_policy_ci": none, "large_share": 0.0, "cost_usd_per_1k": 0.0, "cost_large_usd_per_1k": 0.0,
         "realised_loss": 0.0, "realised_loss_ci": none, "above_mixing": 0.0, "above_mixing_ci": none});
     let ordering = json!({"rows": 0, "apgr": null, "apgr_ci": null, "cpt50": null, "cpt80": null, "aiq": null,
         "auroc": null, "auroc_ci": none, "ece": 0.0, "reliability": []});
-    json!({"format": "tandem-calibration", "version": 1, "policy": "route", "routes": true, "why": "a check",
+    json!({"format": "tandem-calibration", "version": 2, "policy": "route", "routes": true, "why": "a check",
         "constant": "large", "small": SMALL, "large": "none", "confidence": 0.95, "max_quality_loss": 1.0,
-        "head": head, "combination": null, "route_below": null, "thresholds": [threshold], "curve": [],
+        "right": {"small": {"head": head, "combination": null}, "large": {"head": null, "combination": null}},
+        "route_below": null, "thresholds": [threshold], "curve": [],
         "held_out": held_out, "ordering": ordering, "slices": [], "references": [],
         "data": {"outcomes_sha256": "", "seed": 0, "fit": 0, "calibration": 0, "held_out": 0}})
 }
