@@ -1,11 +1,12 @@
 //! `tandem train-head`: heads from labelled rows.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use contract::Input;
-use lab::heads::{Rows, Target, TrainSettings, Trained, runs_max, train};
+use lab::heads::{FOLDS, FOLDS_MAX, FOLDS_MIN, Rows, Target, TrainSettings, Trained, balanced, train};
 use policy::Head;
-use policy::heads::{HeadState, StateKind};
+use policy::heads::{HeadState, OperatingPoint, StateKind};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -41,6 +42,23 @@ pub struct Args {
     /// the last
     #[arg(long, value_name = "auto|LAYERS", default_value = "auto")]
     layers: String,
+    /// Look at exactly these states, joined, instead of choosing: the last token's or the mean over the prompt, each of
+    /// a layer
+    #[arg(long, value_name = "12:last,12:mean,…", conflicts_with = "layers")]
+    states: Option<String>,
+    /// Leave out the prompt's length and the next token's distribution, which say little of what a text is about
+    #[arg(long)]
+    no_scalars: bool,
+    /// A field, such as a source: a row counts by the inverse square root of how many have its value, and the rows of
+    /// either label count together as much as those of the other
+    #[arg(long, value_name = "FIELD")]
+    balance: Option<String>,
+    /// Folds of the cross-validation, 3 to 20, at most as many as groups
+    #[arg(long, value_name = "N", default_value_t = FOLDS, value_parser = folds)]
+    folds: usize,
+    /// Store the least threshold that at most this share of rows with a false label reach, as the head's operating point
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    false_positives: Option<f64>,
     /// Take `prompt` for a user's message, with the model's chat template around it
     #[arg(long)]
     as_chat: bool,
@@ -72,6 +90,8 @@ struct Labelled {
     /// Of each `--label`.
     labels: Vec<bool>,
     group: Option<String>,
+    /// Of `--balance`.
+    kind: Option<String>,
 }
 
 /// Runs the command.
@@ -82,26 +102,43 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     check_names(&args)?;
     let (inputs, labelled) = rows(&args)?;
     let data_sha256 = sha256(&args.data)?.to_string();
-    let reader = Reader::load(&args.model, |depth| layers(&args.layers, depth), context)?;
+    let mut given = None;
+    let wanted = |depth: u32| match &args.states {
+        Some(text) => {
+            let found = states(text, depth)?;
+            let layers: BTreeSet<u32> = found.iter().map(|state| state.layer).collect();
+            given = Some(found);
+            Ok(layers.into_iter().collect())
+        }
+        None => layers(&args.layers, depth),
+    };
+    let reader = Reader::load(&args.model, wanted, context)?;
     let mut readings = Rows::default();
     reader.read(inputs, |index, reading| {
         readings.push(&reading, labelled[index].group.as_deref()).map_err(CliError::failed)
     })?;
-    let settings = TrainSettings {
-        model: reader.model.clone(),
-        data_sha256,
+    let mut settings = TrainSettings {
         seed: args.seed,
-        threads: context.threads(),
+        states: given,
+        folds: args.folds,
+        false_positive_rate_max: args.false_positives,
+        ..TrainSettings::new(reader.model.clone(), data_sha256, context.threads())
     };
+    if args.no_scalars {
+        settings.scalars.clear();
+    }
     let of_label = |index| labelled.iter().map(|row| row.labels[index]).collect();
     let labels: Vec<Vec<bool>> = (0..args.labels.len()).map(of_label).collect();
     let name = |label: &String| args.name.clone().unwrap_or_else(|| label.clone());
     let target = |index: usize| {
         let label = &args.labels[index];
-        Target { name: name(label), label: label.clone(), labels: &labels[index] }
+        let labels = &labels[index];
+        let kinds: Option<Vec<&String>> = labelled.iter().map(|row| row.kind.as_ref()).collect();
+        let weights = kinds.map_or_else(Vec::new, |kinds| balanced(&kinds, labels));
+        Target { name: name(label), label: label.clone(), labels, weights }
     };
     let targets: Vec<Target<'_>> = (0..labels.len()).map(target).collect();
-    let bar = counter("fitting", runs_max(&readings) as u64, context.stderr_is_terminal);
+    let bar = counter("fitting", settings.runs_max(&readings) as u64, context.stderr_is_terminal);
     let heads = train((&readings, &targets), &settings, &|| bar.inc(1));
     bar.finish_and_clear();
     for (trained, target) in heads.map_err(CliError::usage)?.iter().zip(&targets) {
@@ -157,13 +194,18 @@ fn rows(args: &Args) -> Result<(Vec<Input>, Vec<Labelled>), CliError> {
             })
         };
         let labels = args.labels.iter().map(label).collect::<Result<_, _>>()?;
-        let group = args.group.as_ref().map(|field| match row.fields.get(field) {
-            Some(Value::String(text)) => Ok(text.clone()),
-            Some(other) => Ok(other.to_string()),
-            None => Err(CliError::usage(format!("the row has no field {field:?} for the group"))),
-        });
+        let field = |field: &Option<String>, of: &str| {
+            let field = field.as_ref()?;
+            Some(match row.fields.get(field) {
+                Some(Value::String(text)) => Ok(text.clone()),
+                Some(other) => Ok(other.to_string()),
+                None => Err(CliError::usage(format!("the row has no field {field:?} for {of}"))),
+            })
+        };
         let id = row.fields.get("id").cloned().unwrap_or_default();
-        labelled.push(Labelled { id, labels, group: group.transpose()? });
+        let group = field(&args.group, "the group").transpose()?;
+        let kind = field(&args.balance, "the balance").transpose()?;
+        labelled.push(Labelled { id, labels, group, kind });
         inputs.push(row.input.input(args.as_chat)?);
         Ok(())
     })?;
@@ -210,6 +252,32 @@ fn layers(text: &str, depth: u32) -> Result<Vec<u32>, CliError> {
     Ok(layers)
 }
 
+/// The states that `--states` names, of a model with so many layers.
+fn states(text: &str, depth: u32) -> Result<Vec<HeadState>, CliError> {
+    let state = |part: &str| {
+        let (layer, state) = part.trim().split_once(':')?;
+        let layer = layer.parse().ok().filter(|layer| *layer <= depth)?;
+        let kinds = [StateKind::Last, StateKind::Mean];
+        Some(HeadState { layer, state: kinds.into_iter().find(|known| kind(*known) == state)? })
+    };
+    let found: Option<Vec<HeadState>> = text.split(',').map(state).collect();
+    let count = |found: &[HeadState]| found.iter().collect::<BTreeSet<_>>().len();
+    found.filter(|found| count(found) == found.len()).ok_or_else(|| {
+        let form = "different ones of layers in 0..=";
+        CliError::usage(format!("--states is {text:?}; give {form}{depth}, as in 12:last,12:mean"))
+    })
+}
+
+fn folds(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| (FOLDS_MIN..=FOLDS_MAX).contains(count));
+    count.ok_or_else(|| format!("give a number from {FOLDS_MIN} to {FOLDS_MAX}"))
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..1.0).contains(share));
+    share.ok_or_else(|| "give a share of at least 0 and below 1, as 0.02".to_owned())
+}
+
 fn summary(head: &Head) -> Value {
     let training = &head.training;
     json!({
@@ -224,6 +292,7 @@ fn summary(head: &Head) -> Value {
         "groups": training.groups,
         "folds": training.folds,
         "strength": training.strength,
+        "operating_point": head.operating_point,
         "layers": training.layers,
         "baselines": training.baselines,
     })
@@ -252,6 +321,13 @@ fn told(head: &Head) -> String {
         training.positives,
         training.folds,
     );
+    if let Some(OperatingPoint { threshold, false_positive_rate, recall }) = &head.operating_point {
+        text += &format!(
+            "  from {threshold:.4} on: {:.1} % of the true, {:.1} % of the false\n",
+            100.0 * recall,
+            100.0 * false_positive_rate,
+        );
+    }
     for baseline in &training.baselines {
         text += &format!(
             "  beside {}: {:.3}; the reading adds {:+.3} ({:+.3} to {:+.3})\n",
@@ -280,6 +356,18 @@ mod tests {
         for wrong in ["", "25", "8,x", "-1"] {
             assert_eq!(layers(wrong, 24).unwrap_err().exit_code(), 2, "{wrong}");
         }
+    }
+
+    #[test]
+    fn states_are_given_by_layer_and_kind() {
+        let state = |layer, state| HeadState { layer, state };
+        let expected = [state(12, StateKind::Last), state(0, StateKind::Mean)];
+        assert_eq!(states("12:last, 0:mean", 24).unwrap(), expected);
+        for wrong in ["", "12", "25:last", "12:first", "12:last,12:last", "x:mean"] {
+            assert_eq!(states(wrong, 24).unwrap_err().exit_code(), 2, "{wrong}");
+        }
+        assert!(folds("3").is_ok() && folds("2").is_err() && folds("21").is_err());
+        assert!(share("0.02").is_ok() && share("1").is_err() && share("x").is_err());
     }
 
     #[test]

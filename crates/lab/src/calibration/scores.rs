@@ -70,7 +70,10 @@ type Probabilities = Vec<Option<f64>>;
 pub fn fit(pairs: &[&Pair], settings: &FitSettings) -> (Fitted, Vec<Scored>) {
     let small: Vec<bool> = pairs.iter().map(|pair| pair.small_correct).collect();
     let large: Vec<bool> = pairs.iter().map(|pair| pair.large_correct).collect();
-    let target = |name: &str, labels| Target { name: name.to_owned(), label: name.to_owned(), labels };
+    let target = |name: &str, labels| {
+        let (name, label) = (name.to_owned(), name.to_owned());
+        Target { name, label, labels, weights: Vec::new() }
+    };
     let mut targets = vec![target("small-is-right", &small[..]), target("large-is-right", &large[..])];
     // Where large is nearly always right, or wrong, only small's chances differ between rows.
     targets.retain(|target| target.label.starts_with("small") || target.check().is_ok());
@@ -115,12 +118,8 @@ fn fit_heads(
         let reading = pair.reading.as_ref().ok_or("the outcomes hold no readings of small")?;
         rows.push(reading, None).map_err(|error| format!("row {:?}: {error}", pair.id))?;
     }
-    let settings = TrainSettings {
-        model: settings.model.clone(),
-        data_sha256: settings.data_sha256.clone(),
-        seed: settings.seed,
-        threads: settings.threads,
-    };
+    let FitSettings { model, data_sha256, seed, threads } = settings.clone();
+    let settings = TrainSettings { seed, ..TrainSettings::new(model, data_sha256, threads) };
     train((&rows, targets), &settings, &|| {}).map_err(|error| error.to_string())
 }
 
@@ -228,13 +227,19 @@ fn cross_fit(matrix: &Matrix, labels: &[bool], folds: &[usize]) -> (Linear, Vec<
     let mut logits = vec![0.0; labels.len()];
     for fold in 0..=folds.iter().copied().max().unwrap_or(0) {
         let (unseen, seen): (Vec<usize>, Vec<usize>) = (0..labels.len()).partition(|row| folds[*row] == fold);
-        let linear = logistic::fit(Task { matrix, labels, rows: &seen, strength: STRENGTH, stop }, &zero);
+        let linear = logistic::fit(
+            Task { matrix, labels, weights: &[], rows: &seen, strength: STRENGTH, stop },
+            &zero,
+        );
         for (row, logit) in unseen.iter().zip(linear.logits(matrix, &unseen)) {
             logits[*row] = logit;
         }
     }
     let all: Vec<usize> = (0..labels.len()).collect();
-    (logistic::fit(Task { matrix, labels, rows: &all, strength: STRENGTH, stop }, &zero), logits)
+    (
+        logistic::fit(Task { matrix, labels, weights: &[], rows: &all, strength: STRENGTH, stop }, &zero),
+        logits,
+    )
 }
 
 /// The value of a signal for a row, as drift is watched by it.

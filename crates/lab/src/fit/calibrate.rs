@@ -26,10 +26,14 @@ pub struct Calibrated {
 
 /// Chooses the kind by the log loss of cross-validation, and fits it on all rows.
 pub fn choose(scores: &[f64], labels: &[bool], folds: &[usize]) -> Calibrated {
-    let (platt, isotonic) =
-        (held_out(Kind::Platt, scores, labels, folds), held_out(Kind::Isotonic, scores, labels, folds));
-    let is_platt = log_loss(&platt, labels) <= log_loss(&isotonic, labels);
-    let (kind, probabilities) = if is_platt { (Kind::Platt, platt) } else { (Kind::Isotonic, isotonic) };
+    let [platt, isotonic] = [Kind::Platt, Kind::Isotonic].map(|kind| of_kind(kind, scores, labels, folds));
+    let loss = |calibrated: &Calibrated| log_loss(&calibrated.probabilities, labels);
+    if loss(&platt) <= loss(&isotonic) { platt } else { isotonic }
+}
+
+/// Fits this kind.
+pub fn of_kind(kind: Kind, scores: &[f64], labels: &[bool], folds: &[usize]) -> Calibrated {
+    let probabilities = held_out(kind, scores, labels, folds);
     Calibrated { calibrator: fit(kind, scores, labels), probabilities }
 }
 
@@ -67,7 +71,7 @@ fn platt(scores: &[f64], labels: &[bool]) -> Calibrator {
     let rows: Vec<usize> = (0..scores.len()).collect();
     let strength = 1.0 / scores.len() as f64;
     let stop = Stop { gradient_max: 1e-7, steps_max: 200 };
-    let task = logistic::Task { matrix: &matrix, labels, rows: &rows, strength, stop };
+    let task = logistic::Task { matrix: &matrix, labels, weights: &[], rows: &rows, strength, stop };
     let positives = labels.iter().filter(|label| **label).count() as f64;
     let base = logit((positives + 0.5) / (labels.len() as f64 + 1.0));
     let fitted = logistic::fit(task, &Linear::zero(1));

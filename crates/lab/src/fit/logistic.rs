@@ -45,6 +45,8 @@ pub struct Task<'a> {
     pub matrix: &'a Matrix,
     /// The label of each of its rows.
     pub labels: &'a [bool],
+    /// How much each of its rows counts beside the others, above 0; empty if all count alike.
+    pub weights: &'a [f32],
     /// The rows to fit on.
     pub rows: &'a [usize],
     /// Weight of the squared penalty on the weights, beside the rows' mean loss. The bias is not penalised.
@@ -53,7 +55,7 @@ pub struct Task<'a> {
     pub stop: Stop,
 }
 
-/// Fits from `start` on: least mean log loss plus `strength / 2 · Σ weight²`.
+/// Fits from `start` on: least mean log loss, weighed, plus `strength / 2 · Σ weight²`.
 pub fn fit(task: Task<'_>, start: &Linear) -> Linear {
     let mut parameters = start.parameters.clone();
     parameters.resize(task.matrix.columns() + 1, 0.0);
@@ -74,22 +76,24 @@ impl Sums {
         let Some((&bias, weights)) = at.split_last() else { return 0.0 };
         self.weights.iter_mut().zip(weights).for_each(|(to, from)| *to = *from as f32);
         gradient.fill(0.0);
-        let (mut loss, mut bias_gradient) = (0.0, 0.0);
+        let (mut loss, mut bias_gradient, mut rows) = (0.0, 0.0, 0.0);
         for block in task.rows.chunks(ROWS_IN_32_BITS) {
             self.part.fill(0.0);
             for &index in block {
                 let row = task.matrix.row(index);
                 let z = f64::from(dot(row, &self.weights)) + bias;
                 let label = if task.labels[index] { 1.0 } else { 0.0 };
-                loss += softplus(z) - label * z;
-                let residual = sigmoid(z) - label;
+                let counts = task.weights.get(index).map_or(1.0, |weight| f64::from(*weight));
+                rows += counts;
+                loss += counts * (softplus(z) - label * z);
+                let residual = counts * (sigmoid(z) - label);
                 bias_gradient += residual;
                 let residual = residual as f32;
                 self.part.iter_mut().zip(row).for_each(|(sum, value)| *sum += residual * value);
             }
             gradient.iter_mut().zip(&self.part).for_each(|(sum, part)| *sum += f64::from(*part));
         }
-        let rows = task.rows.len().max(1) as f64;
+        let rows = if rows > 0.0 { rows } else { 1.0 };
         let mut penalty = 0.0;
         for (gradient, weight) in gradient.iter_mut().zip(weights) {
             *gradient = *gradient / rows + task.strength * weight;
@@ -132,7 +136,8 @@ mod tests {
     fn the_weights_behind_the_labels_are_found() {
         let (matrix, labels) = rows(20_000, 3);
         let all: Vec<usize> = (0..labels.len()).collect();
-        let task = Task { matrix: &matrix, labels: &labels, rows: &all, strength: 0.0, stop: STOP };
+        let task =
+            Task { matrix: &matrix, labels: &labels, weights: &[], rows: &all, strength: 0.0, stop: STOP };
         let fitted = fit(task, &Linear::zero(3));
         for (found, expected) in fitted.weights().iter().zip([2.0, -1.0, 0.0]) {
             assert!((found - expected).abs() < 0.08, "{fitted:?}");
@@ -144,7 +149,8 @@ mod tests {
     fn the_gradient_is_the_slope_of_the_loss() {
         let (matrix, labels) = rows(150, 20);
         let odd: Vec<usize> = (0..150).filter(|row| row % 2 == 1).collect();
-        let task = Task { matrix: &matrix, labels: &labels, rows: &odd, strength: 0.3, stop: STOP };
+        let task =
+            Task { matrix: &matrix, labels: &labels, weights: &[], rows: &odd, strength: 0.3, stop: STOP };
         let mut sums = Sums { weights: vec![0.0; 20], part: vec![0.0; 20] };
         let at: Vec<f64> = (0..21).map(|i| 0.25 - 0.03125 * f64::from(i)).collect();
         let (mut gradient, mut unused) = (vec![0.0; 21], vec![0.0; 21]);
@@ -161,11 +167,31 @@ mod tests {
     }
 
     #[test]
+    fn a_row_that_weighs_twice_is_two_rows() {
+        let (matrix, labels) = rows(90, 4);
+        let weights: Vec<f32> = (0..90).map(|row| if row % 3 == 0 { 2.0 } else { 1.0 }).collect();
+        let once: Vec<usize> = (0..90).collect();
+        let twice: Vec<usize> = (0..90).chain((0..90).step_by(3)).collect();
+        let of = |weights: &[f32], rows: &[usize]| {
+            let task = Task { matrix: &matrix, labels: &labels, weights, rows, strength: 0.1, stop: STOP };
+            fit(task, &Linear::zero(4))
+        };
+        let (weighed, repeated) = (of(&weights, &once), of(&[], &twice));
+        for (a, b) in weighed.parameters.iter().zip(&repeated.parameters) {
+            assert!((a - b).abs() < 1e-4, "{weighed:?} {repeated:?}");
+        }
+        assert!((weighed.bias() - of(&[], &once).bias()).abs() > 1e-3);
+    }
+
+    #[test]
     fn a_stronger_penalty_means_smaller_weights_and_warm_starts_the_same_end() {
         let (matrix, labels) = rows(300, 40);
         let all: Vec<usize> = (0..300).collect();
         let at = |strength, start: &Linear| {
-            fit(Task { matrix: &matrix, labels: &labels, rows: &all, strength, stop: STOP }, start)
+            fit(
+                Task { matrix: &matrix, labels: &labels, weights: &[], rows: &all, strength, stop: STOP },
+                start,
+            )
         };
         let norm = |linear: &Linear| linear.weights().iter().map(|w| w * w).sum::<f64>();
         let (strong, weak) = (at(10.0, &Linear::zero(40)), at(0.01, &Linear::zero(40)));

@@ -4,4 +4,4 @@ pub mod rows;
 pub mod train;
 
 pub use rows::{Rows, RowsError};
-pub use train::{Target, TrainError, TrainSettings, Trained, runs_max, train};
+pub use train::{FOLDS, FOLDS_MAX, FOLDS_MIN, Target, TrainError, TrainSettings, Trained, balanced, train};

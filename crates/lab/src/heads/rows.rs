@@ -129,26 +129,20 @@ impl Rows {
     }
 
     /// Features, `[rows, states · hidden + scalars]`; states of layers that there are not are left out.
-    pub fn matrix(&self, states: &[HeadState]) -> Matrix {
+    pub fn matrix(&self, states: &[HeadState], scalars: &[Scalar]) -> Matrix {
         let find = |state: &HeadState| {
             let layer = self.layers.iter().find(|layer| layer.layer == state.layer)?;
             Some((layer, usize::from(state.state == StateKind::Mean)))
         };
         let found: Vec<(&Layer, usize)> = states.iter().filter_map(find).collect();
         let width: usize = found.iter().map(|(layer, _)| layer.hidden).sum();
-        let mut matrix = Matrix::new(width + Scalar::ALL.len());
-        for (row, scalars) in self.scalars.iter().enumerate() {
+        let wanted: Vec<bool> = Scalar::ALL.iter().map(|scalar| scalars.contains(scalar)).collect();
+        let mut matrix = Matrix::new(width + wanted.iter().filter(|is_wanted| **is_wanted).count());
+        for (row, all) in self.scalars.iter().enumerate() {
             let values = found.iter().flat_map(|(layer, half)| layer.half(row, *half));
-            matrix.push(values.map(|value| value.to_f32()).chain(scalars.iter().copied()));
-        }
-        matrix
-    }
-
-    /// Some of the scalars, `[rows, columns]`.
-    pub fn scalar_matrix(&self, columns: &[usize]) -> Matrix {
-        let mut matrix = Matrix::new(columns.len());
-        for scalars in &self.scalars {
-            matrix.push(columns.iter().filter_map(|column| scalars.get(*column).copied()));
+            let scalars =
+                all.iter().zip(&wanted).filter_map(|(value, is_wanted)| is_wanted.then_some(*value));
+            matrix.push(values.map(|value| value.to_f32()).chain(scalars));
         }
         matrix
     }
@@ -173,13 +167,13 @@ mod tests {
         }
         assert_eq!((rows.groups(), rows.group_count()), (&[0, 1, 0, 2][..], 3));
         let [last, mean] = [StateKind::Last, StateKind::Mean].map(|state| HeadState { layer: 5, state });
-        let matrix = rows.matrix(&[last, mean]);
+        let matrix = rows.matrix(&[last, mean], &Scalar::ALL);
         let tokens = 4f32.ln();
         assert_eq!(matrix.row(0), [2.0, 1.0, 0.5, -1.0, tokens, tokens * tokens, 0.0, 0.0, 0.0]);
         assert_eq!(matrix.row(1)[0], 65504.0);
-        assert_eq!(rows.matrix(&[mean]).row(3)[..3], [0.5, -1.0, tokens]);
-        assert_eq!(rows.matrix(&[HeadState { layer: 6, ..last }]).columns(), 5);
-        assert_eq!(rows.scalar_matrix(&[0]).row(3), [tokens]);
+        assert_eq!(rows.matrix(&[mean], &Scalar::ALL).row(3)[..3], [0.5, -1.0, tokens]);
+        assert_eq!(rows.matrix(&[HeadState { layer: 6, ..last }], &Scalar::ALL).columns(), 5);
+        assert_eq!(rows.matrix(&[], &[Scalar::PromptTokensLn]).row(3), [tokens]);
     }
 
     #[test]

@@ -8,18 +8,20 @@
 //! A fit on all folds but *a* and *b* serves twice: to choose for outer fold *a* by what it predicts of *b*, and for
 //! *b* by what it predicts of *a*. So five folds take ten fits per choice and strength instead of twenty.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use policy::Head;
 use policy::calibrator::Calibrator;
 use policy::heads::{
-    BaselineScore, FORMAT, Features, HeadModel, HeadState, LayerScore, Scalar, StateKind, Training, VERSION,
+    BaselineScore, FORMAT, Features, HeadModel, HeadState, LayerScore, OperatingPoint, Scalar, StateKind,
+    Training, VERSION,
 };
 
 use super::Rows;
 use crate::fit::bootstrap::{interval, resampled};
-use crate::fit::calibrate;
+use crate::fit::calibrate::{self, Calibrated, Kind};
 use crate::fit::folds::folds;
 use crate::fit::lbfgs::Stop;
 use crate::fit::logistic::{self, Linear, Task};
@@ -27,11 +29,13 @@ use crate::fit::matrix::{Matrix, Standard};
 use crate::metrics::ranking::{Ranked, auroc, auroc_ci, ece, reliability};
 
 /// Strengths that are tried, strongest first: each fit starts where the one before ended.
-const STRENGTHS: [f64; 6] = [30.0, 10.0, 3.0, 1.0, 0.3, 0.1];
-/// Folds, if there are as many groups.
-const FOLDS: usize = 5;
+const STRENGTHS: [f64; 8] = [30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01];
+/// Folds, if nothing else is asked for and there are as many groups.
+pub const FOLDS: usize = 5;
 /// Fewer groups can't be split for a choice inside a fold.
-const FOLDS_MIN: usize = 3;
+pub const FOLDS_MIN: usize = 3;
+/// More take long and tell no more: there are fits for each pair of folds.
+pub const FOLDS_MAX: usize = 20;
 /// Rows of either label below which nothing can be learnt.
 pub const ROWS_MIN: usize = 10;
 /// Scalars are few and states many: by how much the scalars' penalty is weaker, as a factor of their weights.
@@ -50,6 +54,23 @@ pub struct Target<'a> {
     pub label: String,
     /// The label of each row.
     pub labels: &'a [bool],
+    /// How much each row counts in fits; empty if all count alike.
+    pub weights: Vec<f32>,
+}
+
+/// Weights with which a row of a rare kind counts more than one of a frequent kind, by the square root of how many
+/// there are, and all rows of either label as much as those of the other.
+pub fn balanced<K: Ord>(kinds: &[K], labels: &[bool]) -> Vec<f32> {
+    let mut counts: BTreeMap<&K, f64> = BTreeMap::new();
+    kinds.iter().for_each(|kind| *counts.entry(kind).or_default() += 1.0);
+    let each: Vec<f64> = kinds.iter().map(|kind| counts[kind].sqrt().recip()).collect();
+    let mut sums = [0.0; 2];
+    each.iter().zip(labels).for_each(|(weight, label)| sums[usize::from(*label)] += weight);
+    let half = labels.len() as f64 / 2.0;
+    each.iter()
+        .zip(labels)
+        .map(|(weight, label)| (weight * half / sums[usize::from(*label)]) as f32)
+        .collect()
 }
 
 impl Target<'_> {
@@ -77,6 +98,38 @@ pub struct TrainSettings {
     pub seed: u64,
     /// Threads that fit, one choice of states each.
     pub threads: usize,
+    /// The states to look at, joined; `None`: what is best by cross-validation.
+    pub states: Option<Vec<HeadState>>,
+    /// The scalars to look at.
+    pub scalars: Vec<Scalar>,
+    /// Folds of the cross-validation, [`FOLDS_MIN`] to [`FOLDS_MAX`].
+    pub folds: usize,
+    /// The share of rows with a false label that may reach the operating point's threshold; `None`: there is none.
+    pub false_positive_rate_max: Option<f64>,
+}
+
+impl TrainSettings {
+    /// For a head that chooses its states and looks at all scalars.
+    pub fn new(model: HeadModel, data_sha256: String, threads: usize) -> Self {
+        let scalars = Scalar::ALL.to_vec();
+        let (states, false_positive_rate_max) = (None, None);
+        TrainSettings {
+            model,
+            data_sha256,
+            seed: 0,
+            threads,
+            states,
+            scalars,
+            folds: FOLDS,
+            false_positive_rate_max,
+        }
+    }
+
+    /// Runs of a training on these rows, at most: each state alone, and a pair of states for each fold and for the
+    /// head; or the one choice that is given.
+    pub fn runs_max(&self, rows: &Rows) -> usize {
+        if self.states.is_some() { 1 } else { 2 * rows.layers().len() + self.folds + 1 }
+    }
 }
 
 /// A trained head.
@@ -111,7 +164,7 @@ pub enum TrainError {
     #[error("there are {0} groups; at least {FOLDS_MIN} are needed to train on some and test on others")]
     TooFewGroups(usize),
     /// The readings have no states.
-    #[error("the readings hold no layer's states, so there is nothing to train on")]
+    #[error("the readings hold no states of the layers asked for, so there is nothing to train on")]
     NoLayers,
 }
 
@@ -126,11 +179,6 @@ struct Run {
     logits: Vec<Vec<f64>>,
 }
 
-/// Runs of a training, at most: each state alone, and a pair of states for each fold and for the head.
-pub fn runs_max(rows: &Rows) -> usize {
-    2 * rows.layers().len() + FOLDS + 1
-}
-
 /// Trains a head for every target, all on the same states. `progress` hears of every run that is done.
 ///
 /// # Errors
@@ -140,16 +188,20 @@ pub fn train(
     settings: &TrainSettings,
     progress: &(dyn Fn() + Sync),
 ) -> Result<Vec<Trained>, TrainError> {
-    let folds = checked_folds((rows, targets), settings.seed)?;
-    let data = Labelled { rows, targets, folds: &folds };
+    let folds = checked_folds((rows, targets), settings)?;
+    let data = Labelled { rows, targets, folds: &folds, scalars: &settings.scalars };
     let both = |layer: u32| [StateKind::Last, StateKind::Mean].map(|state| vec![HeadState { layer, state }]);
-    let singles: Vec<Vec<HeadState>> = rows.layers().into_iter().flat_map(both).collect();
+    let each = || rows.layers().into_iter().flat_map(both).collect();
+    let singles: Vec<Vec<HeadState>> = settings.states.clone().map_or_else(each, |states| vec![states]);
     let singles = all_runs(&data, singles, (settings.threads, progress));
     let count = fold_count(&folds);
     let in_fold = |fold: usize| move |run: &Run| run.inner[fold];
     let overall = |run: &Run| run.overall.0;
     let mut joined: Vec<Vec<HeadState>> =
         (0..count).map(|fold| pair(&singles, in_fold(fold))).chain([pair(&singles, overall)]).collect();
+    if settings.states.is_some() {
+        joined.clear();
+    }
     joined.sort();
     joined.dedup();
     let joined = all_runs(&data, joined, (settings.threads, progress));
@@ -163,11 +215,15 @@ pub fn train(
     }
     let chosen = best(&singles, &joined, overall).ok_or(TrainError::NoLayers)?;
     let head = |(index, logits): (usize, &Vec<f64>)| {
-        let calibrated = calibrate::choose(logits, targets[index].labels, &folds);
+        let calibrated = calibrated(logits, (targets[index].labels, &folds), settings);
         let layers = singles.iter().flat_map(|run| layer_score(run, (index, &targets[index]))).collect();
         let told = report(&data, (&targets[index], settings), (logits, &calibrated.probabilities));
         let training = Training { strength: chosen.overall.1, layers, ..told };
+        let operating_point = settings
+            .false_positive_rate_max
+            .and_then(|rate| operating_point(&calibrated.probabilities, targets[index].labels, rate));
         let head = fit_all(&data, (chosen, index), (settings, calibrated.calibrator, training));
+        let head = Head { operating_point, ..head };
         Trained { head, probabilities: calibrated.probabilities, folds: folds.clone() }
     };
     Ok(logits.iter().enumerate().map(head).collect())
@@ -178,6 +234,37 @@ struct Labelled<'a> {
     rows: &'a Rows,
     targets: &'a [Target<'a>],
     folds: &'a [usize],
+    scalars: &'a [Scalar],
+}
+
+/// Probabilities of these log-odds. A threshold must be able to lie anywhere, so with an operating point they are
+/// without steps.
+fn calibrated(logits: &[f64], (labels, folds): (&[bool], &[usize]), settings: &TrainSettings) -> Calibrated {
+    match settings.false_positive_rate_max {
+        Some(_) => calibrate::of_kind(Kind::Platt, logits, labels, folds),
+        None => calibrate::choose(logits, labels, folds),
+    }
+}
+
+/// The least threshold that at most `rate_max` of the rows with a false label reach; `None` where none below 1 does.
+fn operating_point(probabilities: &[f64], labels: &[bool], rate_max: f64) -> Option<OperatingPoint> {
+    let of = |wanted: bool| -> Vec<f64> {
+        let rows = probabilities.iter().zip(labels).filter(|(_, label)| **label == wanted);
+        rows.map(|(probability, _)| *probability).collect()
+    };
+    let (positives, negatives) = (of(true), of(false));
+    let share = |rows: &[f64], threshold: f64| {
+        rows.iter().filter(|probability| **probability >= threshold).count() as f64 / rows.len().max(1) as f64
+    };
+    let mut thresholds = probabilities.to_vec();
+    thresholds.sort_by(f64::total_cmp);
+    let first = thresholds.partition_point(|threshold| share(&negatives, *threshold) > rate_max);
+    let threshold = *thresholds.get(first)?;
+    Some(OperatingPoint {
+        threshold,
+        false_positive_rate: share(&negatives, threshold),
+        recall: share(&positives, threshold),
+    })
 }
 
 /// The best mean of a layer, and the best last.
@@ -197,23 +284,31 @@ fn best<'a>(singles: &'a [Run], joined: &'a [Run], figure: impl Fn(&Run) -> f64)
     runs.max_by(|a, b| figure(a).total_cmp(&figure(b)))
 }
 
+/// Of a run that looks at one state.
 fn layer_score(run: &Run, (index, target): (usize, &Target<'_>)) -> Option<LayerScore> {
-    let HeadState { layer, state } = *run.states.first()?;
+    let [HeadState { layer, state }] = run.states[..] else { return None };
     Some(LayerScore { layer, state, auroc: auroc(&run.logits[index], target.labels).unwrap_or(0.5) })
 }
 
-fn checked_folds((rows, targets): (&Rows, &[Target<'_>]), seed: u64) -> Result<Vec<usize>, TrainError> {
+fn checked_folds(
+    (rows, targets): (&Rows, &[Target<'_>]),
+    settings: &TrainSettings,
+) -> Result<Vec<usize>, TrainError> {
     targets.iter().try_for_each(Target::check)?;
     if rows.group_count() < FOLDS_MIN {
         return Err(TrainError::TooFewGroups(rows.group_count()));
     }
-    if rows.layers().is_empty() {
+    let layers = rows.layers();
+    let are_read = |states: &Vec<HeadState>| {
+        !states.is_empty() && states.iter().all(|state| layers.contains(&state.layer))
+    };
+    if layers.is_empty() || !settings.states.as_ref().is_none_or(are_read) {
         return Err(TrainError::NoLayers);
     }
-    let count = FOLDS.min(rows.group_count());
+    let count = settings.folds.clamp(FOLDS_MIN, FOLDS_MAX).min(rows.group_count());
     // Of several targets the first is evened out over the folds.
     let labels = targets.first().map_or(&[][..], |target| target.labels);
-    Ok(folds(rows.groups(), labels, (count, seed)))
+    Ok(folds(rows.groups(), labels, (count, settings.seed)))
 }
 
 fn fold_count(folds: &[usize]) -> usize {
@@ -247,10 +342,10 @@ fn all_runs(
 }
 
 /// The states' features, standardised over all rows: that knows no labels.
-fn features(rows: &Rows, states: &[HeadState]) -> (Matrix, Standard) {
-    let mut matrix = rows.matrix(states);
+fn features(data: &Labelled<'_>, states: &[HeadState]) -> (Matrix, Standard) {
+    let mut matrix = data.rows.matrix(states, data.scalars);
     let mut standard = matrix.standardise();
-    let scalars = Scalar::ALL.len();
+    let scalars = data.scalars.len();
     matrix.emphasise_last(scalars, SCALAR_EMPHASIS);
     let first = standard.scales.len() - scalars;
     standard.scales[first..].iter_mut().for_each(|scale| *scale /= SCALAR_EMPHASIS);
@@ -264,17 +359,18 @@ fn fit_all(
     (settings, calibrator, training): (&TrainSettings, Calibrator, Training),
 ) -> Head {
     let target = &data.targets[index];
-    let (matrix, standard) = features(data.rows, &chosen.states);
+    let (matrix, standard) = features(data, &chosen.states);
     let all: Vec<usize> = (0..data.rows.len()).collect();
     let strength = chosen.overall.1;
-    let task = Task { matrix: &matrix, labels: target.labels, rows: &all, strength, stop: STOP };
+    let Target { labels, weights, .. } = target;
+    let task = Task { matrix: &matrix, labels, weights, rows: &all, strength, stop: STOP };
     let linear = logistic::fit(task, &Linear::zero(matrix.columns()));
     Head {
         format: FORMAT.to_owned(),
         version: VERSION,
         name: target.name.clone(),
         model: settings.model.clone(),
-        features: Features { states: chosen.states.clone(), scalars: Scalar::ALL.to_vec() },
+        features: Features { states: chosen.states.clone(), scalars: data.scalars.to_vec() },
         means: standard.means,
         scales: standard.scales,
         weights: linear.weights().iter().map(|weight| *weight as f32).collect(),
@@ -286,8 +382,8 @@ fn fit_all(
 }
 
 fn cross_validate(data: &Labelled<'_>, states: &[HeadState]) -> Run {
-    let &Labelled { rows, targets, folds } = data;
-    let (matrix, _) = features(rows, states);
+    let &Labelled { rows, targets, folds, .. } = data;
+    let (matrix, _) = features(data, states);
     let count = fold_count(folds);
     let members = |wanted: &dyn Fn(usize) -> bool| -> Vec<usize> {
         (0..folds.len()).filter(|row| wanted(folds[*row])).collect()
@@ -298,10 +394,10 @@ fn cross_validate(data: &Labelled<'_>, states: &[HeadState]) -> Run {
     let mut starts = vec![vec![vec![Linear::default(); count]; STRENGTHS.len()]; targets.len()];
     for (a, b) in (0..count).flat_map(|a| (a + 1..count).map(move |b| (a, b))) {
         let seen = members(&|of| of != a && of != b);
-        for (&Target { labels, .. }, starts) in targets.iter().zip(&mut starts) {
+        for (Target { labels, weights, .. }, starts) in targets.iter().zip(&mut starts) {
             let mut linear = Linear::zero(matrix.columns());
             for (index, &strength) in STRENGTHS.iter().enumerate() {
-                let task = Task { matrix: &matrix, labels, rows: &seen, strength, stop: STOP };
+                let task = Task { matrix: &matrix, labels, weights, rows: &seen, strength, stop: STOP };
                 linear = logistic::fit(task, &linear);
                 for (outer, other) in [(a, b), (b, a)] {
                     let found = fold_auroc(&linear, (&matrix, labels), &of_fold[other]);
@@ -323,8 +419,10 @@ fn cross_validate(data: &Labelled<'_>, states: &[HeadState]) -> Run {
         let best = best.unwrap_or(0);
         of_outer.push(mean(best, fold));
         let seen = members(&|of| of != fold);
-        for ((&Target { labels, .. }, starts), logits) in targets.iter().zip(&starts).zip(&mut logits) {
-            let task = Task { matrix: &matrix, labels, rows: &seen, strength: STRENGTHS[best], stop: STOP };
+        for ((Target { labels, weights, .. }, starts), logits) in targets.iter().zip(&starts).zip(&mut logits)
+        {
+            let strength = STRENGTHS[best];
+            let task = Task { matrix: &matrix, labels, weights, rows: &seen, strength, stop: STOP };
             let linear = logistic::fit(task, &starts[best][fold]);
             let found = linear.logits(&matrix, of_fold);
             of_fold.iter().zip(found).for_each(|(row, logit)| logits[*row] = logit);
@@ -348,11 +446,8 @@ fn report(
     let labels = target.labels;
     let clusters = (rows.groups(), settings.seed);
     let length = [Scalar::PromptTokensLn, Scalar::PromptTokensLnSquare];
-    let of_length: Vec<usize> =
-        (0..Scalar::ALL.len()).filter(|i| length.contains(&Scalar::ALL[*i])).collect();
-    let all: Vec<usize> = (0..Scalar::ALL.len()).collect();
-    let baseline = |name: &str, columns: &[usize]| {
-        let scores = baseline_logits(data, target.labels, columns);
+    let baseline = |name: &str, scalars: &[Scalar]| {
+        let scores = baseline_logits(data, target, scalars);
         let (head, base) = (Ranked::new(logits, labels), Ranked::new(&scores, labels));
         let adds = |weights: &[u32]| Some(head.auroc(weights)? - base.auroc(weights)?);
         BaselineScore {
@@ -373,20 +468,22 @@ fn report(
         auroc_ci: auroc_ci(logits, labels, clusters),
         ece: ece(probabilities, labels),
         reliability: reliability(probabilities, labels),
-        baselines: vec![baseline("prompt_length", &of_length), baseline("scalars", &all)],
+        baselines: vec![baseline("prompt_length", &length), baseline("scalars", &Scalar::ALL)],
         ..Training::default()
     }
 }
 
 /// Log-odds of rows unseen by a fit on scalars only.
-fn baseline_logits(data: &Labelled<'_>, labels: &[bool], columns: &[usize]) -> Vec<f64> {
+fn baseline_logits(data: &Labelled<'_>, target: &Target<'_>, scalars: &[Scalar]) -> Vec<f64> {
     let &Labelled { rows, folds, .. } = data;
-    let mut matrix = rows.scalar_matrix(columns);
+    let Target { labels, weights, .. } = target;
+    let mut matrix = rows.matrix(&[], scalars);
     matrix.standardise();
     let mut logits = vec![0.0; rows.len()];
     for fold in 0..fold_count(folds) {
         let (unseen, seen): (Vec<usize>, Vec<usize>) = (0..rows.len()).partition(|row| folds[*row] == fold);
-        let task = Task { matrix: &matrix, labels, rows: &seen, strength: BASELINE_STRENGTH, stop: STOP };
+        let strength = BASELINE_STRENGTH;
+        let task = Task { matrix: &matrix, labels, weights, rows: &seen, strength, stop: STOP };
         let linear = logistic::fit(task, &Linear::zero(matrix.columns()));
         for (row, logit) in unseen.iter().zip(linear.logits(&matrix, &unseen)) {
             logits[*row] = logit;
@@ -440,18 +537,18 @@ mod tests {
 
     fn trained(readings: &[(Reading, bool)], groups: usize, threads: usize) -> Result<Trained, TrainError> {
         let (rows, labels) = rows(readings, groups);
-        let target = Target { name: "h".to_owned(), label: "correct".to_owned(), labels: &labels };
-        let trained = train((&rows, &[target]), &TrainSettings { threads, ..settings() }, &|| {});
+        let trained =
+            train((&rows, &[target("correct", &labels)]), &TrainSettings { threads, ..settings() }, &|| {});
         trained.map(|mut heads| heads.remove(0))
     }
 
+    fn target<'a>(name: &str, labels: &'a [bool]) -> Target<'a> {
+        Target { name: name.to_owned(), label: name.to_owned(), labels, weights: Vec::new() }
+    }
+
     fn settings() -> TrainSettings {
-        TrainSettings {
-            model: HeadModel { name: "tiny".to_owned(), sha256: "0a".repeat(32) },
-            data_sha256: "0b".repeat(32),
-            seed: 1,
-            threads: 2,
-        }
+        let model = HeadModel { name: "tiny".to_owned(), sha256: "0a".repeat(32) };
+        TrainSettings { seed: 1, ..TrainSettings::new(model, "0b".repeat(32), 2) }
     }
 
     #[test]
@@ -496,7 +593,6 @@ mod tests {
         let readings = readings(600, 3.0, false);
         let (rows, labels) = rows(&readings, 0);
         let noise: Vec<bool> = (0..labels.len()).map(|row| row % 3 == 0).collect();
-        let target = |name: &str, labels| Target { name: name.to_owned(), label: name.to_owned(), labels };
         let targets = [target("known", &labels[..]), target("noise", &noise[..])];
         let found = train((&rows, &targets), &settings(), &|| {}).unwrap();
         let [known, noise] = &found[..] else { panic!("{}", found.len()) };
@@ -504,6 +600,43 @@ mod tests {
         assert_eq!((&known.head.features, &known.folds), (&noise.head.features, &noise.folds));
         assert_eq!(known.head.training.strength, noise.head.training.strength);
         assert!(known.head.training.auroc > 0.8 && noise.head.training.auroc < 0.6);
+    }
+
+    #[test]
+    fn given_states_are_all_that_is_looked_at() {
+        let readings = readings(900, 2.0, true);
+        let (rows, labels) = rows(&readings, 0);
+        let states = vec![LATE, EARLY, HeadState { layer: 12, ..EARLY }];
+        let given = TrainSettings {
+            states: Some(states.clone()),
+            scalars: Vec::new(),
+            folds: 7,
+            false_positive_rate_max: Some(0.05),
+            ..settings()
+        };
+        let found = train((&rows, &[target("correct", &labels)]), &given, &|| {}).unwrap().remove(0);
+        let Head { features, training, operating_point, .. } = &found.head;
+        assert_eq!((&features.states, features.scalars.len()), (&states, 0));
+        assert_eq!((training.folds, training.layers.len()), (7, 0));
+        let free = trained(&readings, 0, 2).unwrap().head.training.auroc;
+        assert!((training.auroc - free).abs() < 0.03, "{} {free}", training.auroc);
+        // The operating point says what the rows unseen say.
+        let point = operating_point.clone().unwrap();
+        let reach = |wanted: bool| {
+            let of_label = || found.probabilities.iter().zip(&labels).filter(|(_, label)| **label == wanted);
+            of_label().filter(|(p, _)| **p >= point.threshold).count() as f64 / of_label().count() as f64
+        };
+        assert_eq!((reach(false), reach(true)), (point.false_positive_rate, point.recall));
+        assert!(point.false_positive_rate <= 0.05 && point.false_positive_rate > 0.04, "{point:?}");
+        let none = TrainSettings { states: Some(vec![HeadState { layer: 5, ..LATE }]), ..settings() };
+        let error = train((&rows, &[target("correct", &labels)]), &none, &|| {}).unwrap_err();
+        assert_eq!(error, TrainError::NoLayers);
+    }
+
+    #[test]
+    fn rare_kinds_and_labels_count_more() {
+        let weights = balanced(&["a", "a", "a", "a", "b", "c"], &[true, true, true, true, true, false]);
+        assert_eq!(weights, [0.5, 0.5, 0.5, 0.5, 1.0, 3.0]);
     }
 
     #[test]
