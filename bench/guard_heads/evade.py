@@ -16,6 +16,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from recorded import record
+
 # Letters that look alike in Cyrillic and Greek.
 LOOKALIKES = str.maketrans("aceiopxyABEHKMOPTX", "асеіорхуАВЕНКМОРТХ")
 ZERO_WIDTH = "\u200b"
@@ -119,6 +121,8 @@ def main():
     parser.add_argument("--tandem", default="tandem")
     parser.add_argument("--config", required=True)
     parser.add_argument("--count", type=int, default=120, help="attacks in each disguise")
+    parser.add_argument("--model", default="", help="what the record says it is of")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="append the result to FILE as a JSON line")
     args = parser.parse_args()
     rows = [json.loads(line) for line in args.rows.read_text().splitlines()]
     rows = [row for row in rows if (row.get("injection") or row.get("harmful")) and "+" not in row["id"]]
@@ -143,6 +147,8 @@ def main():
     ]
     result["hidden"]["five languages"] = round(1 - sum(spoken) / max(1, len(spoken)), 3)
     print(json.dumps(result))
+    if args.record:
+        record(args.record, args.model, result)
 
 
 if __name__ == "__main__":

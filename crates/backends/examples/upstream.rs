@@ -7,9 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use backends::{OpenaiBackend, OpenaiSettings, Secret};
-use contract::{
-    Backend, Call, Event, Finished, Input, Message, MessageRole, Options, Request, Sampling, Signals, Target,
-};
+use contract::{Backend, Call, Event, Finished, Input, Message, MessageRole, Request, Sampling, Signals};
 use futures_util::StreamExt;
 
 const MAX_TOKENS: u32 = 24;
@@ -89,18 +87,10 @@ async fn answer(backend: &OpenaiBackend, input: Input, stream: bool) -> Result<(
 
 fn request(input: Input) -> Request {
     Request {
-        id: "example".into(),
-        input,
-        target: Target::Auto,
         sampling: Sampling { temperature: 0.0, seed: Some(1), ..Sampling::default() },
         max_tokens: Some(MAX_TOKENS),
-        stop: Vec::new(),
-        top_logprobs: None,
         stream: true,
-        deadline_ms: None,
-        options: Options::default(),
-        passthrough: serde_json::Map::new(),
-        continues: None,
+        ..Request::new("example", input)
     }
 }
 

@@ -439,26 +439,14 @@ impl Drop for Playing {
 
 #[cfg(test)]
 mod tests {
-    use contract::{Input, Options, Request, Sampling, Target};
+    use contract::{Input, Request};
     use futures_util::StreamExt;
 
     use super::*;
 
     fn call(prompt: &str) -> Call {
-        let request = Request {
-            id: "cmpl-1".into(),
-            input: Input::Completion { prompt: prompt.into() },
-            target: Target::Auto,
-            sampling: Sampling::default(),
-            max_tokens: None,
-            stop: Vec::new(),
-            top_logprobs: None,
-            stream: true,
-            deadline_ms: None,
-            options: Options::default(),
-            passthrough: serde_json::Map::new(),
-            continues: None,
-        };
+        let request =
+            Request { stream: true, ..Request::new("cmpl-1", Input::Completion { prompt: prompt.into() }) };
         Call { request: Arc::new(request), signals: true, tenant: None }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use backends::{DraftOptions, EmbeddedBackend, EmbeddedOptions, IdleUnload};
 use contract::{
     Backend, Call, DrafterState, Drafting, Event, FailureKind, FinishReason, Input, Message, MessageRole,
-    Options, Price, ReadOptions, Readiness, Request, Sampling, Target, Usage,
+    Price, ReadOptions, Readiness, Request, Sampling, Usage,
 };
 use engine::decoder::{DecoderOptions, LayerSet};
 use engine::model::{LoadOptions, Model};
@@ -22,18 +22,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 fn request(prompt: &str, max_tokens: Option<u32>) -> Request {
     Request {
-        id: "cmpl-1".into(),
-        input: Input::Completion { prompt: prompt.into() },
-        target: Target::Auto,
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         max_tokens,
-        stop: Vec::new(),
-        top_logprobs: None,
         stream: true,
-        deadline_ms: None,
-        options: Options::default(),
-        passthrough: serde_json::Map::new(),
-        continues: None,
+        ..Request::new("cmpl-1", Input::Completion { prompt: prompt.into() })
     }
 }
 

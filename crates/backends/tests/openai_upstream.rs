@@ -16,10 +16,10 @@ use backends::openai::Probe;
 use backends::{OpenaiBackend, OpenaiSettings, Secret};
 use contract::{
     Backend, BackendError, Call, Event, FailureKind, FinishReason, Finished, Input, Message, MessageRole,
-    Options, Readiness, Request, Sampling, Target, Usage,
+    Readiness, Request, Usage,
 };
 use futures_util::{Stream, StreamExt, stream};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -33,18 +33,10 @@ fn chat_call() -> Call {
 
 fn call(input: Input) -> Call {
     let request = Request {
-        id: "chatcmpl-1".into(),
-        input,
-        target: Target::Auto,
-        sampling: Sampling::default(),
         max_tokens: Some(8),
-        stop: Vec::new(),
         top_logprobs: Some(1),
         stream: true,
-        deadline_ms: None,
-        options: Options::default(),
-        passthrough: Map::new(),
-        continues: None,
+        ..Request::new("chatcmpl-1", input)
     };
     Call { request: Arc::new(request), signals: true, tenant: None }
 }

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use contract::{
-    Backend, BackendError, Call, Event, EventStream, FailureKind, Input, Message, Options, Read, ReadOptions,
-    Request, Role, Sampling, Signals, Target, Usage,
+    Backend, BackendError, Call, Event, EventStream, FailureKind, Input, Message, Read, ReadOptions, Request,
+    Role, Sampling, Signals, Target, Usage,
 };
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -119,18 +119,14 @@ pub struct Answered {
 impl Asked<'_> {
     fn call(&self) -> Call {
         let request = Request {
-            id: format!("eval-{}", self.id),
-            input: Input::Chat { messages: self.messages.clone(), tools: Vec::new() },
             target: Target::Fixed(self.role),
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },
             max_tokens: self.max_tokens,
-            stop: Vec::new(),
-            top_logprobs: None,
             stream: true,
-            deadline_ms: None,
-            options: Options::default(),
-            passthrough: serde_json::Map::new(),
-            continues: None,
+            ..Request::new(
+                format!("eval-{}", self.id),
+                Input::Chat { messages: self.messages.clone(), tools: Vec::new() },
+            )
         };
         Call { request: Arc::new(request), signals: self.signals, tenant: None }
     }

@@ -396,7 +396,7 @@ pub fn table(comparison: &Comparison) -> String {
 
 #[cfg(test)]
 mod tests {
-    use contract::{Input, Options, Request, Sampling, Target};
+    use contract::{Input, Request};
     use ledger::Feedback;
     use policy::PolicySettings;
 
@@ -424,20 +424,7 @@ mod tests {
     }
 
     fn stored(attempts: Vec<Attempt>, answered: Option<usize>, score: Option<f64>) -> StoredRequest {
-        let request = Request {
-            id: "1".to_owned(),
-            input: Input::Completion { prompt: "Once".to_owned() },
-            target: Target::Auto,
-            sampling: Sampling::default(),
-            max_tokens: None,
-            stop: Vec::new(),
-            top_logprobs: None,
-            stream: false,
-            deadline_ms: None,
-            options: Options::default(),
-            passthrough: serde_json::Map::new(),
-            continues: None,
-        };
+        let request = Request::new("1", Input::Completion { prompt: "Once".to_owned() });
         let cost_usd: f64 = attempts.iter().map(|attempt| attempt.cost_usd).sum();
         let row = RequestRow {
             id: "1".to_owned(),

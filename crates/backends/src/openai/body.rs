@@ -118,25 +118,12 @@ fn decimal(value: f32) -> Value {
 pub(super) mod tests {
     use std::sync::Arc;
 
-    use contract::{Message, MessageRole, Options, Target};
+    use contract::{Message, MessageRole};
 
     use super::*;
 
     fn request(input: Input) -> Request {
-        Request {
-            id: "chatcmpl-1".into(),
-            input,
-            target: Target::Auto,
-            sampling: Sampling::default(),
-            max_tokens: None,
-            stop: Vec::new(),
-            top_logprobs: None,
-            stream: false,
-            deadline_ms: None,
-            options: Options::default(),
-            passthrough: Map::new(),
-            continues: None,
-        }
+        Request::new("chatcmpl-1", input)
     }
 
     fn chat() -> Request {

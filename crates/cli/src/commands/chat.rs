@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::io::{BufRead, IsTerminal, Read};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use contract::{Delta, Input, Message, MessageRole, Options, Request, Sampling, Target};
+use contract::{Delta, Input, Message, MessageRole, Request, Sampling};
 use gateway::Flow;
 use gateway::flow::{FlowEvent, Outcome};
 use policy::guards::Chain;
@@ -343,23 +343,18 @@ impl Talk<'_> {
         self.requests += 1;
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Request {
-            // Unique in the ledger: one process can't have two of them.
-            id: format!("chat-{:x}-{:x}-{}", since.as_micros(), std::process::id(), self.requests),
-            input: Input::Chat { messages: self.messages.clone(), tools: Vec::new() },
-            target: Target::Auto,
             sampling: Sampling {
                 temperature: self.args.temperature,
                 seed: self.args.seed,
                 ..Sampling::default()
             },
             max_tokens: self.args.max_tokens,
-            stop: Vec::new(),
-            top_logprobs: None,
             stream: true,
-            deadline_ms: None,
-            options: Options::default(),
-            passthrough: serde_json::Map::new(),
-            continues: None,
+            // Unique in the ledger: one process can't have two of them.
+            ..Request::new(
+                format!("chat-{:x}-{:x}-{}", since.as_micros(), std::process::id(), self.requests),
+                Input::Chat { messages: self.messages.clone(), tools: Vec::new() },
+            )
         }
     }
 }

@@ -176,26 +176,13 @@ fn half(hash: Sha256) -> Key {
 
 #[cfg(test)]
 mod tests {
-    use contract::{Options, Sampling, Target, ToolCall};
+    use contract::ToolCall;
     use serde_json::json;
 
     use super::*;
 
     fn asking(messages: &[Message]) -> Request {
-        Request {
-            id: "chatcmpl-1".to_owned(),
-            input: Input::Chat { messages: messages.to_vec(), tools: Vec::new() },
-            target: Target::Auto,
-            sampling: Sampling::default(),
-            max_tokens: None,
-            stop: Vec::new(),
-            top_logprobs: None,
-            stream: false,
-            deadline_ms: None,
-            options: Options::default(),
-            passthrough: serde_json::Map::new(),
-            continues: None,
-        }
+        Request::new("chatcmpl-1", Input::Chat { messages: messages.to_vec(), tools: Vec::new() })
     }
 
     fn user(words: &str) -> Message {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use backends::{Reply as Script, ScriptedBackend};
 use contract::{
-    Attempt, AttemptStatus, Check, Decision, Input, Options, Policy, Price, Reading, Refusal, Request, Role,
-    Sampling, Step, Target, Usage,
+    Attempt, AttemptStatus, Check, Decision, Input, Policy, Price, Reading, Refusal, Request, Role, Step,
+    Usage,
 };
 use gateway::flow::{FlowError, FlowEvent, RouteTaken};
 use gateway::{Flow, FlowHeads, FlowLimits, FlowParts, Metrics};
@@ -51,20 +51,7 @@ fn guarded_flow(
 }
 
 fn request(stream: bool) -> Request {
-    Request {
-        id: "cmpl-1".into(),
-        input: Input::Completion { prompt: "go".into() },
-        target: Target::Auto,
-        sampling: Sampling::default(),
-        max_tokens: None,
-        stop: Vec::new(),
-        top_logprobs: None,
-        stream,
-        deadline_ms: None,
-        options: Options::default(),
-        passthrough: serde_json::Map::new(),
-        continues: None,
-    }
+    Request { stream, ..Request::new("cmpl-1", Input::Completion { prompt: "go".into() }) }
 }
 
 async fn run(flow: &Flow, stream: bool) -> Vec<FlowEvent> {

@@ -2,7 +2,7 @@
 
 use contract::{
     Attempt, AttemptStatus, BackendError, Check, Decision, FailureKind, Findings, FinishReason, Input,
-    Message, MessageRole, NextToken, Options, Request, Role, Sampling, Signals, Step, Target, Timings, Usage,
+    Message, MessageRole, NextToken, Request, Role, Sampling, Signals, Step, Timings, Usage,
 };
 use ledger::RequestRow;
 
@@ -16,18 +16,13 @@ pub fn request(id: &str) -> Request {
     let messages =
         vec![Message::text(MessageRole::System, "Be brief."), Message::text(MessageRole::User, PROMPT)];
     Request {
-        id: id.to_owned(),
-        input: Input::Chat { messages, tools: Vec::new() },
-        target: Target::Auto,
         sampling: Sampling { seed: Some(7), ..Sampling::default() },
         max_tokens: Some(64),
         stop: vec!["Quillfeather:".to_owned()],
-        top_logprobs: None,
         stream: true,
         deadline_ms: Some(30_000),
-        options: Options::default(),
         passthrough: serde_json::Map::from_iter([("user".to_owned(), "Quillfeather".into())]),
-        continues: None,
+        ..Request::new(id, Input::Chat { messages, tools: Vec::new() })
     }
 }
 

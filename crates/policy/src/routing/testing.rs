@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use contract::{
-    Attempt, AttemptStatus, BackendError, FailureKind, Findings, FinishReason, Input, Options, Policy,
-    Request, Role, Sampling, Signals, Target, Timings, Usage,
+    Attempt, AttemptStatus, BackendError, FailureKind, Findings, FinishReason, Input, Policy, Request, Role,
+    Signals, Timings, Usage,
 };
 use proptest::prelude::*;
 
@@ -21,20 +21,7 @@ pub(crate) struct Outcome {
 }
 
 pub(crate) fn request(stream: bool) -> Request {
-    Request {
-        id: "chatcmpl-1".to_owned(),
-        input: Input::Completion { prompt: "Once".to_owned() },
-        target: Target::Auto,
-        sampling: Sampling::default(),
-        max_tokens: None,
-        stop: Vec::new(),
-        top_logprobs: None,
-        stream,
-        deadline_ms: None,
-        options: Options::default(),
-        passthrough: serde_json::Map::new(),
-        continues: None,
-    }
+    Request { stream, ..Request::new("chatcmpl-1", Input::Completion { prompt: "Once".to_owned() }) }
 }
 
 pub(crate) fn attempt(role: Role, outcome: &Outcome) -> Attempt {
