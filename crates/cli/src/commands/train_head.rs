@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use contract::Input;
 use lab::heads::{FOLDS, FOLDS_MAX, FOLDS_MIN, Rows, Target, TrainSettings, Trained, balanced, train};
 use policy::Head;
-use policy::heads::{HeadState, OperatingPoint, StateKind};
+use policy::heads::{HeadModel, HeadState, OperatingPoint, StateKind};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -103,7 +103,7 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     let (inputs, labelled) = rows(&args)?;
     let data_sha256 = sha256(&args.data)?.to_string();
     let mut given = None;
-    let wanted = |depth: u32| match &args.states {
+    let wanted = |_: &HeadModel, depth: u32| match &args.states {
         Some(text) => {
             let found = states(text, depth)?;
             let layers: BTreeSet<u32> = found.iter().map(|state| state.layer).collect();

@@ -144,7 +144,8 @@ async fn a_request_that_is_all_there_is_to_judge_is_read_once_for_guards_and_ans
 #[tokio::test]
 async fn every_window_of_a_long_text_counts_and_so_does_the_conversation() {
     let server = setup("small", json!([guard(json!({}))])).start().await;
-    let padded = format!("{}evil {}", "good words ".repeat(300), "good words ".repeat(10));
+    let good = |from: usize, to: usize| (from..to).map(|n| format!("good words {n:04} ")).collect::<String>();
+    let padded = format!("{}evil {}", good(0, 300), good(300, 310));
     assert_eq!(server.chat(&chat(&padded)).await.status, 400);
     let read = server.small.read_log();
     assert_eq!(read.len(), padded.len().div_ceil(WINDOW_BYTES));

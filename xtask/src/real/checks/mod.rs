@@ -7,6 +7,7 @@ mod crash;
 mod crowd;
 mod demo;
 mod greedy;
+mod guards;
 mod kv_types;
 mod leaving;
 mod logits_exact;
@@ -31,6 +32,7 @@ pub(super) const CHECKS: &[Check] = &[
     perplexity::CHECK,
     kv_types::CHECK,
     reading::CHECK,
+    guards::CHECK,
     speculation::CHECK,
     clients::CHECK,
     bad_input::CHECK,

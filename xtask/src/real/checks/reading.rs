@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::real::Check;
 use crate::real::python::Script;
 use crate::real::report::Report;
-use crate::real::rig::{Rig, SMALL};
+use crate::real::rig::{NOBODY, Rig, SMALL};
 
 pub const CHECK: Check =
     Check { name: "reading", about: "small reads a prompt once, decides and answers", run };
@@ -18,8 +18,6 @@ pub const CHECK: Check =
 const ROWS: usize = 60;
 /// The layer whose states it sees.
 const LAYER: &str = "12";
-/// Nobody is there: small always suffices.
-const LARGE: [&str; 4] = ["--large", "http://127.0.0.1:9/v1", "--large-model", "none"];
 
 fn run(rig: &Rig, report: &mut Report) -> Result<(), String> {
     let scratch = rig.scratch("reading")?;
@@ -30,7 +28,7 @@ fn run(rig: &Rig, report: &mut Report) -> Result<(), String> {
     let settings = format!("[policy]\nkind = \"route\"\ncalibration = {path}\n");
     let small = rig.model_file(SMALL)?;
     let server =
-        rig.serve_at_home(&scratch, &settings, &[&["--small", &small], LARGE.as_slice()].concat())?;
+        rig.serve_at_home(&scratch, &settings, &[&["--small", &small], NOBODY.as_slice()].concat())?;
     let url = server.url();
     Script { python: Path::new("python3"), file: "reading.py", arguments: &[&url] }.report(report)
 }

@@ -10,12 +10,12 @@ use contract::{Channel, Input, Message, MessageRole, Request};
 use super::super::canonical::folded;
 use super::decoded::decoded;
 
-/// Most bytes of a window: about 250 tokens.
-pub const WINDOW_BYTES: usize = 1000;
+/// Most bytes of a window: about 150 tokens. In larger ones more harmless text hides an attack beside it.
+pub const WINDOW_BYTES: usize = 600;
 /// Most windows of one text; of a longer one the beginning, the end and windows evenly between them.
-pub const WINDOWS_MAX: usize = 8;
+pub const WINDOWS_MAX: usize = 16;
 /// How far back a window's end is moved to a white space, bytes.
-const SEAM_BYTES: usize = 200;
+const SEAM_BYTES: usize = 120;
 
 /// A text that is judged at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -241,7 +241,10 @@ mod tests {
         let text: String = (0..3000).map(|n| format!("word{n} ")).collect();
         let texts = of(vec![user(&text)]);
         assert_eq!((texts.windows.len(), &texts.truncated[..]), (WINDOWS_MAX, &[Channel::User][..]));
-        assert!(texts.windows[0].text.starts_with("word0 ") && texts.windows[7].text.contains("word2999"));
+        assert!(
+            texts.windows[0].text.starts_with("word0 ")
+                && texts.windows[WINDOWS_MAX - 1].text.contains("word2999")
+        );
         assert!(of(vec![user("")]).windows.is_empty());
     }
 
