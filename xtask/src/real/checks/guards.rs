@@ -54,7 +54,8 @@ fn run(rig: &Rig, report: &mut Report) -> Result<(), String> {
     Script { python: Path::new("python3"), file: "heads.py", arguments: &[&url] }.report(report)?;
     for (name, requirement) in CLIENTS {
         let python = rig.python().venv(name, &[requirement])?;
-        Script { python: &python, file: "openai_guards.py", arguments: &[&format!("{url}/v1")] }.report(report)?;
+        Script { python: &python, file: "openai_guards.py", arguments: &[&format!("{url}/v1")] }
+            .report(report)?;
     }
     Ok(())
 }
