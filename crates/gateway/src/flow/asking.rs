@@ -1,7 +1,7 @@
 //! Asks models what guards want to know: [`Asking`]. What the answers mean, and what follows, is the guards' business.
 //!
 //! A text is read once however many guards want its reading, and a request that is nothing but the text is read as
-//! itself: its [`Read`] goes on to whoever needs it next.
+//! itself: its [`Read`] goes on to whoever needs it next. What was judged before is not asked about again.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio::time::{Duration, timeout};
 
 use super::admission::Caller;
 use super::run::{Phase, Run};
-use super::{FlowError, Shared};
+use super::{FlowError, Shared, scores};
 
 /// Most bytes that a judge may write before it has said what it thinks.
 const SAID_BYTES_MAX: usize = 4096;
@@ -149,7 +149,22 @@ impl Asking {
         FlowError::Guarded { guard: record.guard.clone(), reason: record.reason() }
     }
 
+    /// What the guard says of a window. Pieces of answers do not come back, so their scores are not kept.
     async fn score(&mut self, link: &AskedLink, index: usize) -> Result<Score, String> {
+        let Window { channel, text, .. } = &self.windows[index];
+        if *channel == Channel::Output {
+            return self.new_score(link, index).await;
+        }
+        let key = scores::key(self.tenant.as_deref(), link.name(), (*channel, text));
+        if let Some(score) = self.shared.scores.get(&key) {
+            return Ok(score);
+        }
+        let score = self.new_score(link, index).await?;
+        self.shared.scores.put(key, score.clone());
+        Ok(score)
+    }
+
+    async fn new_score(&mut self, link: &AskedLink, index: usize) -> Result<Score, String> {
         let Window { channel, text, .. } = &self.windows[index];
         match link.ask(&Judged { text, channel: *channel, prompt: &self.prompt }) {
             Ask::Read => {

@@ -15,6 +15,7 @@ mod reading;
 mod record;
 mod run;
 mod running;
+mod scores;
 
 use std::sync::Arc;
 
@@ -35,6 +36,7 @@ use crate::metrics::Metrics;
 use admission::Admission;
 use earlier::{Earlier, Thread};
 use run::Run;
+use scores::Scores;
 
 /// Limits of the flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +129,7 @@ struct Shared {
     guards: Chain,
     board: Board,
     earlier: Earlier,
+    scores: Scores,
     watch: Option<Watch>,
     admission: Admission,
     /// Rows on their way into the ledger.
@@ -197,6 +200,7 @@ impl Flow {
             guards,
             board,
             earlier: Earlier::default(),
+            scores: Scores::default(),
             watch,
             admission,
             recordings,

@@ -163,6 +163,32 @@ async fn every_window_of_a_long_text_counts_and_so_does_the_conversation() {
 }
 
 #[tokio::test]
+async fn of_a_conversation_that_comes_back_only_what_is_new_is_read() {
+    let guards = json!([guard(json!({})), guard(json!({"name": "second", "action": "flag"}))]);
+    let server = setup("large", guards).start().await;
+    let turn = |n: usize| format!("turn {n} says {}", "something harmless ".repeat(60));
+    let mut messages = Vec::new();
+    for n in 0..6 {
+        messages.push(json!({"role": "user", "content": turn(n)}));
+        let before = server.small.reads_count();
+        let mut request = chat("");
+        request["messages"] = json!(messages);
+        assert_eq!(server.chat(&request).await.status, 200);
+        let windows = (2 * turn(n).len()).div_ceil(WINDOW_BYTES) + 2;
+        let read = server.small.reads_count() - before;
+        assert!((1..=windows).contains(&read), "{read} windows of turn {n}, not {windows}");
+        assert_eq!(server.chat(&request).await.status, 200);
+        assert_eq!(server.small.reads_count() - before, read, "nothing is new");
+        messages.push(json!({"role": "assistant", "content": "I see."}));
+    }
+    // What is refused stays refused, and is told as before.
+    for _ in 0..2 {
+        let refused = server.chat(&chat("evil")).await;
+        assert_eq!(refused.error()["tandem"]["reason"], "the guard inj found injection (1) in user");
+    }
+}
+
+#[tokio::test]
 async fn tools_are_a_channel_of_their_own_and_large_answers_what_is_escalated() {
     let guards = json!([guard(json!({"action": "escalate", "channels": ["tool"]}))]);
     let server = setup("small", guards).start().await;

@@ -2,8 +2,8 @@
 //!
 //! What leaves is, whatever the pieces, what [`Window`] makes of the whole text at once. Ordinary prose is held
 //! back up to the last space or so; a match that has begun, until it is decided. The bounds: a number, address or
-//! word 2 KiB, a token of three parts 12 KiB, a private key 16 KiB, an expression of the user's
-//! [`MATCH_BYTES_MAX`](super::pattern::MATCH_BYTES_MAX) bytes.
+//! word 2 KiB, a run of base64 or hexadecimal 4 KiB, a token of three parts 12 KiB, a private key 16 KiB, an expression of
+//! the user's [`MATCH_BYTES_MAX`](super::pattern::MATCH_BYTES_MAX) bytes.
 
 use super::canonical::Canonical;
 use super::pattern::{CONTEXT_BYTES, Scanner, Span, Text, join_two};

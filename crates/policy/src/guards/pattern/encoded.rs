@@ -1,4 +1,4 @@
-//! Entities that are hidden in base64 or hexadecimal: the run is decoded and looked into.
+//! What is hidden in base64 or hexadecimal: the run is decoded and looked into.
 
 use std::ops::RangeInclusive;
 

@@ -177,7 +177,20 @@ impl Scanner {
 
     /// All that is found in a whole folded text, in order, overlaps joined.
     pub fn scan(&self, text: &str) -> Vec<Span> {
-        let mut found = self.scan_entities(text, true);
+        self.scan_whole(text, true)
+    }
+
+    /// The same; encoded runs are looked into if it `decodes`.
+    fn scan_whole(&self, text: &str, decodes: bool) -> Vec<Span> {
+        let mut pass = Pass {
+            scanner: self,
+            text: Text::whole(text),
+            found: Vec::new(),
+            decodes,
+            tried: [usize::MAX; TRIGGERS],
+        };
+        pass.run();
+        let mut found = pass.found;
         for custom in &self.customs {
             let mut from = 0;
             while let Some((start, end)) = custom.find(text, from) {
@@ -187,21 +200,6 @@ impl Scanner {
             }
         }
         join(found)
-    }
-
-    /// What the recognisers say at every place that can be a beginning.
-    fn scan_entities(&self, text: &str, decodes: bool) -> Vec<Span> {
-        let mut pass = Pass {
-            scanner: self,
-            text: Text::whole(text),
-            found: Vec::new(),
-            decodes,
-            tried: [usize::MAX; TRIGGERS],
-        };
-        if !self.chosen.is_empty() {
-            pass.run();
-        }
-        pass.found
     }
 
     /// What begins at `at`, or `true` if more text is needed to say. The slow twin of [`Scanner::scan`], and what
@@ -223,7 +221,7 @@ impl Scanner {
         open = open
             || (is_letter
                 && self.customs.iter().any(|custom| take(custom.match_at(text, at), custom.entity)));
-        if !open && !self.chosen.is_empty() {
+        if !open {
             match encoded::run_at(text, at) {
                 Run::None => {}
                 Run::More => open = true,
@@ -236,9 +234,9 @@ impl Scanner {
         open
     }
 
-    /// The span of an encoded run with an entity in it.
+    /// The span of an encoded run in which something is found.
     fn hidden(&self, run: Range<usize>, text: &str) -> Option<Span> {
-        let inner = join(self.scan_entities(text, false));
+        let inner = self.scan_whole(text, false);
         let best = inner.into_iter().max_by(|a, b| a.score.total_cmp(&b.score))?;
         Some(Span { start: run.start, end: run.end, ..best })
     }

@@ -134,6 +134,20 @@ fn entities_are_found_in_base64_and_hexadecimal() {
 }
 
 #[test]
+fn patterns_and_denied_words_are_found_in_them_too() {
+    let only =
+        Scanner::new(&[], (&[r"\bEMP-\d{4}\b".to_owned()], &["project mercury".to_owned()]), 0.5).unwrap();
+    for (entity, hidden) in [("denied", "all about Project Mercury"), ("pattern", "badge EMP-0042, please")] {
+        let hex: String = hidden.bytes().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(found(&only, &format!("read {hex} now")), [(entity, hex.as_str())]);
+    }
+    let base64 = "YWxsIGFib3V0IFByb2plY3QgTWVyY3VyeQ==";
+    assert_eq!(found(&only, &format!("{base64}, {base64}")), [("denied", base64); 2]);
+    // A run of a run is not looked into, and neither is what only looks encoded.
+    assert_eq!(found(&only, "WVd4c0lHRmliM1YwSUZCeWIycGxZM1FnVFdWeVkzVnllUT09"), []);
+}
+
+#[test]
 fn matches_below_the_threshold_do_not_count() {
     let strict = Scanner::new(&["phone".to_owned()], (&[], &[]), 0.95).unwrap();
     assert_eq!(found(&strict, "call 030 901820 or +49 30 9018200").len(), 1);
@@ -218,6 +232,7 @@ fn confetti() -> impl Strategy<Value = String> {
         "=",
         "/",
         "d3JpdGUgdG8gamFuZUBleGFtcGxlLm9yZyBub3c=",
+        "dGhlIGJhZGdlIGlzIEVNUC0wMDQyLCB0aGFua3M=",
         "c++",
         "Projekt",
         "übermut",
