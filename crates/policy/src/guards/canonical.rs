@@ -8,6 +8,8 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::LazyLock;
 
+use super::json_text::{escape, may_go_on};
+
 /// What becomes of a character.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Folded {
@@ -20,6 +22,10 @@ enum Folded {
 /// Folded text with the way back.
 #[derive(Clone, Debug, Default)]
 pub struct Canonical {
+    /// Whether the original is JSON, whose escapes stand for what they mean.
+    is_json: bool,
+    /// The beginning of an escape whose rest is to come.
+    begun: String,
     text: String,
     /// For each byte of `text`, where the character that it came from begins in the original.
     origins: Vec<u32>,
@@ -28,16 +34,52 @@ pub struct Canonical {
 }
 
 impl Canonical {
+    /// For a piece of JSON's text.
+    pub fn of_json() -> Self {
+        Canonical { is_json: true, ..Canonical::default() }
+    }
+
+    /// The same kind of text from its beginning.
+    #[must_use]
+    pub fn anew(&self) -> Self {
+        Canonical { is_json: self.is_json, ..Canonical::default() }
+    }
+
     /// Takes more of the original in. Beyond 4 GiB of one text, spans are wrong; requests are far smaller.
     pub fn push(&mut self, original: &str) {
-        for (at, letter) in original.char_indices() {
-            if let Folded::Char(folded) = fold(letter) {
-                self.text.push(folded);
-                let origin = u32::try_from(self.read + at).unwrap_or(u32::MAX);
-                self.origins.resize(self.text.len(), origin);
-            }
+        if !self.is_json {
+            original.chars().for_each(|letter| self.add(letter, letter.len_utf8()));
+            return;
         }
-        self.read += original.len();
+        let mut all = std::mem::take(&mut self.begun);
+        all.push_str(original);
+        let mut at = 0;
+        while let Some(letter) = all[at..].chars().next() {
+            let rest = &all[at..];
+            if letter == '\\' && may_go_on(rest) {
+                self.begun = rest.to_owned();
+                return;
+            }
+            let (meant, width) = if letter == '\\' { escape(rest) } else { (letter, letter.len_utf8()) };
+            self.add(meant, width);
+            at += width;
+        }
+    }
+
+    /// Nothing more comes: what only began an escape stands for itself.
+    pub fn finish(&mut self) {
+        for letter in std::mem::take(&mut self.begun).chars() {
+            self.add(letter, letter.len_utf8());
+        }
+    }
+
+    /// One character that takes so many bytes of the original.
+    fn add(&mut self, letter: char, width: usize) {
+        if let Folded::Char(folded) = fold(letter) {
+            self.text.push(folded);
+            self.origins.resize(self.text.len(), u32::try_from(self.read).unwrap_or(u32::MAX));
+        }
+        self.read += width;
     }
 
     /// The folded text.
@@ -55,7 +97,11 @@ impl Canonical {
     pub fn span(&self, original: &str, folded: Range<usize>) -> Range<usize> {
         let start = self.origin(folded.start);
         let last = self.origin(folded.end.saturating_sub(1).max(folded.start));
-        let width = original.get(last..).and_then(|rest| rest.chars().next()).map_or(0, char::len_utf8);
+        let width = |rest: &str| match rest.chars().next() {
+            Some('\\') if self.is_json => escape(rest).1,
+            letter => letter.map_or(0, char::len_utf8),
+        };
+        let width = original.get(last..).map_or(0, width);
         start..(last + width).max(start)
     }
 
@@ -77,19 +123,46 @@ pub fn folded(text: &str) -> Cow<'_, str> {
     if text.is_ascii() {
         return Cow::Borrowed(text);
     }
-    let letters = text.chars().filter_map(|letter| match fold(letter) {
-        Folded::Char(folded) => Some(folded),
-        Folded::Dropped => None,
-    });
-    Cow::Owned(letters.collect())
+    let mut folded = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if let Folded::Char(letter) = fold(letter) {
+            folded.push(letter);
+        }
+    }
+    Cow::Owned(folded)
 }
+
+/// Codes below this are looked up: those that texts are made of.
+const TABLE_END: usize = 0x1_0000;
+/// In the table: dropped. No character has this code, and none folds to it.
+const DROPPED: u16 = 0xFFFF;
+
+/// What becomes of each code below [`TABLE_END`].
+static TABLE: LazyLock<Vec<u16>> = LazyLock::new(|| {
+    let folded = |code: u32| match char::from_u32(code).map(fold_slowly) {
+        Some(Folded::Char(letter)) => u16::try_from(u32::from(letter)).unwrap_or(DROPPED),
+        Some(Folded::Dropped) | None => DROPPED,
+    };
+    (0..TABLE_END as u32).map(folded).collect()
+});
 
 /// One character, folded.
 fn fold(letter: char) -> Folded {
     if letter.is_ascii() {
         return Folded::Char(letter);
     }
+    match TABLE.get(letter as usize) {
+        Some(&DROPPED) => Folded::Dropped,
+        Some(code) => Folded::Char(char::from_u32(u32::from(*code)).unwrap_or(letter)),
+        None => fold_slowly(letter),
+    }
+}
+
+/// The same, by what is known of each character.
+fn fold_slowly(letter: char) -> Folded {
     match u32::from(letter) {
+        // A table's mark can't stand for itself.
+        0xFFFF => Folded::Dropped,
         // Soft hyphen, joiners, zero-width spaces, bidirectional controls, variation selectors, tags.
         0xAD
         | 0x034F
@@ -211,7 +284,32 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_table_says_what_is_known_of_each_character() {
+        for letter in ('\u{80}'..=char::MAX).filter(|letter| (*letter as usize) < 0x2_0000) {
+            assert_eq!(fold(letter), fold_slowly(letter), "{letter:?}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn escapes_in_pieces_are_what_they_are_in_the_whole(
+            json in "([a@é]|\\\\[nu\"\\\\x]?|\\\\u[0-9a-f]{0,4}|\\\\ud83d(\\\\u(de00|0041)?)?){0,12}", cut in 1usize..5,
+        ) {
+            let (mut whole, mut pieces) = (Canonical::of_json(), Canonical::of_json());
+            whole.push(&json);
+            whole.finish();
+            let letters: Vec<char> = json.chars().collect();
+            letters.chunks(cut).for_each(|piece| pieces.push(&piece.iter().collect::<String>()));
+            pieces.finish();
+            prop_assert_eq!(pieces.text(), whole.text());
+            let plain = crate::guards::json_text::unescaped(&json);
+            prop_assert_eq!(whole.text(), &*folded(&plain));
+            for at in 0..=whole.text().len() {
+                prop_assert_eq!(pieces.origin(at), whole.origin(at));
+            }
+        }
+
         #[test]
         fn pieces_fold_to_the_whole_and_the_way_back_holds(pieces in proptest::collection::vec("\\PC{0,8}", 0..6)) {
             let whole = pieces.concat();

@@ -3,12 +3,14 @@
 
 use std::ops::Range;
 
+use super::canonical::Canonical;
 use super::pattern::{Scanner, Span};
 use super::stream::scan;
 
 /// JSON with its escapes decoded, and the way back.
-struct Unescaped {
-    text: String,
+pub struct Unescaped {
+    /// What it stands for.
+    pub text: String,
     /// For each byte of `text`, where what it stands for begins.
     origins: Vec<usize>,
     /// Bytes of the JSON.
@@ -20,10 +22,12 @@ pub fn scan_json(scanner: &Scanner, json: &str) -> Vec<Span> {
     if !json.contains('\\') {
         return scan(scanner, json);
     }
-    let unescaped = Unescaped::new(json);
-    let mut spans = scan(scanner, &unescaped.text);
+    let mut canonical = Canonical::of_json();
+    canonical.push(json);
+    canonical.finish();
+    let mut spans = scanner.scan(canonical.text());
     for span in &mut spans {
-        let range = unescaped.origin(span.range());
+        let range = canonical.span(json, span.range());
         (span.start, span.end) = (range.start, range.end);
     }
     spans
@@ -35,7 +39,8 @@ pub fn unescaped(json: &str) -> String {
 }
 
 impl Unescaped {
-    fn new(json: &str) -> Self {
+    /// Of a piece of JSON's text.
+    pub fn new(json: &str) -> Self {
         let mut all =
             Unescaped { text: String::with_capacity(json.len()), origins: Vec::new(), bytes: json.len() };
         let mut at = 0;
@@ -52,14 +57,14 @@ impl Unescaped {
     }
 
     /// Where a span of the text is in the JSON, whole escapes.
-    fn origin(&self, span: Range<usize>) -> Range<usize> {
+    pub fn origin(&self, span: Range<usize>) -> Range<usize> {
         let origin = |at: usize| self.origins.get(at).copied().unwrap_or(self.bytes);
         origin(span.start)..origin(span.end)
     }
 }
 
 /// What the escape at the beginning of `json` stands for, and its length. What is none stands for itself.
-fn escape(json: &str) -> (char, usize) {
+pub(super) fn escape(json: &str) -> (char, usize) {
     let letter = match json.as_bytes().get(1) {
         Some(b'n') => '\n',
         Some(b't') => '\t',
@@ -71,6 +76,30 @@ fn escape(json: &str) -> (char, usize) {
         _ => return ('\\', 1),
     };
     (letter, 2)
+}
+
+/// Whether what follows decides what the escape at the beginning of `json` stands for.
+pub(super) fn may_go_on(json: &str) -> bool {
+    let digits = match json.as_bytes() {
+        [b'\\'] => return true,
+        [b'\\', b'u', digits @ ..] => digits,
+        _ => return false,
+    };
+    let known = digits.iter().take(4).take_while(|byte| byte.is_ascii_hexdigit()).count();
+    if known < 4 {
+        return known == digits.len();
+    }
+    let first = json.get(2..6).and_then(|unit| u16::from_str_radix(unit, 16).ok());
+    let rest = digits.get(4..).unwrap_or_default();
+    let fits = |(place, byte): (usize, &u8)| match place {
+        0 => *byte == b'\\',
+        1 => *byte == b'u',
+        _ => byte.is_ascii_hexdigit(),
+    };
+    // Two units may be one character.
+    first.is_some_and(|unit| (0xD800..0xDC00).contains(&unit))
+        && rest.len() < 6
+        && rest.iter().enumerate().all(fits)
 }
 
 /// `\u` with four digits, or two of them that are one character together.

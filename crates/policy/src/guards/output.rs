@@ -7,6 +7,7 @@ use contract::{Channel, Delta, GuardAction, GuardRecord};
 use serde_json::{Value, json};
 
 use super::chain::{Add, Link};
+use super::json_text::unescaped;
 use super::redact::{Restorer, Vault};
 use super::stream::{Piece, Window};
 
@@ -33,17 +34,23 @@ pub struct OutputGuard {
 struct Lane {
     windows: Vec<Window>,
     restorer: Restorer,
+    is_json: bool,
 }
 
 impl Lane {
-    fn new(guards: usize, restorer: Restorer) -> Self {
-        Lane { windows: vec![Window::default(); guards], restorer }
+    fn new(guards: usize) -> Self {
+        Lane { windows: vec![Window::default(); guards], restorer: Restorer::default(), is_json: false }
+    }
+
+    /// For the arguments of a tool's call.
+    fn of_json(guards: usize) -> Self {
+        Lane { windows: vec![Window::of_json(); guards], restorer: Restorer::in_json(), is_json: true }
     }
 }
 
 impl OutputGuard {
     pub(super) fn new(links: Vec<Arc<Link>>, vault: Arc<Vault>) -> Self {
-        let text = Lane::new(links.len(), Restorer::default());
+        let text = Lane::new(links.len());
         let records = links.iter().map(|link| link.record(Channel::Output)).collect();
         OutputGuard {
             links,
@@ -63,7 +70,7 @@ impl OutputGuard {
         if self.is_blocked {
             return Delta::default();
         }
-        let mut text_lane = std::mem::replace(&mut self.text, Lane::new(0, Restorer::default()));
+        let mut text_lane = std::mem::replace(&mut self.text, Lane::new(0));
         let text = self.through(&mut text_lane, &delta.text, false);
         self.text = text_lane;
         let mut tool_calls = Vec::with_capacity(delta.tool_calls.len());
@@ -87,7 +94,7 @@ impl OutputGuard {
         if self.is_blocked {
             return delta;
         }
-        let mut lane = std::mem::replace(&mut self.text, Lane::new(0, Restorer::default()));
+        let mut lane = std::mem::replace(&mut self.text, Lane::new(0));
         delta.text = self.through(&mut lane, "", true);
         for (index, mut lane) in std::mem::take(&mut self.calls) {
             if self.is_blocked {
@@ -120,7 +127,7 @@ impl OutputGuard {
             return;
         }
         let guards = self.links.len();
-        let mut lane = self.calls.remove(&index).unwrap_or_else(|| Lane::new(guards, Restorer::in_json()));
+        let mut lane = self.calls.remove(&index).unwrap_or_else(|| Lane::of_json(guards));
         *arguments = self.through(&mut lane, arguments, false);
         self.calls.insert(index, lane);
     }
@@ -149,7 +156,8 @@ impl OutputGuard {
                         break;
                     }
                     GuardAction::Redact => {
-                        text.push_str(&self.redacted.placeholder(span.entity, &value, false))
+                        let value = if lane.is_json { unescaped(&value) } else { value };
+                        text.push_str(&self.redacted.placeholder(span.entity, &value, false));
                     }
                     GuardAction::Escalate | GuardAction::Flag => text.push_str(&value),
                 }
@@ -243,6 +251,27 @@ mod tests {
         }
         take(guard.finish());
         assert_eq!(arguments, r#"{"to":"jane@example.org","cc":"<EMAIL_2>"}"#);
+    }
+
+    #[test]
+    fn escapes_in_arguments_hide_nothing_however_they_are_cut() {
+        let arguments = r#"{"to":"boss\u0040example.org","text":"a\nb \u00e9 \ud83d\ude00"}"#;
+        for cut in 1..30 {
+            let chain = chain(&[pii()]);
+            let (_, mut guard) = guard(&chain, "I am boss@example.org");
+            let mut out = String::new();
+            let mut take = |delta: Delta| {
+                out.extend(delta.tool_calls.iter().filter_map(|call| call["function"]["arguments"].as_str()));
+            };
+            for piece in arguments.as_bytes().chunks(cut) {
+                let piece = String::from_utf8(piece.to_vec()).unwrap();
+                let call = json!({"index": 0, "function": {"arguments": piece}});
+                take(guard.push(Delta { tool_calls: vec![call], ..Delta::default() }));
+            }
+            take(guard.finish());
+            // The value is the request's own, so it goes back.
+            assert_eq!(out, r#"{"to":"boss@example.org","text":"a\nb \u00e9 \ud83d\ude00"}"#, "{cut}");
+        }
     }
 
     #[test]

@@ -89,7 +89,7 @@ fn iban_at(text: &Text<'_>, start: usize) -> Match {
     if text.follows(start, alnum) || !text.byte(start).is_some_and(|byte| byte.is_ascii_alphabetic()) {
         return Match::No;
     }
-    let mut letters: Vec<u8> = Vec::with_capacity(34);
+    let mut letters: Vec<u8> = Vec::new();
     let mut at = start;
     let mut length = None;
     loop {

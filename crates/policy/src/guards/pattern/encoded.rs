@@ -1,4 +1,4 @@
-//! What is hidden in base64 or hexadecimal: the run is decoded and looked into.
+//! What is hidden in base64, hexadecimal or percent-encoding: the run is decoded and looked into.
 
 use std::ops::RangeInclusive;
 
@@ -47,6 +47,62 @@ pub fn run_at(text: &Text<'_>, start: usize) -> Run {
         Some(hidden) => Run::Hidden { end: padded, text: folded(&hidden).into_owned() },
         None => Run::None,
     }
+}
+
+/// Bytes of a run before its first `%`, at most.
+pub const PERCENT_LEAD_BYTES_MAX: usize = 64;
+
+/// Bytes of what is percent-encoded: those that RFC 3986 leaves as they are, `%`, and `+` for a space.
+pub fn is_percent(byte: u8) -> bool {
+    alnum(byte) || b"-._~%+".contains(&byte)
+}
+
+/// The percent-encoded run that begins at `start`, decoded, if it is text.
+pub fn percent_run_at(text: &Text<'_>, start: usize) -> Run {
+    if text.follows(start, is_percent) || !text.byte(start).is_some_and(is_percent) {
+        return Run::None;
+    }
+    let lead = text.run(start, |byte| is_percent(byte) && byte != b'%', PERCENT_LEAD_BYTES_MAX + 1);
+    if lead - start > PERCENT_LEAD_BYTES_MAX {
+        return Run::None;
+    }
+    if text.is_open(lead) {
+        return Run::More;
+    }
+    if text.byte(lead) != Some(b'%') {
+        return Run::None;
+    }
+    let end = text.run(start, is_percent, RUN_BYTES_MAX + 1);
+    if end - start > RUN_BYTES_MAX {
+        return Run::None;
+    }
+    if text.is_open(end) {
+        return Run::More;
+    }
+    match percent(text.bytes.get(start..end).unwrap_or_default()) {
+        Some(hidden) => Run::Hidden { end, text: folded(&hidden).into_owned() },
+        None => Run::None,
+    }
+}
+
+/// The text that a run stands for; `None` if nothing in it is encoded, or that is no text.
+fn percent(run: &[u8]) -> Option<String> {
+    let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
+    let (mut decoded, mut at, mut count) = (Vec::with_capacity(run.len()), 0, 0);
+    while let Some(byte) = run.get(at) {
+        let pair = (*byte == b'%').then(|| Some(digit(run.get(at + 1))? * 16 + digit(run.get(at + 2))?));
+        match pair.flatten().and_then(|value| u8::try_from(value).ok()) {
+            Some(value) => {
+                decoded.push(value);
+                (at, count) = (at + 3, count + 1);
+            }
+            None => {
+                decoded.push(if *byte == b'+' { b' ' } else { *byte });
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8(decoded).ok().filter(|_| count > 0)
 }
 
 /// The text that a run of hexadecimal or base64 without padding stands for, if it is one.

@@ -103,11 +103,15 @@ const LONG_BYTES_MIN: usize = 16;
 /// Least length of one that has five dashes, as PEM's frames begin.
 const DASHES_BYTES_MIN: usize = 10;
 
+/// Fewest digits of a number that a recogniser takes for something, but for IPv4 addresses.
+const NUMBER_DIGITS_MIN: usize = 7;
+
 const TOKEN: u8 = 1;
 const DIGIT: u8 = 2;
 const DOT: u8 = 4;
 const AT: u8 = 8;
 const COLON: u8 = 16;
+const PERCENT: u8 = 32;
 
 /// What each byte means to the scan.
 const CLASSES: [u8; 256] = {
@@ -121,6 +125,7 @@ const CLASSES: [u8; 256] = {
             b'_' | b'-' | b'+' | b'/' | b'=' => TOKEN,
             b'@' => AT,
             b':' => COLON,
+            b'%' => PERCENT,
             _ if b.is_ascii_alphabetic() => TOKEN,
             _ => 0,
         };
@@ -188,6 +193,7 @@ impl Scanner {
             found: Vec::new(),
             decodes,
             tried: [usize::MAX; TRIGGERS],
+            percent_end: 0,
         };
         pass.run();
         let mut found = pass.found;
@@ -221,8 +227,11 @@ impl Scanner {
         open = open
             || (is_letter
                 && self.customs.iter().any(|custom| take(custom.match_at(text, at), custom.entity)));
-        if !open {
-            match encoded::run_at(text, at) {
+        for run_at in [encoded::run_at, encoded::percent_run_at] {
+            if open {
+                break;
+            }
+            match run_at(text, at) {
                 Run::None => {}
                 Run::More => open = true,
                 Run::Hidden { end, text } => found.extend(self.hidden(at..end, &text)),
@@ -293,6 +302,8 @@ struct Pass<'a> {
     decodes: bool,
     /// For each trigger, the beginning that was tried last: many places may lead back to the same one.
     tried: [usize; TRIGGERS],
+    /// Where the last percent-encoded run ends.
+    percent_end: usize,
 }
 
 impl Pass<'_> {
@@ -328,7 +339,8 @@ impl Pass<'_> {
         let token = bytes.get(run.clone()).unwrap_or_default();
         let is_long = run.len() >= LONG_BYTES_MIN
             || (run.len() >= DASHES_BYTES_MIN && token.windows(5).any(|window| window == b"-----"));
-        if seen & DIGIT == 0 && seen & DOT == 0 && !is_long {
+        let has_hosts = seen & DOT != 0 && !self.scanner.by_trigger[Trigger::Dot as usize].is_empty();
+        if seen & DIGIT == 0 && !has_hosts && !is_long {
             return;
         }
         for at in run {
@@ -337,7 +349,7 @@ impl Pass<'_> {
             if seen & DIGIT != 0 && digit(byte) && !digit(before) {
                 self.number(at);
             }
-            if byte == b'.' && bytes.get(at + 1).copied().is_some_and(alnum) {
+            if has_hosts && byte == b'.' && bytes.get(at + 1).copied().is_some_and(alnum) {
                 let start = self.back(at, host::is_host, 254);
                 self.ask(Trigger::Dot, start);
             }
@@ -356,6 +368,9 @@ impl Pass<'_> {
 
     /// A digit that none precedes.
     fn number(&mut self, at: usize) {
+        if !self.may_be_number(at) {
+            return;
+        }
         let sign = |at: usize| self.text.follows(at, |byte| byte == b'+' || byte == b'(');
         let signs = usize::from(sign(at)) + usize::from(sign(at) && sign(at - 1));
         for start in at - signs..=at {
@@ -363,10 +378,30 @@ impl Pass<'_> {
         }
     }
 
+    /// Whether as much follows as any number that begins here has: seven digits, or three dots, among the signs that
+    /// stand in numbers. Most numbers of a program or a table have not.
+    fn may_be_number(&self, at: usize) -> bool {
+        let (mut digits, mut dots) = (0, 0);
+        for byte in self.text.bytes.iter().skip(at) {
+            match byte {
+                b'0'..=b'9' => digits += 1,
+                b'.' => dots += 1,
+                b' ' | b'-' | b'/' | b'(' | b')' | b'+' => {}
+                _ => return false,
+            }
+            if digits >= NUMBER_DIGITS_MIN || dots >= 3 {
+                return true;
+            }
+        }
+        false
+    }
+
     /// A byte between tokens that may mean something.
     fn sign(&mut self, at: usize, class: u8) {
         let bytes = self.text.bytes;
-        if class == AT {
+        if class == PERCENT {
+            self.percent(at);
+        } else if class == AT {
             let mut start = at;
             while start > 0 && at - start <= email::LOCAL_BYTES_MAX && email::is_local(bytes, start - 1) {
                 start -= 1;
@@ -378,6 +413,18 @@ impl Pass<'_> {
         } else if bytes.get(at + 1).copied().is_some_and(host::is_ipv6) {
             let start = self.back(at, host::is_ipv6, 48);
             self.ask(Trigger::Colon, start);
+        }
+    }
+
+    /// The run around a `%`, once.
+    fn percent(&mut self, at: usize) {
+        if !self.decodes || at < self.percent_end {
+            return;
+        }
+        let start = self.back(at, encoded::is_percent, encoded::PERCENT_LEAD_BYTES_MAX + 1);
+        self.percent_end = self.text.run(at, encoded::is_percent, usize::MAX);
+        if let Run::Hidden { end, text } = encoded::percent_run_at(&self.text, start) {
+            self.found.extend(self.scanner.hidden(start..end, &text));
         }
     }
 

@@ -99,6 +99,9 @@ fn key_at(text: &Text<'_>, start: usize) -> Match {
     let here = text.bytes.get(start..).unwrap_or_default();
     for Key(prefix, lengths, others) in KEYS {
         let prefix = prefix.as_bytes();
+        if prefix.first() != here.first() {
+            continue;
+        }
         if !text.is_end && here.len() < prefix.len() && prefix.starts_with(here) {
             return Match::More;
         }

@@ -134,6 +134,30 @@ fn entities_are_found_in_base64_and_hexadecimal() {
 }
 
 #[test]
+fn entities_are_found_in_percent_encoding() {
+    let scanner = everything();
+    for (text, run) in [
+        ("mail=jane%40example.org&x=1", "jane%40example.org"),
+        ("see %6a%61%6e%65%40example%2Eorg now", "%6a%61%6e%65%40example%2Eorg"),
+        ("card=4111+1111%201111+1111", "4111+1111%201111+1111"),
+        ("user%2Bjane%40ex%C3%A4mple.org", "user%2Bjane%40ex%C3%A4mple.org"),
+    ] {
+        assert!(
+            found(&scanner, text).iter().any(|(_, there)| *there == run),
+            "{text}: {:?}",
+            found(&scanner, text)
+        );
+    }
+    let scanner = self::scanner(&["email", "credit_card"]);
+    for text in ["50% of 100%25 are%", "jane%4", "%zz%40", "%ff%40example.org"] {
+        assert_eq!(found(&scanner, text), [], "{text}");
+    }
+    // A run that begins too long before its first `%` is not looked into.
+    let long = format!("{}%40example.org", "a".repeat(70));
+    assert_eq!(found(&scanner, &long), []);
+}
+
+#[test]
 fn patterns_and_denied_words_are_found_in_them_too() {
     let only =
         Scanner::new(&[], (&[r"\bEMP-\d{4}\b".to_owned()], &["project mercury".to_owned()]), 0.5).unwrap();
@@ -228,6 +252,8 @@ fn confetti() -> impl Strategy<Value = String> {
         "é",
         "ü",
         "%",
+        "%40",
+        "%2",
         "_",
         "=",
         "/",

@@ -64,11 +64,16 @@ impl<'a> Text<'a> {
     pub fn mentions(&self, at: usize, words: &[&str]) -> bool {
         let from = at.saturating_sub(CONTEXT_BYTES);
         let context = self.bytes.get(from..at).unwrap_or_default();
-        let begins = |place: usize| place == 0 || !context.get(place - 1).is_some_and(|byte| alnum(*byte));
-        words.iter().any(|word| {
-            let mut windows = context.windows(word.len()).enumerate();
-            windows.any(|(place, window)| window.eq_ignore_ascii_case(word.as_bytes()) && begins(place))
-        })
+        let begins = |place: &usize| *place == 0 || !context.get(place - 1).is_some_and(|byte| alnum(*byte));
+        let is_there = |place: usize| {
+            let rest = context.get(place..).unwrap_or_default();
+            let first = rest.first().map(u8::to_ascii_lowercase);
+            words.iter().map(|word| word.as_bytes()).any(|word| {
+                word.first().copied() == first
+                    && rest.get(..word.len()).is_some_and(|there| there.eq_ignore_ascii_case(word))
+            })
+        };
+        (0..context.len()).filter(begins).any(is_there)
     }
 
     /// A match that must not be followed by a byte that satisfies `is`.
