@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use contract::{
     Backend, BackendError, BackendInfo, BackendKind, Call, Delta, Drafting, Event, EventStream, FailureKind,
-    FinishReason, Price, ReadFuture, ReadOptions, Readiness, Reading, Timings, TokenLogprob, Usage,
+    FinishReason, Price, ReadFuture, ReadOptions, Readiness, Timings, TokenLogprob, Usage,
 };
 use engine::decoder::{Decoder, DecoderOptions, LayerSet, SharedDecoder};
 use engine::model::Model;
@@ -27,7 +27,7 @@ use engine::scheduler::{
 };
 use kernels::isa::Isa;
 use kernels::pool::Pool;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 pub use self::drafts::DraftOptions;
@@ -411,7 +411,7 @@ struct Channel {
     prompt_tokens: u64,
     cached_tokens: u64,
     /// Who is told of the reading, if anybody wants one.
-    told: Option<oneshot::Sender<Reading>>,
+    told: Option<reading::Told>,
     events: mpsc::UnboundedSender<Event>,
 }
 
@@ -447,9 +447,9 @@ impl Sink for Channel {
                 self.cached_tokens = cached_tokens as u64;
                 Event::Started(self.usage())
             }
-            Output::Read { states, next, queue_ms, prompt_ms } => {
+            Output::Read { states, tokens, next, queue_ms, prompt_ms } => {
                 let timings = Timings { queue_ms, prompt_ms, decode_ms: 0.0 };
-                return self.tell_reading(states, next, timings);
+                return self.tell_reading((states, tokens), next, timings);
             }
             Output::Text { text, token, is_drafted } => {
                 let told = token.filter(|_| self.tells_tokens);

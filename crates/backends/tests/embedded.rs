@@ -288,7 +288,7 @@ fn reader(sequences: usize) -> EmbeddedBackend {
 async fn what_was_read_is_answered_without_reading_again_and_given_back_when_dropped() {
     let backend = reader(1);
     let plain = text(&events(&backend, call(request("hello world", Some(8)), false)).await);
-    let options = ReadOptions { layers: vec![1, 2], tokens_max: None };
+    let options = ReadOptions { layers: vec![1, 2], ..ReadOptions::default() };
     let read = |prompt: &str| {
         let read = backend.read(call(request(prompt, Some(8)), false), &options);
         async { tokio::time::timeout(PATIENCE, read).await.unwrap() }
@@ -307,8 +307,8 @@ async fn what_was_read_is_answered_without_reading_again_and_given_back_when_dro
         drop(read("hello world").await.unwrap());
     }
     comes_true(|| backend.load().running == 0).await;
-    let missing =
-        backend.read(call(request("x", None), false), &ReadOptions { layers: vec![9], tokens_max: None });
+    let missing = backend
+        .read(call(request("x", None), false), &ReadOptions { layers: vec![9], ..ReadOptions::default() });
     assert!(missing.await.unwrap_err().message.contains("{9}"));
     let too_long = read(&"word ".repeat(2000)).await.unwrap_err();
     assert_eq!(too_long.kind, FailureKind::TooLong);
@@ -319,7 +319,7 @@ async fn of_a_long_prompt_both_ends_are_read_and_all_of_it_is_answered() {
     let backend = reader(2);
     let prompt = "a quick brown fox and a lazy dog ".repeat(8);
     let plain = events(&backend, call(request(&prompt, Some(8)), false)).await;
-    let options = ReadOptions { layers: vec![0], tokens_max: Some(20) };
+    let options = ReadOptions { layers: vec![0], tokens_max: Some(20), ..ReadOptions::default() };
     let read = backend.read(call(request(&prompt, Some(8)), false), &options).await.unwrap();
     assert_eq!((read.reading.read_tokens, read.reading.usage.prompt_tokens), (20, 20));
     assert!(read.reading.is_truncated() && read.reading.prompt_tokens > 60);

@@ -1,12 +1,11 @@
 //! The guards of a pair, built: those that ask the small model need heads that know it, and it here.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use engine::decoder::LayerSet;
-use policy::Head;
 use policy::guards::asked::Materials;
 use policy::guards::{Chain, GuardSettings, kinds};
+use policy::{Head, TokenHead};
 use store::Sha256;
 
 use crate::context::Context;
@@ -16,6 +15,9 @@ use crate::reader::sha256;
 use crate::settings::{RoleSettings, Settings};
 use crate::{budget, heads, input};
 
+/// The kind of guards whose heads are token heads.
+const TOKEN_HEAD: &str = "token-head";
+
 /// A head in the program: its name in settings, and its file. Which model it is for stands in it. A new one is a file
 /// in `heads/` and a line here.
 const SHIPPED: &[(&str, &str)] = &[
@@ -24,6 +26,9 @@ const SHIPPED: &[(&str, &str)] = &[
     ("injection", include_str!("../heads/smollm2-135m.injection.json")),
     ("harmful", include_str!("../heads/smollm2-135m.harmful.json")),
 ];
+
+/// Likewise, of token heads.
+const SHIPPED_TOKEN_HEADS: &[(&str, &str)] = &[];
 
 /// The guards; the small model is fetched if one of them asks it and it is not here.
 ///
@@ -52,7 +57,8 @@ pub fn reads(guards: &[GuardSettings]) -> bool {
 
 /// Layers whose states the small model must keep, for them and for the calibration's heads.
 pub fn layers(settings: &Settings, chain: Option<&Chain>) -> LayerSet {
-    LayerSet::of(chain.map(Chain::layers).unwrap_or_default()).union(heads::layers(settings))
+    let of_guards = chain.map(|chain| [chain.layers(), chain.token_layers()].concat()).unwrap_or_default();
+    LayerSet::of(of_guards).union(heads::layers(settings))
 }
 
 /// The small model that guards have read, if one does.
@@ -79,7 +85,7 @@ fn build(guards: &[GuardSettings], materials: &Materials) -> Result<Chain, CliEr
 
 fn with_model(guards: &[GuardSettings], model: &Path) -> Result<Chain, CliError> {
     let mut materials =
-        Materials { heads: BTreeMap::new(), layers: budget::read(model)?.spec().layers.len() as u32 };
+        Materials { layers: budget::read(model)?.spec().layers.len() as u32, ..Materials::default() };
     let mut hash: Option<Sha256> = None;
     for guard in guards {
         let Some(name) = &guard.head else { continue };
@@ -87,9 +93,14 @@ fn with_model(guards: &[GuardSettings], model: &Path) -> Result<Chain, CliError>
             Some(known) => known,
             None => *hash.insert(sha256(model)?),
         };
-        let head =
-            head(name, &hash.to_string()).map_err(|error| error.at(&format!("guard {:?}", guard.name)))?;
-        materials.heads.insert(name.clone(), head);
+        let hash = hash.to_string();
+        let found = match guard.kind.as_str() {
+            TOKEN_HEAD => {
+                token_head(name, &hash).map(|head| drop(materials.token_heads.insert(name.clone(), head)))
+            }
+            _ => head(name, &hash).map(|head| drop(materials.heads.insert(name.clone(), head))),
+        };
+        found.map_err(|error| error.at(&format!("guard {:?}", guard.name)))?;
     }
     build(guards, &materials)
 }
@@ -100,6 +111,29 @@ fn with_model(guards: &[GuardSettings], model: &Path) -> Result<Chain, CliError>
 /// If it is not there, damaged, or of another model.
 pub fn head(name: &str, model_sha256: &str) -> Result<Head, CliError> {
     if is_file(name) { of_file(Path::new(name), model_sha256) } else { shipped(SHIPPED, name, model_sha256) }
+}
+
+/// The token head of this name, shipped or in a file, for this model.
+///
+/// # Errors
+/// As [`head`].
+pub fn token_head(name: &str, model_sha256: &str) -> Result<TokenHead, CliError> {
+    if is_file(name) {
+        let path = Path::new(name);
+        let head = TokenHead::load(&input::text(path)?)
+            .and_then(|head| head.check_model(model_sha256).map(|()| head));
+        return head.map_err(|error| CliError::usage(format!("{}: {error}", path.display())));
+    }
+    let mut others = Vec::new();
+    for (shipped, text) in SHIPPED_TOKEN_HEADS {
+        let head = TokenHead::load(text)
+            .map_err(|error| CliError::failed(format!("token head {shipped:?}: {error}")))?;
+        if *shipped == name && head.check_model(model_sha256).is_ok() {
+            return Ok(head);
+        }
+        others.push(format!("{shipped} for {}", head.model.name));
+    }
+    Err(not_shipped(name, &others, "train-token-head"))
 }
 
 /// Whether a head is named by its file.
@@ -124,11 +158,15 @@ fn shipped(all: &[(&str, &str)], name: &str, model_sha256: &str) -> Result<Head,
         }
         others.push(format!("{shipped} for {}", head.model.name));
     }
+    Err(not_shipped(name, &others, "train-head"))
+}
+
+fn not_shipped(name: &str, others: &[String], command: &str) -> CliError {
     let others = if others.is_empty() { "none".to_owned() } else { others.join(", ") };
-    Err(CliError::usage(format!(
+    CliError::usage(format!(
         "no head {name:?} is shipped for this small model; shipped are: {others}. Give the file of one that \
-         `tandem train-head` trained on this model"
-    )))
+         `tandem {command}` trained on this model"
+    ))
 }
 
 #[cfg(test)]

@@ -103,9 +103,30 @@ impl Reader {
     pub fn read(
         &self,
         inputs: Vec<Input>,
+        each: impl FnMut(usize, Reading) -> Result<(), CliError>,
+    ) -> Result<(), CliError> {
+        self.read_with(&ReadOptions { layers: self.layers.clone(), ..ReadOptions::default() }, inputs, each)
+    }
+
+    /// The same, with the states at every token.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
+    pub fn read_tokens(
+        &self,
+        inputs: Vec<Input>,
+        each: impl FnMut(usize, Reading) -> Result<(), CliError>,
+    ) -> Result<(), CliError> {
+        let options = ReadOptions { token_layers: self.layers.clone(), ..ReadOptions::default() };
+        self.read_with(&options, inputs, each)
+    }
+
+    fn read_with(
+        &self,
+        options: &ReadOptions,
+        inputs: Vec<Input>,
         mut each: impl FnMut(usize, Reading) -> Result<(), CliError>,
     ) -> Result<(), CliError> {
-        let options = &ReadOptions { layers: self.layers.clone(), tokens_max: None };
         let bar = counter("reading", inputs.len() as u64, self.shows_progress);
         self.runtime.block_on(async {
             let mut running: VecDeque<(usize, JoinHandle<_>)> = VecDeque::new();

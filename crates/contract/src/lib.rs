@@ -17,7 +17,10 @@ pub use backend::{
 pub use decision::{Check, Decision, Policy, Refusal, Step};
 pub use guarding::{Channel, GuardAction, GuardRecord};
 pub use price::Price;
-pub use reading::{Findings, LayerState, NextToken, Read, ReadFuture, ReadOptions, Reading};
+pub use reading::{
+    Findings, LayerState, LayerTokens, NextToken, Read, ReadFuture, ReadOptions, Reading, TOKEN_STATES_MAX,
+    TokenStates,
+};
 pub use request::{
     Continued, Continues, Input, Message, MessageRole, Options, Priority, Request, Role, Route, Sampling,
     Target, ToolCall,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,26 @@ pub struct LayerState {
     pub last: Vec<f32>,
     /// Mean over the prompt's tokens, `[hidden]`.
     pub mean: Vec<f32>,
+}
+
+/// Hidden states of one layer at every token of a prompt.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LayerTokens {
+    /// As in [`LayerState`].
+    pub layer: u32,
+    /// `[token][hidden]`.
+    pub states: Vec<f32>,
+}
+
+/// What was seen at every token of a prompt.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TokenStates {
+    /// The prompt as its tokens spell it, chat template and all.
+    pub text: Vec<u8>,
+    /// Where each token ends in it, ascending.
+    pub ends: Vec<usize>,
+    /// The layers asked for, ascending.
+    pub layers: Vec<LayerTokens>,
 }
 
 /// What the model would write next, in figures of its distribution at temperature 1.
@@ -41,6 +62,9 @@ pub struct Reading {
     pub read_tokens: u64,
     /// Hidden states of the layers asked for, ascending.
     pub states: Vec<LayerState>,
+    /// What was seen at every token, if that was asked for.
+    #[serde(skip)]
+    pub tokens: Option<Arc<TokenStates>>,
     /// What would be written next.
     pub next: NextToken,
     /// What was processed: prompt tokens read, cached ones among them, none written.
@@ -81,11 +105,17 @@ impl Findings {
     }
 }
 
+/// Longest prompt whose every token's states are told, tokens.
+pub const TOKEN_STATES_MAX: usize = 1024;
+
 /// How a prompt is to be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReadOptions {
     /// Layers whose states are wanted, each as in [`LayerState::layer`].
     pub layers: Vec<u32>,
+    /// Layers whose states at every token are wanted, of a prompt of at most [`TOKEN_STATES_MAX`] tokens that is read
+    /// whole.
+    pub token_layers: Vec<u32>,
     /// Of a longer prompt only as many tokens are read, half from each end; `None`: all of it.
     pub tokens_max: Option<u32>,
 }

@@ -193,6 +193,44 @@ impl Recorder {
     }
 }
 
+/// However a prompt is read, also one that is in the cache, every token's own state is told.
+#[test]
+fn the_states_at_all_tokens_are_told_of_prompts_that_are_in_the_cache_too() {
+    let mut decoder = decoder("tiny-qwen2.gguf", false, 2);
+    let prompt = prompt(&decoder, 200);
+    let token_layers = LayerSet::of([0, 2]);
+    let mut naive: Vec<Vec<f32>> = vec![Vec::new(); 2];
+    let sequence = decoder.begin().unwrap();
+    for token in &prompt {
+        decoder
+            .forward(&[Work { sequence, tokens: std::slice::from_ref(token), logits: Logits::None }])
+            .unwrap();
+        for (all, state) in naive.iter_mut().zip(decoder.states(sequence, token_layers)) {
+            all.extend(state.last);
+        }
+    }
+    decoder.end(sequence);
+    let limits = SchedulerLimits { running_max: 3, waiting_max: 4, kv_tokens: 1024 };
+    let mut scheduler = Scheduler::new(decoder, Isa::detect(), limits);
+    for round in 0..3 {
+        let (told, beside) = (Recorder::default(), Recorder::default());
+        let mut job = jobs::job(&prompt, 0, Box::new(told.clone()));
+        job.reading = Some(ReadingJob { token_layers, ..ReadingJob::default() });
+        scheduler.submit(jobs::job(&prompt[..190 - round], 2, Box::new(beside.clone())));
+        scheduler.submit(job);
+        while scheduler.step() {}
+        let outputs = told.0.lock().unwrap();
+        let read = outputs.iter().find_map(|output| match output {
+            Output::Read { tokens, .. } => Some(tokens),
+            _ => None,
+        });
+        let found: Vec<(u32, &[f32])> =
+            read.unwrap().iter().map(|tokens| (tokens.layer, &tokens.states[..])).collect();
+        assert!(found == [(0, &naive[0][..]), (2, &naive[1][..])], "round {round}");
+        assert!(outputs.iter().any(|output| matches!(output, Output::Started { cached_tokens: 0 })));
+    }
+}
+
 #[test]
 fn a_held_job_has_read_waits_lets_others_pass_and_goes_on_without_reading_again() {
     let decoder = decoder("tiny-qwen2.gguf", false, 2);
@@ -205,7 +243,7 @@ fn a_held_job_has_read_waits_lets_others_pass_and_goes_on_without_reading_again(
     let layers = LayerSet::of([1]);
     let (held, hold) = (Recorder::default(), Hold::default());
     let mut job = jobs::job(&prompt[..199], 12, Box::new(held.clone()));
-    job.reading = Some(ReadingJob { layers, hold: Some(hold.clone()) });
+    job.reading = Some(ReadingJob { layers, hold: Some(hold.clone()), ..ReadingJob::default() });
     scheduler.submit(job);
     while scheduler.step() {}
     let read = scheduler.decoder().tokens_read();
@@ -228,7 +266,7 @@ fn a_held_job_has_read_waits_lets_others_pass_and_goes_on_without_reading_again(
     // Reading alone, nothing written.
     let only = Recorder::default();
     let mut job = jobs::job(&prompt, 0, Box::new(only.clone()));
-    job.reading = Some(ReadingJob { layers, hold: None });
+    job.reading = Some(ReadingJob { layers, ..ReadingJob::default() });
     scheduler.submit(job);
     while scheduler.step() {}
     let (written, reading) = only.told();

@@ -271,7 +271,7 @@ impl<'a> Evaluation<'a> {
             Reading::Off => None,
             Reading::IfPossible(_) if self.cannot_read.load(Ordering::Relaxed) => None,
             Reading::IfPossible(layers) | Reading::Wanted(layers) => {
-                Some(ReadOptions { layers: layers.clone(), tokens_max: None })
+                Some(ReadOptions { layers: layers.clone(), ..ReadOptions::default() })
             }
         }
     }

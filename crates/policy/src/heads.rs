@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::artefact::Stated;
 use crate::calibrator::Calibrator;
+use crate::products::standardised_dot;
 
 /// What `format` says in a head's file.
 pub const FORMAT: &str = "tandem-head";
@@ -399,9 +400,8 @@ impl Head {
     /// The weighted sum of features from `at` on.
     fn weighted(&self, at: usize, values: &[f32]) -> f64 {
         let range = at..at + values.len();
-        let parts = self.means[range.clone()].iter().zip(&self.scales[range.clone()]);
-        let parts = parts.zip(&self.weights[range]).zip(values);
-        parts.map(|(((mean, scale), weight), value)| f64::from((value - mean) / scale * weight)).sum()
+        let fit = [&self.means[range.clone()], &self.scales[range.clone()], &self.weights[range]];
+        standardised_dot(values, fit)
     }
 
     /// The calibrated probability that the label is true.

@@ -12,13 +12,16 @@ mod forced;
 pub mod guards;
 pub mod heads;
 mod outlook;
+mod products;
 pub mod routing;
 mod settings;
 mod sticky;
+pub mod token_head;
 
 pub use calibration::{Calibration, CalibrationError};
 pub use heads::{Head, HeadError, Heads};
 pub use settings::{OnLargeFailure, PolicyError, PolicySettings, Stickiness};
+pub use token_head::{TokenHead, TokenHeadError};
 
 use std::sync::Arc;
 

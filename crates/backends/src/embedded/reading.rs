@@ -1,10 +1,14 @@
 //! Reading a call's prompt without answering it yet: [`read`].
 
 use contract::{
-    BackendError, Call, Event, FailureKind, LayerState, NextToken, Read, ReadFuture, ReadOptions,
+    BackendError, Call, Event, FailureKind, LayerState, LayerTokens, NextToken, Read, ReadFuture,
+    ReadOptions, TOKEN_STATES_MAX, TokenStates,
 };
 use contract::{EventStream, Reading, Timings, Usage};
-use engine::decoder::LayerSet;
+use std::sync::Arc;
+
+use engine::decoder::{self, LayerSet};
+use engine::model::Model;
 use engine::sampling::Spread;
 use engine::scheduler::{Hold, ReadingJob};
 use futures_util::StreamExt;
@@ -13,6 +17,13 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::request::{job, prompt_ids};
 use super::{Backend, Channel, EmbeddedBackend, Message, Running, State, lock};
+
+/// Who is told of a reading.
+pub(super) struct Told {
+    reading: oneshot::Sender<Reading>,
+    /// The prompt's text and where its tokens end, if every token's states are told.
+    spelled: Option<(Vec<u8>, Vec<usize>)>,
+}
 
 /// A job that was told to stop after its prompt. Dropping it lets the engine know at once that it is over.
 struct Held {
@@ -88,8 +99,9 @@ fn submit(
     (events, told): (&mpsc::UnboundedSender<Event>, oneshot::Sender<Reading>),
 ) -> Result<u64, BackendError> {
     let Running { model, reading_layers, .. } = backend.running()?;
-    let layers = LayerSet::of(options.layers.iter().copied());
-    let missing = layers.without(reading_layers);
+    let set = |layers: &[u32]| LayerSet::of(layers.iter().copied());
+    let (layers, token_layers) = (set(&options.layers), set(&options.token_layers));
+    let missing = layers.union(token_layers).without(reading_layers);
     if !missing.is_empty() {
         let message = format!(
             "{} keeps the states of layers {reading_layers:?}, not those of {missing:?} that were asked for",
@@ -100,18 +112,37 @@ fn submit(
     let prompt = prompt_ids(&model, &backend.name, &call.request.input)?;
     let prompt_tokens = prompt.len();
     let limit = options.tokens_max.map_or(prompt_tokens, |limit| limit as usize);
+    if !token_layers.is_empty() && prompt_tokens > limit.min(TOKEN_STATES_MAX) {
+        let message = format!(
+            "the prompt has {prompt_tokens} tokens, and the states of at most {TOKEN_STATES_MAX} are told"
+        );
+        return Err(BackendError::new(FailureKind::TooLong, message));
+    }
+    let spelled = (!token_layers.is_empty()).then(|| spelled(&model, &prompt));
+    let told = Some(Told { reading: told, spelled });
     let job = if prompt_tokens <= limit {
-        let mut job = job((call, prompt), model, (events, Some(told)));
-        job.reading = Some(ReadingJob { layers, hold: Some(hold) });
+        let mut job = job((call, prompt), model, (events, told));
+        job.reading = Some(ReadingJob { layers, token_layers, hold: Some(hold) });
         job
     } else {
-        let mut job = job((call, ends(&prompt, limit)), model, (events, Some(told)));
-        job.reading = Some(ReadingJob { layers, hold: None });
+        let mut job = job((call, ends(&prompt, limit)), model, (events, told));
+        job.reading = Some(ReadingJob { layers, token_layers, hold: None });
         job.max_tokens = Some(0);
         job
     };
     backend.hand_over(job)?;
     Ok(prompt_tokens as u64)
+}
+
+/// The text that tokens spell, and where each of them ends in it.
+fn spelled(model: &Model, prompt: &[u32]) -> (Vec<u8>, Vec<usize>) {
+    let mut text = Vec::new();
+    let end = |id: &u32| {
+        text.extend_from_slice(model.tokenizer().piece(*id));
+        text.len()
+    };
+    let ends = prompt.iter().map(end).collect();
+    (text, ends)
 }
 
 /// `limit` tokens of both ends of a longer prompt; the end has the odd one.
@@ -124,15 +155,15 @@ impl Channel {
     /// Tells what was read.
     pub(super) fn tell_reading(
         &mut self,
-        states: Vec<engine::decoder::LayerState>,
+        (states, tokens): (Vec<decoder::LayerState>, Vec<decoder::TokenStates>),
         next: Spread,
         timings: Timings,
     ) {
-        let Some(told) = self.told.take() else { return };
-        let states = states.into_iter().map(|engine::decoder::LayerState { layer, last, mean }| LayerState {
-            layer,
-            last,
-            mean,
+        let Some(Told { reading: told, spelled }) = self.told.take() else { return };
+        let state = |decoder::LayerState { layer, last, mean }| LayerState { layer, last, mean };
+        let layer = |decoder::TokenStates { layer, states }| LayerTokens { layer, states };
+        let tokens = spelled.map(|(text, ends)| {
+            Arc::new(TokenStates { text, ends, layers: tokens.into_iter().map(layer).collect() })
         });
         let Spread { logprob_max, margin, entropy } = next;
         let usage: Usage = self.usage();
@@ -140,7 +171,8 @@ impl Channel {
         let _ = told.send(Reading {
             prompt_tokens: usage.prompt_tokens,
             read_tokens: usage.prompt_tokens,
-            states: states.collect(),
+            states: states.into_iter().map(state).collect(),
+            tokens,
             next: NextToken { logprob_max, margin, entropy },
             usage,
             timings,

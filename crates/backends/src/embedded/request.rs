@@ -3,21 +3,22 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use contract::{BackendError, Call, Event, FailureKind, Input, Message, Reading, Request};
+use contract::{BackendError, Call, Event, FailureKind, Input, Message, Request};
 use engine::model::Model;
 use engine::sampling::SamplingParams;
 use engine::scheduler::{Job, Priority};
 use engine::template::RenderInput;
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::Channel;
+use super::reading::Told;
 
 /// The engine's job of a call with this prompt; `told`: who is told of its reading.
 pub(super) fn job(
     (call, prompt): (&Call, Vec<u32>),
     model: Arc<Model>,
-    (events, told): (&mpsc::UnboundedSender<Event>, Option<oneshot::Sender<Reading>>),
+    (events, told): (&mpsc::UnboundedSender<Event>, Option<Told>),
 ) -> Job {
     let request = &call.request;
     let prompt_tokens = prompt.len() as u64;

@@ -18,6 +18,7 @@ mod score_head;
 pub(crate) mod serve;
 mod tokenize;
 mod train_head;
+mod train_token_head;
 
 use clap::Subcommand;
 
@@ -69,6 +70,7 @@ commands! {
     Replay => replay, "warn";
     Guard => guard, "warn";
     TrainHead => train_head, "warn";
+    TrainTokenHead => train_token_head, "warn";
     ScoreHead => score_head, "warn";
     Calibrate => calibrate, "warn";
     Generate => generate, "warn";

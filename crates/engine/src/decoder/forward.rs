@@ -18,7 +18,7 @@ use super::kv::{KvBlocks, KvCache, KvError};
 use super::rope::RopeTable;
 use super::sizes::{Room, column_shapes, positions_max};
 use super::smoothing::{self, Smoothing, Watch};
-use super::states::{LayerSet, LayerState, States};
+use super::states::{LayerSet, LayerState, States, TokenStates};
 use super::weights::{Layer, Linear};
 use super::{BATCH_TOKENS_DEFAULT, BATCH_TOKENS_MAX, EMBEDDING_ROWS_HELD};
 use crate::model::Model;
@@ -301,6 +301,15 @@ impl Decoder {
         let rows = self.rows.iter().find(|rows| rows.sequence == sequence.0);
         let states = self.states.as_ref().zip(rows);
         states.map_or_else(Vec::new, |(states, rows)| states.of(rows, layers))
+    }
+
+    /// Adds the states at each token of a sequence that had a part in the last pass to `all`, which holds those of
+    /// its passes before: layer by layer, and nothing for layers that are not kept.
+    pub fn add_token_states(&self, sequence: SequenceId, all: &mut [TokenStates]) {
+        let rows = self.rows.iter().find(|rows| rows.sequence == sequence.0);
+        if let Some((states, rows)) = self.states.as_ref().zip(rows) {
+            states.add_tokens(rows, all);
+        }
     }
 
     /// Tokens that all passes so far have read.

@@ -14,7 +14,7 @@ pub use kv::{KvBlocks, KvError};
 pub use shared::SharedDecoder;
 pub(crate) use shared::{GuestNumber, Held};
 pub use sizes::{Sizes, SizesFor};
-pub use states::{LayerSet, LayerState};
+pub use states::{LayerSet, LayerState, TokenStates};
 pub(crate) use weights::Weights;
 pub use weights::WeightsError;
 

@@ -92,6 +92,15 @@ pub struct LayerState {
     pub mean: Vec<f32>,
 }
 
+/// Hidden states of one layer at every token of a sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenStates {
+    /// After how many layers.
+    pub layer: u32,
+    /// `[token][hidden]`.
+    pub states: Vec<f32>,
+}
+
 /// States of the chosen layers.
 #[derive(Debug)]
 pub(super) struct States {
@@ -202,6 +211,16 @@ impl States {
             })
         };
         layers.iter().filter_map(state).collect()
+    }
+
+    /// Adds the states of a sequence's rows of the last pass to those of the passes before, layer by layer.
+    pub fn add_tokens(&self, rows: &Rows, all: &mut [TokenStates]) {
+        for TokenStates { layer, states } in all {
+            let Some(offset) = self.offset(*layer) else { continue };
+            for row in rows.row..rows.row + rows.tokens {
+                states.extend_from_slice(&self.rows[row * self.width + offset..][..self.hidden]);
+            }
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use kernels::isa::Isa;
 
 use super::job::{Finished, Hold, Job, Output, Priority, ReadingJob, StopReason};
-use crate::decoder::{Decoder, ForwardError, SequenceId};
+use crate::decoder::{Decoder, ForwardError, SequenceId, TokenStates};
 use crate::model::Model;
 use crate::sampling::{Sampled, Sampler};
 use crate::speculation::{DRAFT_TOKENS_MAX, Draft, DraftJob};
@@ -63,6 +63,8 @@ pub(super) struct Entry {
     cached_tokens: usize,
     /// What keeps it from writing, once it has read its prompt.
     hold: Option<Hold>,
+    /// States at the tokens read so far, of the layers whose are to be told.
+    token_states: Vec<TokenStates>,
     arrived: Instant,
     started: Option<Instant>,
     first_token: Option<Instant>,
@@ -99,6 +101,7 @@ impl Entry {
             prompt_tokens: tokens.len(),
             cached_tokens: 0,
             hold: None,
+            token_states: Vec::new(),
             arrived,
             started: None,
             first_token: None,
@@ -122,16 +125,29 @@ impl Entry {
         self.hold.as_ref().is_some_and(|hold| !hold.is_released())
     }
 
+    /// Whether every token of its prompt is to be read, to tell of it.
+    pub fn reads_afresh(&self) -> bool {
+        self.job.reading.as_ref().is_some_and(|reading| !reading.token_layers.is_empty())
+    }
+
+    /// Keeps the states of the tokens that the last pass of `decoder` has read, if they are to be told.
+    pub fn keep_token_states(&mut self, decoder: &Decoder) {
+        let (true, Some(sequence)) = (self.reads_afresh(), self.sequence) else { return };
+        decoder.add_token_states(sequence, &mut self.token_states);
+    }
+
     /// Tells of the prompt that the last pass of `decoder` has read to its end, if that is wanted. A prompt that
     /// has to be read again is not told of again.
     pub fn tell_reading(&mut self, decoder: &Decoder, logits: &[f32]) {
-        let Some(ReadingJob { layers, hold }) = self.job.reading.take() else { return };
+        let Some(ReadingJob { layers, hold, .. }) = self.job.reading.take() else { return };
         let states = self.sequence.map_or_else(Vec::new, |sequence| decoder.states(sequence, layers));
+        let next = self.sampler.spread(logits);
         let now = Instant::now();
         let started = self.started.unwrap_or(now);
         self.job.sink.send(Output::Read {
             states,
-            next: self.sampler.spread(logits),
+            tokens: std::mem::take(&mut self.token_states),
+            next,
             queue_ms: milliseconds(self.arrived, started),
             prompt_ms: milliseconds(started, now),
         });
@@ -146,6 +162,10 @@ impl Entry {
     /// Takes its place; `cached` of its tokens are there.
     pub fn start(&mut self, sequence: SequenceId, cached: usize) {
         (self.sequence, self.read) = (Some(sequence), cached);
+        if let Some(reading) = &self.job.reading {
+            let begun = |layer| TokenStates { layer, states: Vec::new() };
+            self.token_states = reading.token_layers.iter().map(begun).collect();
+        }
         if self.started.is_none() {
             self.started = Some(Instant::now());
             self.cached_tokens = cached;

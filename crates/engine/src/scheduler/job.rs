@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crate::decoder::{ForwardError, LayerSet, LayerState};
+use crate::decoder::{ForwardError, LayerSet, LayerState, TokenStates};
 use crate::sampling::{Sampled, SamplingParams, Spread};
 
 /// Who goes first where not all can.
@@ -49,6 +49,9 @@ pub struct Job {
 pub struct ReadingJob {
     /// Layers whose hidden states are told, of those that the decoder keeps.
     pub layers: LayerSet,
+    /// Layers whose states at every token are told, likewise. If there are any, nothing of the prompt is taken from the
+    /// cache, which has no states.
+    pub token_layers: LayerSet,
     /// If there is one, nothing is written before it is released.
     pub hold: Option<Hold>,
 }
@@ -92,6 +95,8 @@ pub enum Output {
     Read {
         /// Hidden states of the layers asked for.
         states: Vec<LayerState>,
+        /// States at every token, of the layers whose were asked for.
+        tokens: Vec<TokenStates>,
         /// What might be written next.
         next: Spread,
         /// Milliseconds in the queue, and from there to the prompt's end.

@@ -378,6 +378,9 @@ impl Scheduler {
             }
             return;
         }
+        for planned in &self.plan {
+            self.running[planned.index].keep_token_states(&held.decoder);
+        }
         let mut rest = held.decoder.logits();
         for planned in self.plan.iter_mut().filter(|planned| planned.draws) {
             let entry = &mut self.running[planned.index];
@@ -447,7 +450,8 @@ impl Scheduler {
 /// A sequence for a waiting job, with what the cache has of its text, and how much that is. `None` if there is
 /// no room.
 fn place(decoder: &mut Decoder, entry: &Entry) -> Option<(SequenceId, usize)> {
-    let (sequence, cached) = decoder.begin_with(entry.scope, &entry.tokens).ok()?;
+    let known = if entry.reads_afresh() { &[] } else { &entry.tokens[..] };
+    let (sequence, cached) = decoder.begin_with(entry.scope, known).ok()?;
     if !decoder.promise(sequence, entry.promised) {
         decoder.end(sequence);
         return None;

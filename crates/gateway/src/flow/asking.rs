@@ -3,6 +3,7 @@
 //! A text is read once however many guards want its reading, and a request that is nothing but the text is read as
 //! itself: its [`Read`] goes on to whoever needs it next. What was judged before is not asked about again.
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -12,10 +13,12 @@ use contract::{
 };
 use futures_util::StreamExt;
 use policy::guards::asked::{Answer, Ask, AskedLink, Judged, Score, Texts, Window, reading_request, texts};
+use policy::guards::redact::Vault;
 use policy::guards::{Checked, Hit};
 use tokio::time::{Duration, timeout};
 
 use super::admission::Caller;
+use super::locating::looks_at_requests;
 use super::run::{Phase, Run};
 use super::{FlowError, Shared, scores};
 
@@ -34,6 +37,8 @@ pub(super) struct Asked {
     pub(super) read: Option<Read>,
     /// What it took, but for `read`.
     pub(super) spent: Vec<(Role, Usage)>,
+    /// The request as guards left it that redacted it, and the values that its placeholders stand for.
+    pub(super) redacted: Option<(Arc<Request>, Vault)>,
 }
 
 /// An [`Asked`] to come.
@@ -41,36 +46,43 @@ pub(super) type AskFuture = Pin<Box<dyn Future<Output = Asked> + Send>>;
 
 /// Asks about the texts of one request, or one piece of an answer.
 pub(super) struct Asking {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     /// The request that the texts are of, or one like it.
-    request: Arc<Request>,
+    pub(super) request: Arc<Request>,
     tenant: Option<Arc<str>>,
-    windows: Vec<Window>,
     /// What the user asked, of an answer's windows.
     prompt: String,
-    /// Of each window, once somebody wanted it.
-    readings: Vec<Option<Result<Reading, String>>>,
-    asked: Asked,
+    /// Whether guards that say where something stands are asked now.
+    locates: bool,
+    /// Of each text, once somebody wanted it.
+    readings: HashMap<String, Result<Reading, String>>,
+    pub(super) asked: Asked,
 }
 
 impl Asking {
-    pub(super) fn new(
-        shared: &Arc<Shared>,
-        (request, tenant): (Arc<Request>, Option<Arc<str>>),
-        windows: Vec<Window>,
-    ) -> Self {
-        let readings = vec![None; windows.len()];
-        let asked =
-            Asked { records: Vec::new(), refusal: None, escalates: false, read: None, spent: Vec::new() };
-        Asking {
-            shared: Arc::clone(shared),
-            request,
-            tenant,
-            windows,
-            prompt: String::new(),
-            readings,
-            asked,
-        }
+    pub(super) fn new(shared: &Arc<Shared>, (request, tenant): (Arc<Request>, Option<Arc<str>>)) -> Self {
+        let asked = Asked {
+            records: Vec::new(),
+            refusal: None,
+            escalates: false,
+            read: None,
+            spent: Vec::new(),
+            redacted: None,
+        };
+        let (shared, readings) = (Arc::clone(shared), HashMap::new());
+        Asking { shared, request, tenant, prompt: String::new(), locates: true, readings, asked }
+    }
+
+    /// Asks all guards about a request in order, until one refuses: first those that say where something stands, then
+    /// the others about what is left.
+    pub(super) async fn of_request(mut self, vault: Vault) -> Asked {
+        self.locate(vault).await;
+        self.locates = false;
+        let texts = match self.asked.refusal {
+            None => Texts::of_request(&self.request),
+            Some(_) => Texts::default(),
+        };
+        self.run(texts).await
     }
 
     /// The prompt that what is judged answers.
@@ -80,10 +92,11 @@ impl Asking {
     }
 
     /// Asks all guards in order, until one refuses.
-    pub(super) async fn run(mut self, truncated: Vec<Channel>) -> Asked {
+    pub(super) async fn run(mut self, texts: Texts) -> Asked {
         let shared = Arc::clone(&self.shared);
-        for link in shared.guards.asked() {
-            for hit in self.hits(link, &truncated).await {
+        let locates = self.locates;
+        for link in shared.guards.asked().iter().filter(|link| locates || !link.locates()) {
+            for hit in self.hits(link, &texts).await {
                 let Some(verdict) = hit.verdict else { continue };
                 if verdict.action == Some(GuardAction::Block)
                     && let Some(record) = &verdict.record
@@ -102,29 +115,29 @@ impl Asking {
     }
 
     /// Asks all guards, whatever they say.
-    pub(super) async fn check(mut self, truncated: Vec<Channel>) -> (Vec<Hit>, Vec<(Role, Usage)>) {
+    pub(super) async fn check(mut self, texts: Texts) -> (Vec<Hit>, Vec<(Role, Usage)>) {
         let shared = Arc::clone(&self.shared);
         let mut hits = Vec::new();
         for link in shared.guards.asked() {
-            hits.extend(self.hits(link, &truncated).await);
+            hits.extend(self.hits(link, &texts).await);
         }
         (hits, self.asked.spent)
     }
 
     /// What a guard says of each channel that it looks at and that there is text of.
-    async fn hits(&mut self, link: &AskedLink, truncated: &[Channel]) -> Vec<Hit> {
+    async fn hits(&mut self, link: &AskedLink, texts: &Texts) -> Vec<Hit> {
         let mut hits = Vec::new();
         for channel in [Channel::User, Channel::Tool, Channel::Output] {
-            let of_channel = |index: &usize| self.windows[*index].channel == channel;
-            let windows: Vec<usize> = (0..self.windows.len()).filter(of_channel).collect();
+            let of_channel = |window: &&Window| window.channel == channel;
+            let windows: Vec<&Window> = texts.windows.iter().filter(of_channel).collect();
             if windows.is_empty() || !link.looks_at(channel) {
                 continue;
             }
             let mut scores: Vec<Result<Score, String>> = Vec::with_capacity(windows.len());
-            for index in windows {
-                scores.push(self.score(link, index).await);
+            for window in windows {
+                scores.push(self.score(link, window).await);
             }
-            let verdict = link.verdict(channel, &scores, truncated.contains(&channel));
+            let verdict = link.verdict(channel, &scores, texts.truncated.contains(&channel));
             let values = scores.iter().filter_map(|score| score.as_ref().ok()).map(|score| score.value);
             let hit = Hit {
                 guard: link.name().to_owned(),
@@ -139,7 +152,7 @@ impl Asking {
     }
 
     /// While a model loads, or before a guard has learnt, it can't be asked: that is no fault of the request's.
-    fn refusal(&self, link: &AskedLink, record: &GuardRecord) -> FlowError {
+    pub(super) fn refusal(&self, link: &AskedLink, record: &GuardRecord) -> FlowError {
         let role = link.asker().role();
         let backend = self.shared.backend(role);
         let is_early = backend.readiness() == Readiness::Loading || !link.asker().is_ready();
@@ -150,28 +163,34 @@ impl Asking {
     }
 
     /// What the guard says of a window. Pieces of answers do not come back, so their scores are not kept.
-    async fn score(&mut self, link: &AskedLink, index: usize) -> Result<Score, String> {
-        let Window { channel, text, .. } = &self.windows[index];
+    pub(super) async fn score(&mut self, link: &AskedLink, window: &Window) -> Result<Score, String> {
+        let Window { channel, text, .. } = window;
         if *channel == Channel::Output {
-            return self.new_score(link, index).await;
+            return self.new_score(link, window).await;
         }
         let key = scores::key(self.tenant.as_deref(), link.name(), (*channel, text));
         if let Some(score) = self.shared.scores.get(&key) {
             return Ok(score);
         }
-        let score = self.new_score(link, index).await?;
+        let score = self.new_score(link, window).await?;
         self.shared.scores.put(key, score.clone());
         Ok(score)
     }
 
-    async fn new_score(&mut self, link: &AskedLink, index: usize) -> Result<Score, String> {
-        let Window { channel, text, .. } = &self.windows[index];
+    async fn new_score(&mut self, link: &AskedLink, window: &Window) -> Result<Score, String> {
+        let Window { channel, text, .. } = window;
         match link.ask(&Judged { text, channel: *channel, prompt: &self.prompt }) {
             Ask::Read => {
-                if self.readings[index].is_none() {
-                    self.readings[index] = Some(self.read(index).await);
+                let is_known = |reading: &Result<Reading, String>| match reading {
+                    Ok(reading) => !link.locates() || reading.tokens.is_some(),
+                    Err(_) => true,
+                };
+                if !self.readings.get(text).is_some_and(is_known) {
+                    let reading = self.read(window).await;
+                    self.readings.insert(text.clone(), reading);
                 }
-                match &self.readings[index] {
+                match self.readings.get(text) {
+                    Some(Ok(reading)) if link.locates() => link.locate(text, reading),
                     Some(Ok(reading)) => link.score(&Answer::Reading(reading)),
                     Some(Err(error)) => Err(error.clone()),
                     None => Err("it was not read".to_owned()),
@@ -181,13 +200,22 @@ impl Asking {
         }
     }
 
+    /// The states at each token of a text are large, and not needed any more.
+    pub(super) fn forget_tokens(&mut self, text: &str) {
+        if let Some(Ok(reading)) = self.readings.get_mut(text) {
+            reading.tokens = None;
+        }
+    }
+
     /// Reads a window, for as long as the most patient of the guards that may share the reading waits.
-    async fn read(&mut self, index: usize) -> Result<Reading, String> {
-        let Window { channel, text, is_request } = &self.windows[index];
-        let readers = self.shared.guards.asked().iter().filter(|link| link.looks_at(*channel));
-        let timeout_ms = readers.map(AskedLink::timeout_ms).max().unwrap_or_default();
+    async fn read(&mut self, window: &Window) -> Result<Reading, String> {
+        let Window { channel, text, is_request } = window;
+        let guards = &self.shared.guards;
+        let readers = guards.asked().iter().filter(|link| link.looks_at(*channel));
+        let timeout_ms = readers.clone().map(AskedLink::timeout_ms).max().unwrap_or_default();
+        let locates = self.locates && readers.into_iter().any(AskedLink::locates);
         let heads = &self.shared.heads.options;
-        let mut layers = self.shared.guards.layers();
+        let mut layers = guards.layers();
         let keeps = *is_request && heads.tokens_max.is_none();
         let request = match keeps {
             true => {
@@ -198,13 +226,16 @@ impl Asking {
             }
             false => Arc::new(reading_request(format!("{}-guard", self.request.id), text)),
         };
-        let options = ReadOptions { layers, tokens_max: None };
+        let token_layers = if locates { guards.token_layers() } else { Vec::new() };
+        let options = ReadOptions { layers, token_layers, tokens_max: None };
         let (small, tenant) = (Arc::clone(&self.shared.small), self.tenant.clone());
-        let (read, is_as_asked) =
+        let (mut read, is_as_asked) =
             within(timeout_ms, read_as_chat(&small, (request, tenant), &options)).await?;
         if keeps && is_as_asked {
             let reading = read.reading.clone();
-            self.asked.read = Some(read);
+            read.reading.tokens = None;
+            let before = self.asked.read.replace(read);
+            self.asked.spent.extend(before.map(|read| (Role::Small, read.reading.usage)));
             return Ok(reading);
         }
         self.asked.spent.push((Role::Small, read.reading.usage));
@@ -286,27 +317,30 @@ async fn within<T>(
 impl Run {
     /// What comes after the request has its place: guards that ask a model, if there are any for requests.
     pub(super) fn start_asking(&self) -> Phase {
-        let channels = [Channel::User, Channel::Tool];
-        let asks = |link: &AskedLink| channels.iter().any(|channel| link.looks_at(*channel));
-        if !self.shared.guards.asked().iter().any(asks) {
+        if !self.shared.guards.asked().iter().any(looks_at_requests) {
             return Phase::Deciding;
         }
-        let Texts { windows, truncated } = Texts::of_request(&self.request);
-        Phase::Asking(Box::pin(self.asking(windows).run(truncated)))
+        Phase::Asking(Box::pin(self.asking().of_request(self.guarding.vault())))
     }
 
-    fn asking(&self, windows: Vec<Window>) -> Asking {
-        Asking::new(&self.shared, (Arc::clone(&self.request), self.tenant.clone()), windows)
+    fn asking(&self) -> Asking {
+        Asking::new(&self.shared, (Arc::clone(&self.request), self.tenant.clone()))
     }
 
     /// Waits for what models say of the request. The time is Tandem's own.
     pub(super) async fn ask(&mut self) {
         let Phase::Asking(asking) = &mut self.phase else { return };
-        let Asked { records, refusal, escalates, read, spent } = match self.deadline.before(asking).await {
+        let asked = match self.deadline.before(asking).await {
             Ok(asked) => asked,
             Err(error) => return self.fail(error),
         };
+        let Asked { records, refusal, escalates, read, spent, redacted } = asked;
         self.phase = Phase::Deciding;
+        if let Some((request, vault)) = redacted {
+            self.request = request;
+            self.guarding.put_values(&self.shared.guards, vault);
+        }
+        self.guarding.is_unlocated = false;
         self.guarding.cost_usd += self.shared.note_spent(&spent);
         self.guarding.add_input(records);
         self.ahead = read;
@@ -324,8 +358,8 @@ impl Run {
             && let Some(text) = self.guarding.due()
         {
             let window = Window { channel: Channel::Output, text, is_request: false };
-            let asking = self.asking(vec![window]).answering(texts::question(&self.request));
-            self.judging = Some(Box::pin(asking.run(Vec::new())));
+            let asking = self.asking().answering(texts::question(&self.request));
+            self.judging = Some(Box::pin(asking.run(Texts { windows: vec![window], ..Texts::default() })));
         }
         self.judging.is_some()
     }
@@ -380,8 +414,7 @@ impl super::Flow {
         let caller = Caller { tenant: tenant.clone(), priority: Priority::Interactive };
         let _place = self.shared.admission.enter(caller).await?;
         let request = Arc::new(reading_request("check".to_owned(), ""));
-        let (hits, spent) =
-            Asking::new(&self.shared, (request, tenant), texts.windows).check(texts.truncated).await;
+        let (hits, spent) = Asking::new(&self.shared, (request, tenant)).check(texts).await;
         self.shared.note_spent(&spent);
         Ok(hits)
     }
@@ -393,7 +426,7 @@ impl super::Flow {
     pub async fn teach_guards(&self) -> Result<(), String> {
         for link in self.guards().asked() {
             let mut readings = Vec::new();
-            let options = ReadOptions { layers: link.asker().layers(), tokens_max: None };
+            let options = ReadOptions { layers: link.asker().layers(), ..ReadOptions::default() };
             for (index, lesson) in link.asker().lessons().iter().enumerate() {
                 let request = Arc::new(reading_request(format!("lesson-{index}"), lesson));
                 let read = read_as_chat(&self.shared.small, (request, None), &options).await;

@@ -3,17 +3,23 @@
 
 use std::sync::Arc;
 
-use contract::{Delta, GuardRecord, Request};
+use contract::{Delta, GuardAction, GuardRecord, Request};
 use policy::guards::asked::{AskedLink, Holdback};
+use policy::guards::redact::Vault;
 use policy::guards::{Chain, Guarded, OutputGuard};
 
 use super::FlowError;
+use super::locating::looks_at_requests;
 
 /// What guards said, and those that stand at the exit.
 pub(super) struct Guarding {
     input: Vec<GuardRecord>,
     refusal: Option<FlowError>,
     output: Option<OutputGuard>,
+    /// The request's values.
+    vault: Arc<Vault>,
+    /// Whether guards that redact have not seen the request yet.
+    pub(super) is_unlocated: bool,
     /// Keeps the answer until guards that ask a model have judged it.
     holdback: Option<Holdback>,
     /// What those said of the answer, one record a guard.
@@ -31,10 +37,16 @@ impl Guarding {
             blocked.map(|record| FlowError::Guarded { reason: record.reason(), guard: record.guard });
         let at_exit = chain.asked().iter().filter(|link| link.looks_at(contract::Channel::Output));
         let window_tokens = at_exit.map(AskedLink::window_tokens).min();
+        let redacts = |link: &AskedLink| {
+            link.locates() && link.action() == GuardAction::Redact && looks_at_requests(link)
+        };
+        let vault = Arc::new(vault);
         Guarding {
             input: records,
             refusal,
-            output: chain.output(&Arc::new(vault)),
+            output: chain.output(&vault),
+            vault,
+            is_unlocated: chain.asked().iter().any(redacts),
             holdback: window_tokens.map(Holdback::new),
             judged: Vec::new(),
             is_stopped: false,
@@ -45,6 +57,17 @@ impl Guarding {
     /// Why the request is refused, if it is.
     pub(super) fn refusal(&self) -> Option<FlowError> {
         self.refusal.clone()
+    }
+
+    /// The values that placeholders of the request stand for.
+    pub(super) fn vault(&self) -> Vault {
+        (*self.vault).clone()
+    }
+
+    /// Takes further values in, before anything of an answer is there.
+    pub(super) fn put_values(&mut self, chain: &Chain, vault: Vault) {
+        self.vault = Arc::new(vault);
+        self.output = chain.output(&self.vault);
     }
 
     /// Adds what guards that ask a model said of the request.

@@ -10,6 +10,7 @@ mod clock;
 mod earlier;
 mod error;
 mod guarding;
+mod locating;
 mod outcome;
 mod reading;
 mod record;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use contract::Request;
+use contract::{Input, Request};
 use ledger::RequestRow;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -21,6 +21,12 @@ pub(super) struct Row<'a> {
     pub(super) arrived_unix_ms: i64,
     pub(super) outcome: &'a Outcome,
     pub(super) error: Option<&'a FlowError>,
+}
+
+/// A request without its texts: it ended before guards had redacted them.
+pub(super) fn withheld(request: &Request) -> Request {
+    let input = Input::Completion { prompt: "(not kept: it ended before it was redacted)".to_owned() };
+    Request { input, stop: Vec::new(), passthrough: Default::default(), ..request.clone() }
 }
 
 /// The wall clock `ago` before now, Unix milliseconds.

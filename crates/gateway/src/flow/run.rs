@@ -512,8 +512,9 @@ impl Run {
     /// Counts the request, logs it and sends its row to the ledger.
     fn record(&mut self, outcome: &Outcome, error: Option<&FlowError>) -> Option<JoinHandle<()>> {
         self.place = None;
+        let withheld = self.guarding.is_unlocated.then(|| record::withheld(&self.request));
         let row = record::Row {
-            request: &self.request,
+            request: withheld.as_ref().unwrap_or(&self.request),
             tenant: self.tenant.as_deref(),
             arrived_unix_ms: self.arrived_unix_ms,
             outcome,

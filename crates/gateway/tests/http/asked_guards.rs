@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use backends::scripted::Reply as Script;
-use contract::{LayerState, Readiness, Reading, Usage};
+use contract::{LayerState, LayerTokens, Readiness, Reading, TokenStates, Usage};
 use policy::guards::asked::{Materials, texts::WINDOW_BYTES};
 use policy::guards::{Chain, GuardSettings};
-use policy::{Head, Heads};
+use policy::{Head, Heads, TokenHead};
 use serde_json::{Value, json};
 
 use super::server::{Server, Setup, chat, chat_stream};
@@ -24,6 +24,30 @@ fn head() -> Head {
     Head::load(&head.to_string()).unwrap()
 }
 
+/// A token head for the state [x] of layer 1 under each word: what is above 0 is a person's.
+fn names() -> TokenHead {
+    let head = json!({
+        "format": "tandem-token-head", "version": 1, "name": "names",
+        "model": {"name": "tiny", "sha256": "0a".repeat(32)},
+        "parts": [{"layer": 1, "word": 0}], "classes": ["person"],
+        "weights": [0.0, 4.0, 4.0], "bias": [2.0, 0.0, 0.1], "changes": vec![0.0; 9], "threshold": 0.0,
+        "training": serde_json::to_value(policy::token_head::TokenTraining::default()).unwrap(),
+    });
+    TokenHead::load(&head.to_string()).unwrap()
+}
+
+/// A reading of a text, a token a byte, which shows 1 under words with a capital.
+fn sees(text: &str) -> Reading {
+    let mut states = vec![0.0; text.len()];
+    for word in policy::token_head::words(text) {
+        let is_name = text[word.clone()].starts_with(char::is_uppercase);
+        states[word].fill(f32::from(is_name));
+    }
+    let layers = vec![LayerTokens { layer: 1, states }];
+    let tokens = TokenStates { text: text.as_bytes().to_vec(), ends: (1..=text.len()).collect(), layers };
+    Reading { tokens: Some(tokens.into()), ..shows(-3.0) }
+}
+
 pub fn shows(value: f32) -> Reading {
     let state = LayerState { layer: 1, last: vec![value], mean: vec![value] };
     let usage = Usage { prompt_tokens: 10, ..Usage::default() };
@@ -38,7 +62,9 @@ pub fn guard(more: Value) -> Value {
 
 pub fn chain(guards: Value) -> Chain {
     let settings: Vec<GuardSettings> = serde_json::from_value(guards).unwrap();
-    let materials = Materials { heads: BTreeMap::from([("injection".to_owned(), head())]), layers: 2 };
+    let heads = BTreeMap::from([("injection".to_owned(), head())]);
+    let token_heads = BTreeMap::from([("names".to_owned(), names())]);
+    let materials = Materials { heads, token_heads, layers: 2 };
     Chain::with(&settings, &materials).unwrap()
 }
 
@@ -293,4 +319,62 @@ fn the_head_of_these_tests_is_one() {
     let heads = Heads::new(vec![head()]).unwrap();
     assert_eq!(heads.layers(), [1]);
     assert!(heads.findings(&shows(3.0)).scores["injection"] > 0.9);
+}
+
+fn named(more: Value) -> Value {
+    let mut guard = json!({"name": "names", "kind": "token-head", "head": "names", "action": "redact"});
+    guard.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    guard
+}
+
+/// Small sees names; large repeats the placeholder.
+fn setup_names(kind: &str, guards: Value) -> Setup {
+    let setup = Setup { guards: chain(guards), ..Setup::new(kind) };
+    setup
+        .small(|small| {
+            let small = small.reads_when("i am Ann Berg", sees("i am Ann Berg"));
+            let small = small.reads_when("<PERSON_1>", shows(-3.0));
+            small.reads_when("hello", sees("hello you")).otherwise(Script::text("from small"))
+        })
+        .large(|large| large.otherwise(Script::text("so <PERSON_1> it is")))
+}
+
+#[tokio::test]
+async fn names_are_redacted_before_anybody_else_is_asked_and_given_back() {
+    let guards = json!([guard(json!({"action": "flag"})), named(json!({"restore": true}))]);
+    let server = setup_names("large", guards).with_ledger().start().await;
+    let answer = server.chat(&chat("i am Ann Berg")).await;
+    assert_eq!(content(&answer), "so Ann Berg it is");
+    assert_eq!(server.large.call_log()[0].request.text(), "i am <PERSON_1>");
+    assert_eq!(answer.json()["tandem"]["guards"][0]["entities"]["person"], 1);
+    // Read for the names; what is left was read again for the other guard, and by nobody else.
+    let texts: Vec<String> = server.small.read_log().iter().map(|call| call.request.text()).collect();
+    assert_eq!(texts, ["i am Ann Berg", "i am <PERSON_1>"]);
+    let id = answer.header("x-tandem-request-id").unwrap();
+    let stored = server.ledger.as_ref().unwrap().request(id).await.unwrap().unwrap().row;
+    assert_eq!(stored.request.text(), "i am <PERSON_1>");
+    // Without a name one reading serves all.
+    assert_eq!(server.chat(&chat("hello you")).await.status, 200);
+    assert_eq!(server.small.reads_count(), 3);
+    // What was judged before is not judged again, and is redacted all the same.
+    assert_eq!(content(&server.chat(&chat("i am Ann Berg")).await), "so Ann Berg it is");
+    assert_eq!(server.small.reads_count(), 3);
+}
+
+#[tokio::test]
+async fn names_may_be_refused_or_told_instead_and_what_can_not_be_read_is_blocked() {
+    for (action, status) in [("block", 400), ("flag", 200)] {
+        let server = setup_names("large", json!([named(json!({"action": action}))])).start().await;
+        assert_eq!(server.chat(&chat("i am Ann Berg")).await.status, status);
+        assert_eq!(
+            counted(&server, &format!("tandem_guard_total{{action=\"{action}\",guard=\"names\"}}")).await,
+            1
+        );
+    }
+    let server = setup_names("large", json!([named(json!({}))])).start().await;
+    let refused = server.chat(&chat("who else")).await;
+    assert_eq!((refused.status, &refused.error()["code"]), (400, &json!("content_filter")));
+    let long = server.chat(&chat(&"hello you ".repeat(6000))).await;
+    assert_eq!(long.status, 400);
+    assert_eq!(server.large.calls(), 0);
 }

@@ -1,4 +1,4 @@
-//! Fitting: standardised matrices, logistic regression, calibration of scores, folds, and the random numbers of
+//! Fitting: standardised matrices, logistic regression with two labels and with several, calibration of scores, folds, and the random numbers of
 //! resampling. All of it is deterministic: a seed and the rows give the result.
 
 pub mod bootstrap;
@@ -8,3 +8,4 @@ pub mod lbfgs;
 pub mod logistic;
 pub mod matrix;
 pub mod random;
+pub mod softmax;

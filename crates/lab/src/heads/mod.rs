@@ -1,6 +1,7 @@
 //! Training of heads: readings with labels ([`rows`]) become a [`policy::Head`] ([`train`]).
 
 pub mod rows;
+pub mod tokens;
 pub mod train;
 
 pub use rows::{Rows, RowsError};

@@ -150,6 +150,12 @@ impl Chain {
         layers.into_iter().collect()
     }
 
+    /// Layers whose states at every token guards want that say where something stands, ascending.
+    pub fn token_layers(&self) -> Vec<u32> {
+        let layers: BTreeSet<u32> = self.asked.iter().flat_map(|link| link.asker().token_layers()).collect();
+        layers.into_iter().collect()
+    }
+
     /// Whether there are no guards.
     pub fn is_empty(&self) -> bool {
         self.links.is_empty() && self.asked.is_empty()
@@ -216,25 +222,14 @@ impl Link {
                 records.entry(channel).or_insert_with(|| self.record(channel)).add(span);
             }
             if self.settings.action == GuardAction::Redact && !spans.is_empty() {
-                let redacted =
-                    vault.redact(text.content, &ranges(&spans), self.settings.restore, text.is_json);
-                move_ranges(text.retrieved, (&spans, text.content, vault));
-                *text.content = redacted;
+                text.redact(&spans, vault, self.settings.restore);
             }
         });
         records.into_values().collect()
     }
 
     pub(super) fn record(&self, channel: Channel) -> GuardRecord {
-        GuardRecord {
-            guard: self.settings.name.clone(),
-            channel,
-            action: self.settings.action,
-            score: 0.0,
-            entities: BTreeMap::new(),
-            error: None,
-            is_truncated: false,
-        }
+        self.settings.record(channel)
     }
 }
 
@@ -252,21 +247,30 @@ impl Add for GuardRecord {
 }
 
 /// A text of a request.
-struct RequestText<'a> {
-    content: &'a mut String,
+pub(super) struct RequestText<'a> {
+    pub(super) content: &'a mut String,
     /// Of its whole, but for what is marked.
-    channel: Channel,
+    pub(super) channel: Channel,
     /// What the client marked as retrieved.
-    retrieved: &'a mut Vec<Range<usize>>,
+    pub(super) retrieved: &'a mut Vec<Range<usize>>,
     /// Whether it is JSON.
-    is_json: bool,
+    pub(super) is_json: bool,
 }
 
 impl RequestText<'_> {
     /// A span that touches what is marked counts as retrieved.
-    fn channel_of(&self, span: &Span) -> Channel {
+    pub(super) fn channel_of(&self, span: &Span) -> Channel {
         let touches = |range: &Range<usize>| range.start < span.end && span.start < range.end;
         if self.retrieved.iter().any(touches) { Channel::Tool } else { self.channel }
+    }
+}
+
+impl RequestText<'_> {
+    /// Replaces spans, which are in order and do not overlap; what is marked stays so.
+    pub(super) fn redact(self, spans: &[Span], vault: &mut Vault, restores: bool) {
+        let redacted = vault.redact(self.content, &ranges(spans), restores, self.is_json);
+        move_ranges(self.retrieved, (spans, self.content, vault));
+        *self.content = redacted;
     }
 }
 
@@ -299,30 +303,31 @@ fn move_ranges(marks: &mut [Range<usize>], (spans, text, vault): (&[Span], &str,
 
 /// Shows every text of a request that a backend will see: the conversation first, in its order.
 fn each_text(request: &mut Request, see: &mut dyn FnMut(RequestText<'_>)) {
+    each_spoken(request, see);
     let mut user = |content: &mut String| {
         see(RequestText { content, channel: Channel::User, retrieved: &mut Vec::new(), is_json: false });
     };
-    match &mut request.input {
-        Input::Completion { prompt } => user(prompt),
-        Input::Chat { messages, tools } => {
-            messages.iter_mut().for_each(|message| each_of_message(message, see));
-            let mut user = |content: &mut String| {
-                see(RequestText {
-                    content,
-                    channel: Channel::User,
-                    retrieved: &mut Vec::new(),
-                    is_json: false,
-                });
-            };
-            tools.iter_mut().for_each(|tool| each_string(tool, &mut user));
-        }
+    if let Input::Chat { tools, .. } = &mut request.input {
+        tools.iter_mut().for_each(|tool| each_string(tool, &mut user));
     }
-    let mut user = |content: &mut String| {
-        see(RequestText { content, channel: Channel::User, retrieved: &mut Vec::new(), is_json: false });
-    };
     request.stop.iter_mut().for_each(&mut user);
     for (_, value) in &mut request.passthrough {
         each_string(value, &mut user);
+    }
+}
+
+/// Shows every text of the conversation, or the prompt.
+pub(super) fn each_spoken(request: &mut Request, see: &mut dyn FnMut(RequestText<'_>)) {
+    match &mut request.input {
+        Input::Completion { prompt } => {
+            see(RequestText {
+                content: prompt,
+                channel: Channel::User,
+                retrieved: &mut Vec::new(),
+                is_json: false,
+            });
+        }
+        Input::Chat { messages, .. } => messages.iter_mut().for_each(|message| each_of_message(message, see)),
     }
 }
 

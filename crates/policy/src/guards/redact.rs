@@ -29,11 +29,7 @@ pub struct Vault {
 impl Vault {
     /// Notes placeholders that a text holds by itself, so that none is given to a value.
     pub fn avoid(&mut self, text: &str) {
-        for (at, _) in text.match_indices('<') {
-            if let Some(end) = placeholder_end(text, at) {
-                self.taken.push(text[at..end].to_owned());
-            }
-        }
+        self.taken.extend(placeholders(text).map(|range| text[range].to_owned()));
     }
 
     /// The placeholder of a value; `restores`: whether it is put back in answers.
@@ -105,6 +101,11 @@ impl Vault {
 /// Spans of one text as [`Vault::redact`] takes them.
 pub fn ranges(spans: &[Span]) -> Vec<(Range<usize>, &'static str)> {
     spans.iter().map(|span| (span.range(), span.entity)).collect()
+}
+
+/// Where placeholders stand in a text, anybody's.
+pub fn placeholders(text: &str) -> impl Iterator<Item = Range<usize>> {
+    text.match_indices('<').filter_map(|(at, _)| Some(at..placeholder_end(text, at)?))
 }
 
 /// Where the placeholder ends that begins at `at`: `<`, capitals, digits and underscores, `>`.

@@ -1,8 +1,9 @@
 //! A `[[guard]]` of the configuration: [`GuardSettings`].
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-use contract::{Channel, GuardAction, Role};
+use contract::{Channel, GuardAction, GuardRecord, Role};
 use serde::{Deserialize, Serialize};
 
 use super::kinds;
@@ -51,7 +52,8 @@ pub struct GuardSettings {
     /// The channels of requests that it looks at.
     #[serde(default = "both_channels")]
     pub channels: Vec<Channel>,
-    /// `pattern`: the entities to look for; with no entities, patterns and words: those that are usual.
+    /// `pattern`: the entities to look for; with no entities, patterns and words: those that are usual. `token-head`:
+    /// those of the head's to look for; none: all.
     #[serde(default)]
     pub entities: Vec<String>,
     /// `pattern`: regular expressions.
@@ -66,7 +68,7 @@ pub struct GuardSettings {
     /// Least score, 0..=1, at which it acts; `None`: what the kind or the head knows to be good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f32>,
-    /// `head`: the name of one that is shipped, or its file.
+    /// `head` and `token-head`: the name of one that is shipped, or its file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<String>,
     /// `topic`: what is not to be talked about.
@@ -310,6 +312,19 @@ impl GuardSettings {
             return self.wrong("entities, patterns and deny are for kind = \"pattern\"");
         }
         Ok(())
+    }
+
+    /// A record of nothing yet.
+    pub(super) fn record(&self, channel: Channel) -> GuardRecord {
+        GuardRecord {
+            guard: self.name.clone(),
+            channel,
+            action: self.action,
+            score: 0.0,
+            entities: BTreeMap::new(),
+            error: None,
+            is_truncated: false,
+        }
     }
 
     /// Says what is wrong with these settings.

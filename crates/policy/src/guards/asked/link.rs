@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use contract::{Channel, GuardAction, GuardRecord};
+use contract::{Channel, GuardAction, GuardRecord, Reading};
 
 use super::super::settings::{GuardSettings, OnError};
 use super::{Answer, Ask, Asker, Judged, Score};
@@ -82,11 +82,37 @@ impl AskedLink {
     /// # Errors
     /// If it means nothing, without quoting the text.
     pub fn score(&self, answer: &Answer<'_>) -> Result<Score, String> {
-        let Score { value, label } = self.asker.score(answer)?;
-        if !value.is_finite() {
+        let score = self.asker.score(answer)?;
+        if !score.value.is_finite() {
             return Err("the score is no number".to_owned());
         }
-        Ok(Score { value: value.clamp(0.0, 1.0), label })
+        Ok(Score { value: score.value.clamp(0.0, 1.0), ..score })
+    }
+
+    /// Whether it says where in a text something stands.
+    pub fn locates(&self) -> bool {
+        !self.asker.token_layers().is_empty()
+    }
+
+    /// What a reading of a text with its tokens' states says, if it [`AskedLink::locates`].
+    ///
+    /// # Errors
+    /// As [`AskedLink::score`].
+    pub fn locate(&self, text: &str, reading: &Reading) -> Result<Score, String> {
+        let threshold = self.threshold();
+        let mut spans = self.asker.locate(text, reading)?;
+        spans.retain(|span| f64::from(span.score) >= threshold);
+        Ok(Score::of_spans(spans))
+    }
+
+    /// Whether answers get back what it redacts.
+    pub fn restores(&self) -> bool {
+        self.settings.restore
+    }
+
+    /// A record of nothing yet.
+    pub(in crate::guards) fn record(&self, channel: Channel) -> GuardRecord {
+        self.settings.record(channel)
     }
 
     /// What follows from a channel's scores. The highest counts; one that could not be had makes the guard act as

@@ -8,6 +8,7 @@ mod decoded;
 pub mod holdback;
 mod link;
 mod nearness;
+mod places;
 pub mod texts;
 
 use std::collections::BTreeMap;
@@ -18,9 +19,12 @@ use contract::{Channel, Input, Message, MessageRole, Reading, Request, Role, Sam
 pub use holdback::Holdback;
 pub use link::{AskedLink, Verdict};
 pub use nearness::Nearness;
+pub use places::{Located, PLACES_MAX, Place, Places};
 pub use texts::{Texts, Window};
 
+use super::pattern::Span;
 use crate::heads::Head;
+use crate::token_head::TokenHead;
 
 /// A text to be judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,12 +72,22 @@ pub struct Score {
     pub value: f64,
     /// What it would act on, as it is counted in records: a word or two, not from the text.
     pub label: String,
+    /// Where that is, of an asker that says where: bytes of the text that was judged.
+    pub spans: Vec<Span>,
 }
 
 impl Score {
     /// A score of what `label` says.
     pub fn new(value: f64, label: impl Into<String>) -> Self {
-        Score { value, label: label.into() }
+        Score { value, label: label.into(), spans: Vec::new() }
+    }
+
+    /// Of what was found where: the surest counts.
+    pub fn of_spans(spans: Vec<Span>) -> Self {
+        let surest = spans.iter().max_by(|a, b| a.score.total_cmp(&b.score));
+        let (value, label) =
+            surest.map_or((0.0, String::new()), |span| (f64::from(span.score), span.entity.to_owned()));
+        Score { value, label, spans }
     }
 }
 
@@ -90,6 +104,12 @@ pub trait Asker: fmt::Debug + Send + Sync {
         Vec::new()
     }
 
+    /// Layers of whose states at every token it makes where something stands. With any it [`Asker::locates`], asks for
+    /// nothing but a reading, and looks at every message of a request.
+    fn token_layers(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
     /// What is asked about a text.
     fn ask(&self, judged: &Judged<'_>) -> Ask;
 
@@ -98,6 +118,15 @@ pub trait Asker: fmt::Debug + Send + Sync {
     /// # Errors
     /// If it means nothing; said in words that do not quote the text.
     fn score(&self, answer: &Answer<'_>) -> Result<Score, String>;
+
+    /// Where something stands in a text, by a reading of it with the states of [`Asker::token_layers`].
+    ///
+    /// # Errors
+    /// As [`Asker::score`].
+    fn locate(&self, text: &str, reading: &Reading) -> Result<Vec<Span>, String> {
+        let _ = (text, reading);
+        Err("it does not say where".to_owned())
+    }
 
     /// Whose backend it asks.
     fn role(&self) -> Role {
@@ -129,6 +158,8 @@ pub trait Asker: fmt::Debug + Send + Sync {
 pub struct Materials {
     /// The heads, by what `guard.head` says.
     pub heads: BTreeMap<String, Head>,
+    /// The token heads, likewise.
+    pub token_heads: BTreeMap<String, TokenHead>,
     /// How many layers the small model has.
     pub layers: u32,
 }

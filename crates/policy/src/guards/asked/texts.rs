@@ -137,7 +137,7 @@ fn spread<'a>(items: &[&'a str]) -> impl Iterator<Item = &'a str> {
 
 /// A text in windows of at most [`WINDOW_BYTES`], cut at white space where there is some. The last one is as long as
 /// the others and overlaps the one before it. None of a text without letters.
-fn windows(text: &str) -> Vec<&str> {
+pub(super) fn windows(text: &str) -> Vec<&str> {
     if text.trim().is_empty() {
         return Vec::new();
     }

@@ -85,7 +85,8 @@ mod tests {
         let mut head = head("h", 3);
         let point = OperatingPoint { threshold: 0.7, false_positive_rate: 0.01, recall: 0.9 };
         head.operating_point = Some(point);
-        let materials = Materials { heads: [("h".to_owned(), head.clone())].into(), layers: 4 };
+        let heads = [("h".to_owned(), head.clone())].into();
+        let materials = Materials { heads, layers: 4, ..Materials::default() };
         let chain = Chain::with(&[settings("")], &materials).unwrap();
         let link = &chain.asked()[0];
         assert_eq!((link.threshold(), link.asker().layers()), (0.7, vec![3]));

@@ -5,6 +5,7 @@
 mod head;
 mod model;
 mod pattern;
+mod token_head;
 mod topic;
 
 use std::sync::Arc;
@@ -38,7 +39,7 @@ pub enum Built {
 }
 
 /// All kinds there are.
-pub const REGISTRY: &[Entry] = &[pattern::ENTRY, head::ENTRY, topic::ENTRY, model::ENTRY];
+pub const REGISTRY: &[Entry] = &[pattern::ENTRY, head::ENTRY, token_head::ENTRY, topic::ENTRY, model::ENTRY];
 
 /// The kind of this name.
 pub fn of_name(name: &str) -> Option<&'static Entry> {
