@@ -193,7 +193,7 @@ impl Decoder {
             kv,
             states,
             smoothings: match kv_type.is_quantized() {
-                true => smoothing::learn(&model, &pool, isa)?,
+                true => smoothing::learn(&model, &pool, isa, kv_type)?,
                 false => Vec::new(),
             },
             watch: None,
