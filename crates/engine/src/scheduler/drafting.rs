@@ -13,6 +13,9 @@ use crate::speculation::{DRAFT_TOKENS_MAX, DraftJob, STEP_DRAFT_TOKENS};
 const ANSWER_TOKENS: f64 = 128.0;
 /// Weight of the newest answer in their running mean.
 const NEWEST_ANSWER: f64 = 0.1;
+/// Drafted tokens of a step that reads of prompts, too: these hold writers up enough.
+const DRAFT_TOKENS_BESIDE: usize = 8;
+
 /// Drafted tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DraftCounts {
@@ -179,7 +182,8 @@ impl Scheduler {
             let Speculation { drafters, costs, gain, answer_tokens, draft_ms, expected, jobs: kept, .. } =
                 speculation;
             let began = Instant::now();
-            let room = STEP_DRAFT_TOKENS.min(self.batch_tokens - writers - reading);
+            let room_max = if reading > 0 { DRAFT_TOKENS_BESIDE } else { STEP_DRAFT_TOKENS };
+            let room = room_max.min(self.batch_tokens - writers - reading);
             let mut terms = Terms::new(costs, gain, (writers, reading), room);
             let mut jobs: Vec<DraftJob> = emptied(std::mem::take(kept));
             let wants =

@@ -307,6 +307,9 @@ impl Scheduler {
         if writing > 0 || others.is_some() {
             let shortest = own.into_iter().chain(others).min_by(f64::total_cmp);
             room = room.min(self.pace.chunk_tokens(shortest, writing));
+            if writing > 0 && self.pace.is_due_a_look() {
+                room = 0;
+            }
         }
         self.readers.sort_unstable();
         for &(_, index) in &self.readers {
@@ -394,11 +397,12 @@ impl Scheduler {
 
     /// Counts what the step has read, and how long it took: the pass, and with what follows from it.
     fn note(&mut self, held: &mut Held, pass_ms: f64, step_ms: f64) {
-        let (mut writing, mut reading) = (0, 0);
+        let (mut writers, mut writing, mut reading) = (0, 0, 0);
         for &Planned { index, chunk, writes, .. } in &self.plan {
             let entry = &mut self.running[index];
             let read = entry.read..entry.read + chunk;
             if writes {
+                writers += 1;
                 writing += entry.ahead.len();
             } else {
                 reading += chunk;
@@ -411,7 +415,9 @@ impl Scheduler {
             }
             entry.read = read.end;
         }
-        self.pace.note((writing, reading), pass_ms);
+        let drafted =
+            self.speculation.as_ref().map_or(1.0, |s| s.costs().ratio(writing + reading, writers + reading));
+        self.pace.note((writers, reading), pass_ms / drafted);
         if let (Some(speculation), 0) = (&mut self.speculation, reading) {
             let tokens = self.plan.iter().map(|planned| planned.chunk).sum();
             speculation.note((self.plan.len(), writing, tokens), step_ms);

@@ -5,14 +5,20 @@
 const STALL_STEPS: f64 = 1.6;
 /// Fewest prompt tokens beside writers.
 const CHUNK_TOKENS_MIN: usize = 4;
-/// The kernels' tiles: a step's tokens are multiples of them where that is near.
+/// The kernels' tiles: a step's tokens are whole ones of them, since a begun one takes as long as a whole.
 const TILE_TOKENS: usize = 8;
 /// A step that reads the weights once takes as long as about so many tokens of a long prompt.
 const STEP_TOKENS: f64 = 8.0;
 /// Prompts of fewer tokens say nothing of what one token takes: reading the weights takes most.
 const PROMPT_TOKENS_MIN: usize = 64;
+/// Tokens that took so many times what was expected count as no more than this.
+const OUTLIER: f64 = 2.0;
 /// Weight of the newest step in the running means.
 const NEWEST: f64 = 0.2;
+/// After so many steps beside prompts one does without, and shows what writing takes by now.
+const LOOK_STEPS: u32 = 32;
+/// Weight of such a step: it comes seldom.
+const NEWEST_LOOK: f64 = 0.5;
 
 /// Running means of what steps took, in milliseconds. It decides how long chunks are, never what is
 /// computed: results do not depend on chunks.
@@ -20,30 +26,48 @@ const NEWEST: f64 = 0.2;
 pub(super) struct Pace {
     /// A step in which everyone writes.
     step_ms: Option<f64>,
-    /// What one more token of a prompt adds.
+    /// A token of a prompt that is read in long passes: as cheap as it gets.
     prompt_token_ms: Option<f64>,
+    /// What one more token of a prompt adds to a step in which others write.
+    beside_token_ms: Option<f64>,
+    /// Steps beside prompts since one without.
+    beside: u32,
 }
 
 impl Pace {
-    /// Takes a step in: tokens written, tokens of prompts, and what it took.
+    /// Takes a step in: jobs that wrote, tokens of prompts, and what it took without drafted tokens.
     pub fn note(&mut self, (writing, reading): (usize, usize), took_ms: f64) {
-        let blend = |mean: Option<f64>, new: f64| Some(mean.map_or(new, |mean| mean + NEWEST * (new - mean)));
+        let blend =
+            |mean: Option<f64>, new: f64, weight| Some(mean.map_or(new, |mean| mean + weight * (new - mean)));
         match (writing, reading) {
             (0, 0) => {}
-            (_, 0) => self.step_ms = blend(self.step_ms, took_ms),
+            (_, 0) => {
+                let weight = if self.beside > 0 { NEWEST_LOOK } else { NEWEST };
+                self.step_ms = blend(self.step_ms, took_ms, weight);
+                self.beside = 0;
+            }
             (0, reading) => {
                 if reading >= PROMPT_TOKENS_MIN {
-                    self.prompt_token_ms = blend(self.prompt_token_ms, took_ms / reading as f64);
+                    self.prompt_token_ms = blend(self.prompt_token_ms, took_ms / reading as f64, NEWEST);
                 }
             }
             (_, reading) => {
-                // Which of the two was off is not known: both move.
-                let (Some(step_ms), Some(token_ms)) = (self.step_ms(), self.prompt_token_ms) else { return };
-                let expected_ms = step_ms + token_ms * reading as f64;
-                let factor = 1.0 + NEWEST * (took_ms / expected_ms.max(f64::MIN_POSITIVE) - 1.0);
-                (self.step_ms, self.prompt_token_ms) = (Some(step_ms * factor), Some(token_ms * factor));
+                self.beside += 1;
+                // What writing takes is seen without prompts; what a prompt's tokens take grows with the text
+                // before them, and is dearer in short chunks.
+                let (Some(step_ms), Some(least_ms)) = (self.step_ms(), self.prompt_token_ms) else { return };
+                let token_ms = self.beside_token_ms.unwrap_or(least_ms).max(least_ms);
+                let seen_ms = (took_ms - step_ms) / reading as f64;
+                // A step that was interrupted says little.
+                let seen_ms = seen_ms.clamp(least_ms, token_ms * OUTLIER);
+                self.beside_token_ms = blend(Some(token_ms), seen_ms, NEWEST);
             }
         }
+    }
+
+    /// Whether the next step should do without prompts, for what is known of writing has become old.
+    pub fn is_due_a_look(&self) -> bool {
+        self.beside >= LOOK_STEPS
     }
 
     /// How long a step without prompts takes, if anything is known of it.
@@ -59,11 +83,11 @@ impl Pace {
     /// Most prompt tokens of a step beside `writing` tokens of writers; `step_ms` is what their steps take
     /// without.
     pub fn chunk_tokens(&self, step_ms: Option<f64>, writing: usize) -> usize {
-        let tokens = match (step_ms, self.prompt_token_ms) {
+        let tokens = match (step_ms, self.beside_token_ms.or(self.prompt_token_ms)) {
             (Some(step_ms), Some(token_ms)) => (STALL_STEPS * step_ms / token_ms.max(1e-6)) as usize,
             _ => TILE_TOKENS,
         };
-        let in_tiles = (writing + tokens + TILE_TOKENS / 2) / TILE_TOKENS * TILE_TOKENS;
+        let in_tiles = (writing + tokens) / TILE_TOKENS * TILE_TOKENS;
         in_tiles.saturating_sub(writing).max(CHUNK_TOKENS_MIN)
     }
 }
@@ -88,16 +112,50 @@ mod tests {
     }
 
     #[test]
-    fn mixed_steps_that_take_longer_than_expected_make_chunks_no_longer() {
+    fn chunks_become_shorter_as_their_tokens_become_dearer() {
         let mut pace = Pace::default();
         pace.note((0, 512), 1024.0);
         pace.note((1, 0), 20.0);
+        assert_eq!(pace.chunk_tokens(Some(20.0), 1), 15);
         for _ in 0..100 {
-            pace.note((8, 16), 100.0);
+            pace.note((1, 15), 80.0); // 4 ms a token
         }
-        let expected = pace.step_ms().unwrap() + pace.prompt_ms(16);
-        assert!((expected - 100.0).abs() < 1.0, "{expected}");
-        assert!(pace.chunk_tokens(Some(20.0), 1) < 15, "others' steps did not become longer");
+        assert_eq!(pace.chunk_tokens(Some(20.0), 1), 7);
+        assert_eq!(pace.step_ms(), Some(20.0), "others' steps did not become longer");
+        assert_eq!(pace.prompt_ms(100), 200.0, "nor whole prompts dearer");
+        for _ in 0..100 {
+            pace.note((1, 7), 5.0);
+        }
+        assert_eq!(pace.chunk_tokens(Some(20.0), 1), 15, "as in long passes, however fast steps seem");
+    }
+
+    #[test]
+    fn a_machine_that_became_slower_is_seen_by_steps_without_prompts() {
+        let mut pace = Pace::default();
+        pace.note((0, 512), 1024.0);
+        pace.note((1, 0), 20.0);
+        let mut looks = 0;
+        for _ in 0..400 {
+            // All takes three times as long.
+            if pace.is_due_a_look() {
+                looks += 1;
+                pace.note((1, 0), 60.0);
+            } else {
+                let chunk = pace.chunk_tokens(pace.step_ms(), 1);
+                pace.note((1, chunk), 60.0 + 6.0 * chunk as f64);
+            }
+        }
+        assert_eq!(looks, 12);
+        assert_eq!(pace.chunk_tokens(pace.step_ms(), 1), 15, "as when all was faster");
+    }
+
+    #[test]
+    fn an_interrupted_step_counts_little() {
+        let mut pace = Pace::default();
+        pace.note((0, 512), 1024.0);
+        pace.note((1, 0), 20.0);
+        pace.note((1, 15), 1e6);
+        assert_eq!(pace.chunk_tokens(Some(20.0), 1), 7, "a fifth dearer at most");
     }
 
     #[test]

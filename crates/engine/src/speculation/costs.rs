@@ -61,6 +61,12 @@ impl StepCosts {
         }
     }
 
+    /// How many times as long a step of `columns` tokens takes as one of `others`; 1 while nothing is known.
+    pub fn ratio(&self, columns: usize, others: usize) -> f64 {
+        let (ms, others_ms) = (self.at(columns), self.at(others));
+        if ms > 0.0 && others_ms > 0.0 { ms / others_ms } else { 1.0 }
+    }
+
     /// Takes a step in.
     pub fn note(&mut self, columns: usize, took_ms: f64) {
         let expected = self.at(columns);
@@ -205,7 +211,8 @@ mod tests {
         let costs = StepCosts::measured(&[(1, 10.0), (2, 10.0), (4, 14.0)]);
         let at: Vec<f64> = (1..=6).map(|columns| costs.at(columns)).collect();
         assert_eq!(at, [10.0, 10.0, 12.0, 14.0, 17.5, 21.0]);
-        assert_eq!(StepCosts::default().at(3), 0.0);
+        assert_eq!((costs.ratio(6, 4), costs.ratio(4, 4)), (1.5, 1.0));
+        assert_eq!((StepCosts::default().at(3), StepCosts::default().ratio(3, 1)), (0.0, 1.0));
     }
 
     #[test]
