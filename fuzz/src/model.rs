@@ -100,7 +100,8 @@ fn run(data: &[u8]) {
     let choice = usize::from(*choice);
     let (file, exact) = (&FILES[choice / 2 % FILES.len()], choice % 2 == 1);
     let Ok(gguf) = Gguf::from_bytes(file.edited(edits)) else { return };
-    let options = LoadOptions { context_tokens: Some(CONTEXT_TOKENS), exact, cache: None };
+    let options =
+        LoadOptions { context_tokens: Some(CONTEXT_TOKENS), exact, cache: None, draft_vocabulary: None };
     let Ok(model) = Model::from_gguf(gguf, options, &POOL) else { return };
     assert!(model.spec().context_tokens <= CONTEXT_TOKENS as usize);
     let _ = model.tokenizer().encode("a b", true, true);

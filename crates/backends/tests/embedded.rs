@@ -218,7 +218,9 @@ async fn who_drafts_is_told_and_drafted_tokens_are_counted_beyond_memory() {
     // Whatever it costs: whether drafts pay on this machine is no matter here.
     let costs = Some(Arc::new(StepCosts::free()));
     let model = Some(drafter.clone());
-    let drafts = DraftOptions { prompt_lookup: true, model, costs, ..DraftOptions::default() };
+    let note = "with its own weights".to_owned();
+    let told = Some(note.clone());
+    let drafts = DraftOptions { prompt_lookup: true, model, costs, note: told, ..DraftOptions::default() };
     start_idling(&target, Some(drafts));
     let (mut accepted, mut rejected) = (0, 0);
     for _ in 0..3 {
@@ -240,15 +242,17 @@ async fn who_drafts_is_told_and_drafted_tokens_are_counted_beyond_memory() {
     let model_state = || target.drafting().unwrap().drafters[1].clone();
     comes_true(|| in_memory.strong_count() == 0 && model_state().idle.is_some()).await;
     let why = "drafter is out of memory until it is called".to_owned();
-    assert_eq!(model_state(), DrafterState { name: "model", idle: Some(why) });
-    assert_eq!(target.drafting().unwrap().drafters[0], DrafterState { name: "prompt-lookup", idle: None });
+    assert_eq!(model_state(), DrafterState { name: "model", idle: Some(why), note: Some(note) });
+    let lookup = DrafterState { name: "prompt-lookup", idle: None, note: None };
+    assert_eq!(target.drafting().unwrap().drafters[0], lookup);
     let (answer, ()) = tokio::join!(
         events(&drafter, call(request("Hello", Some(400)), false)),
         comes_true(|| model_state().idle.is_none())
     );
     assert!(matches!(answer.last(), Some(Event::Finished(_))));
     let other = backend("other");
-    let unused = vec![DrafterState { name: "model", idle: Some("vocabularies differ".to_owned()) }];
+    let unused =
+        vec![DrafterState { name: "model", idle: Some("vocabularies differ".to_owned()), note: None }];
     start_idling(&other, Some(DraftOptions { unused: unused.clone(), ..DraftOptions::default() }));
     assert_eq!(other.drafting().unwrap().drafters, unused);
 }

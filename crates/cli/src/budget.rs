@@ -96,9 +96,17 @@ impl Budget {
             .zip(&sizes)
             .map(|(local, sizes)| {
                 let (model, footprint) = (local.model, local.model.footprint());
+                let own = footprint.packed_bytes + footprint.mapped_bytes + footprint.heap_bytes;
+                let drafting = local.needs.weights_bytes(model);
+                // A model that only drafts has all its weights for that.
+                let (weights_bytes, draft_weights_bytes) = match local.part {
+                    Local::Draft => (own + drafting, 0),
+                    Local::Small | Local::Large => (own, drafting),
+                };
                 split::Role {
                     name: local.part.as_str(),
-                    weights_bytes: footprint.packed_bytes + footprint.mapped_bytes + footprint.heap_bytes,
+                    weights_bytes,
+                    draft_weights_bytes,
                     context_tokens_max: u32::try_from(model.spec().context_tokens).unwrap_or(u32::MAX),
                     wanted: local.settings.wanted,
                     sizes: &**sizes,

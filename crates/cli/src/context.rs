@@ -224,17 +224,21 @@ pub fn load(path: &Path, options: LoadOptions, pool: &Pool) -> Result<Model, Cli
             tracing::warn!(%model_file, %error, "the packed weights in the cache were unusable; packed again");
         }
     };
-    match model.packed() {
+    let tell = |outcome: &PackedOutcome, what: &str| match outcome {
         PackedOutcome::Unused => {}
-        PackedOutcome::Hit => tracing::info!(%model_file, "packed weights mapped from the cache"),
+        PackedOutcome::Hit => tracing::info!(%model_file, "{what} mapped from the cache"),
         PackedOutcome::Written { damage } => {
             warn(damage);
-            tracing::info!(%model_file, "packed weights written to the cache");
+            tracing::info!(%model_file, "{what} written to the cache");
         }
         PackedOutcome::NotKept { error, damage } => {
             warn(damage);
-            tracing::warn!(%model_file, %error, "packed weights are not kept; every start packs them again");
+            tracing::warn!(%model_file, %error, "{what} are not kept; every start packs them again");
         }
+    };
+    tell(model.packed(), "packed weights");
+    if let Some(outcome) = model.packed_for_drafting() {
+        tell(outcome, "packed weights for drafting");
     }
     Ok(model)
 }

@@ -17,6 +17,8 @@ use crate::settings::{DrafterKind, LocalSettings, SpeculativeSettings};
 const GUESTS_MAX: u32 = 8;
 /// Why a drafter that was left open is not used.
 const NO_ROOM: &str = "there is no room for it in the memory budget";
+/// Why a model drafts with its own weights.
+const NO_ROOM_FOR_COARSE: &str = "it drafts with its own weights, not with those of 4 bits: the memory budget leaves too little room for both";
 
 /// What a local model is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +56,10 @@ pub struct LocalModel {
 pub struct Drafting {
     enabled: bool,
     pair: Option<DraftPair>,
+    /// Whether the draft model gets weights of fewer bits for that.
+    coarse_weights: bool,
+    /// Why it does not, although it would.
+    note: Option<String>,
     /// The one that is not drafted for by look-up too.
     without_lookup: Option<usize>,
     /// For which one no model drafts, although one might, and why.
@@ -78,6 +84,8 @@ pub struct Drafters {
     pub prompt_lookup: bool,
     /// The place of the model that does.
     pub model: Option<usize>,
+    /// What that does otherwise than it might, and why.
+    pub note: Option<String>,
     /// Those that might and do not, each with the reason.
     pub unused: Vec<DrafterState>,
 }
@@ -89,6 +97,8 @@ pub struct DraftNeeds {
     by_model: bool,
     /// Requests that it drafts for, at most.
     guests: u32,
+    /// Whether it has weights of fewer bits for that.
+    coarse_weights: bool,
     /// Whether they are no more than its own sequences.
     follows_sequences: bool,
 }
@@ -103,7 +113,8 @@ impl Drafting {
         if !settings.enabled {
             return Ok(Drafting::default());
         }
-        let mut drafting = Drafting { enabled: true, ..Drafting::default() };
+        let coarse_weights = settings.coarse_weights;
+        let mut drafting = Drafting { enabled: true, coarse_weights, ..Drafting::default() };
         if settings.drafter == DrafterKind::PromptLookup {
             return Ok(drafting);
         }
@@ -139,6 +150,19 @@ impl Drafting {
         Ok(self)
     }
 
+    /// The same with the draft model's own weights alone, if it would have others besides: there is too little room.
+    pub fn without_coarse_weights(&self) -> Option<Self> {
+        let note = Some(NO_ROOM_FOR_COARSE.to_owned());
+        let has_coarse = self.coarse_weights && self.pair.is_some();
+        has_coarse.then(|| Drafting { coarse_weights: false, note, ..self.clone() })
+    }
+
+    /// First tokens of the vocabulary that the model gets weights of fewer bits for, if it drafts with such.
+    pub fn coarse_vocabulary(&self, local: usize) -> Option<usize> {
+        let drafts = self.pair.is_some_and(|pair| pair.drafter == local);
+        (drafts && self.coarse_weights).then_some(DRAFT_VOCABULARY)
+    }
+
     /// The same with one drafter less, where none was asked for by name: the memory budget has no room for all.
     pub fn fewer(mut self) -> Option<Self> {
         match self.pair {
@@ -158,12 +182,14 @@ impl Drafting {
         if !self.enabled || locals[local].part == Part::Draft {
             return None;
         }
-        let unused = |name, why: &str| DrafterState { name, idle: Some(why.to_owned()) };
+        let unused = |name, why: &str| DrafterState { name, idle: Some(why.to_owned()), note: None };
         let lookup = self.is_tight.then(|| unused(PromptLookup::NAME, NO_ROOM));
         let model = self.without_model.as_ref().filter(|(target, _)| *target == local);
+        let drafter = self.pair.filter(|pair| pair.target == local).map(|pair| pair.drafter);
         Some(Drafters {
             prompt_lookup: !self.is_tight && self.without_lookup != Some(local),
-            model: self.pair.filter(|pair| pair.target == local).map(|pair| pair.drafter),
+            model: drafter,
+            note: drafter.and(self.note.clone()),
             unused: lookup.into_iter().chain(model.map(|(_, why)| unused(DraftModel::NAME, why))).collect(),
         })
     }
@@ -178,6 +204,7 @@ impl Drafting {
             by_lookup: drafters.prompt_lookup,
             by_model: drafters.model.is_some(),
             guests: drafts_for.map_or(0, guests),
+            coarse_weights: self.coarse_vocabulary(local).is_some(),
             follows_sequences: locals[local].settings.wanted.sequences.is_none(),
         }
     }
@@ -239,6 +266,11 @@ impl DraftNeeds {
         verified.max(self.guests(choice))
     }
 
+    /// Bytes of weights that the model has besides its own, to draft with.
+    pub fn weights_bytes(self, model: &Model) -> u64 {
+        if self.coarse_weights { model.drafting_bytes(DRAFT_VOCABULARY) } else { 0 }
+    }
+
     /// Bytes that drafters hold for the model, at most.
     pub fn bytes(self, choice: &Choice, vocabulary: usize) -> u64 {
         let sequences = choice.sequences as usize;
@@ -279,7 +311,7 @@ mod tests {
 
     fn speculative(drafter: DrafterKind, model: Option<&str>) -> SpeculativeSettings {
         let model = model.map(|name| local(Part::Draft, name).settings);
-        SpeculativeSettings { enabled: true, drafter, model }
+        SpeculativeSettings { enabled: true, drafter, model, coarse_weights: true }
     }
 
     fn pair() -> Vec<LocalModel> {
@@ -304,7 +336,7 @@ mod tests {
         assert_eq!(drafting.of(1, &locals), Some(Drafters { model: Some(0), ..lookup.clone() }));
         let drafting = Drafting::new(&speculative(DrafterKind::Model, None), &mut locals).unwrap();
         assert_eq!(drafting.of(0, &locals), Some(lookup.clone()));
-        let alone = Drafters { prompt_lookup: false, model: Some(0), unused: Vec::new() };
+        let alone = Drafters { model: Some(0), ..Drafters::default() };
         assert_eq!(drafting.of(1, &locals), Some(alone));
         let drafting = Drafting::new(&speculative(DrafterKind::PromptLookup, None), &mut locals).unwrap();
         assert_eq!(drafting.of(1, &locals), Some(lookup));
@@ -386,6 +418,32 @@ mod tests {
         assert!(none.fewer().is_none());
         let asked = Drafting::new(&speculative(DrafterKind::Chain, None), &mut locals).unwrap();
         assert!(asked.fewer().is_none());
+    }
+
+    #[test]
+    fn a_draft_model_has_weights_of_fewer_bits_where_there_is_room_and_says_if_not() {
+        let mut locals = pair();
+        let drafting = Drafting::new(&speculative(DrafterKind::Auto, None), &mut locals).unwrap();
+        let coarse = |drafting: &Drafting| [0, 1].map(|local| drafting.coarse_vocabulary(local));
+        assert_eq!(coarse(&drafting), [Some(DRAFT_VOCABULARY), None]);
+        let model = tiny("tiny-qwen2");
+        let bytes = |drafting: &Drafting, local| drafting.needs(local, &locals).weights_bytes(&model);
+        assert_eq!(bytes(&drafting, 0), model.drafting_bytes(DRAFT_VOCABULARY));
+        assert!(bytes(&drafting, 0) > 0 && bytes(&drafting, 1) == 0);
+        assert_eq!(drafting.of(1, &locals).unwrap().note, None);
+        let tight = drafting.without_coarse_weights().unwrap();
+        assert_eq!((coarse(&tight), bytes(&tight, 0)), ([None, None], 0));
+        let drafters = tight.of(1, &locals).unwrap();
+        assert_eq!(drafters.model, Some(0));
+        assert!(drafters.note.unwrap().contains("the memory budget"));
+        assert_eq!(tight.of(0, &locals).unwrap().note, None, "nothing drafts for the small one");
+        assert!(tight.without_coarse_weights().is_none());
+        let off = SpeculativeSettings { coarse_weights: false, ..speculative(DrafterKind::Auto, None) };
+        let off = Drafting::new(&off, &mut locals.clone()).unwrap();
+        assert_eq!((coarse(&off), off.of(1, &locals).unwrap().note), ([None, None], None));
+        assert!(off.without_coarse_weights().is_none());
+        let fewer = drafting.fewer().unwrap();
+        assert_eq!(coarse(&fewer), [None, None]);
     }
 
     #[test]

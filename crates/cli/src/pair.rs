@@ -214,6 +214,13 @@ impl Pair {
         let read = paths.map(|path| path.map(|path| budget::read(path)).transpose());
         let models: Vec<Option<Model>> = read.collect::<Result<_, _>>()?;
         let mut drafting = self.drafting.clone().settle(&models, &self.models)?;
+        if let Some(without) = drafting.without_coarse_weights() {
+            let both = [&drafting, &without].map(|drafting| self.split((budget, drafting), &models));
+            // Faster drafts are worth part of a cache, and no more.
+            if !matches!(&both, [Ok(with), Ok(plain)] if with.split.is_nearly(&plain.split)) {
+                drafting = without;
+            }
+        }
         loop {
             match self.split((budget, &drafting), &models) {
                 Ok(plan) => return Ok((plan, drafting)),
@@ -248,6 +255,7 @@ impl Pair {
             context_tokens: Some(choice.context_tokens),
             exact: false,
             cache: loading.cache.clone(),
+            draft_vocabulary: drafting.coarse_vocabulary(index),
         };
         let pool = Arc::clone(&loading.pool);
         let load = move || context::load(&path, options.clone(), &pool);
@@ -270,6 +278,7 @@ impl Pair {
             drafts: drafters.clone().map(|drafters| DraftOptions {
                 prompt_lookup: drafters.prompt_lookup,
                 model: drafters.model.map(|model| self.backends[model].clone()),
+                note: drafters.note,
                 unused: drafters.unused,
                 costs: None,
             }),
@@ -290,14 +299,17 @@ impl Pair {
 
     /// Says in the log who drafts for a model, and who might but does not.
     fn tell_drafters(&self, model: &str, drafters: Option<&Drafters>) {
-        let Some(Drafters { prompt_lookup, model: draft_model, unused }) = drafters else { return };
+        let Some(Drafters { prompt_lookup, model: draft_model, note, unused }) = drafters else { return };
         let lookup = prompt_lookup.then_some(DrafterKind::PromptLookup.as_str());
         let draft_model = draft_model.map(|index| self.models[index].settings.name.as_str());
         let names: Vec<&str> = lookup.into_iter().chain(draft_model).collect();
         if !names.is_empty() {
             tracing::info!(model, drafters = names.join(" and "), "what it writes is drafted");
         }
-        for DrafterState { name, idle } in unused {
+        if let Some(note) = note {
+            tracing::warn!(model, drafter = DrafterKind::Model.as_str(), note, "a drafter could be faster");
+        }
+        for DrafterState { name, idle, .. } in unused {
             tracing::warn!(model, drafter = name, why = idle.as_deref(), "a drafter is not used");
         }
     }

@@ -89,7 +89,12 @@ impl Reader {
         let path = runtime.block_on(context.have(&local.reference, loading.style))?;
         let model = HeadModel { name: local.name.clone(), sha256: sha256(&path)?.to_string() };
         let layers = choose(&model, budget::read(&path)?.spec().layers.len() as u32)?;
-        let plain = SpeculativeSettings { enabled: false, drafter: DrafterKind::PromptLookup, model: None };
+        let plain = SpeculativeSettings {
+            enabled: false,
+            drafter: DrafterKind::PromptLookup,
+            model: None,
+            coarse_weights: false,
+        };
         let mut pair = Pair::single(Part::Small, &RoleSettings::Local(local), &plain)?;
         pair.keep_states(Part::Small, LayerSet::of(layers.iter().copied()));
         runtime.block_on(pair.load(&loading, context))?;

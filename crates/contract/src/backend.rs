@@ -63,6 +63,8 @@ pub struct DrafterState {
     pub name: &'static str,
     /// Why it does not draft at present, if it does not.
     pub idle: Option<String>,
+    /// What it does otherwise than it might, and why.
+    pub note: Option<String>,
 }
 
 /// One call of one backend for one request.

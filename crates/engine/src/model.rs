@@ -10,7 +10,7 @@ use kernels::pool::Pool;
 use crate::decoder::{EMBEDDING_ROWS_HELD, Weights, WeightsError};
 use crate::gguf::{Gguf, GgufError, Tensor};
 use crate::models::{self, Settings, SpecError};
-use crate::packed::{self, InMemory, PackedCache, PackedOutcome, PanelSource, Request};
+use crate::packed::{self, Contents, InMemory, PackedCache, PackedOutcome, PanelSource, Request};
 use crate::spec::DecoderSpec;
 use crate::template::{ChatTemplate, TemplateError};
 use crate::tokenizer::{Tokenizer, TokenizerError};
@@ -24,6 +24,9 @@ pub struct LoadOptions {
     pub exact: bool,
     /// Where packed weights are kept for the next time; `None`: nowhere.
     pub cache: Option<PackedCache>,
+    /// Whether it gets weights for drafting besides, with a head of so many first tokens
+    /// ([`Decoder::forward_draft`](crate::decoder::Decoder::forward_draft)). Not on the exact path.
+    pub draft_vocabulary: Option<usize>,
 }
 
 /// Why a model can't be loaded.
@@ -73,8 +76,10 @@ pub struct Model {
     /// Whether nothing but [`Model::embed`] reads the embeddings in the file.
     releases_embeddings: bool,
     packed: PackedOutcome,
-    /// Open, so that nobody removes it to make room.
-    _in_use: Option<File>,
+    /// What has fewer bits for drafting, and what became of its cache.
+    drafting: Option<(Weights, PackedOutcome)>,
+    /// Open, so that nobody removes them to make room.
+    _in_use: [Option<File>; 2],
 }
 
 impl Model {
@@ -106,13 +111,27 @@ impl Model {
         let tokenizer = Tokenizer::from_gguf(&gguf)?;
         let template = ChatTemplate::from_gguf(&gguf)?;
         gguf.mapped().advise_sequential();
-        let load = |panels: &dyn PanelSource| Weights::load(&gguf, &spec, Some(panels));
-        let (weights, packed, in_use) = match (&options.cache, place) {
-            _ if options.exact => (Weights::load(&gguf, &spec, None)?, PackedOutcome::Unused, None),
+        let cached = |contents, load: &packed::Load| match (&options.cache, place) {
             (Some(cache), Some((path, file))) => {
-                packed::load(&Request { cache, path, file, gguf: &gguf, pool }, &load)?
+                packed::load(&Request { cache, path, file, gguf: &gguf, pool, contents }, load)
             }
-            _ => (load(&InMemory { gguf: &gguf, pool })?, PackedOutcome::Unused, None),
+            _ => Ok((load(&InMemory { gguf: &gguf, pool })?, PackedOutcome::Unused, None)),
+        };
+        let (weights, packed, in_use) = if options.exact {
+            (Weights::load(&gguf, &spec, None)?, PackedOutcome::Unused, None)
+        } else {
+            let load = |panels: &dyn PanelSource| Weights::load(&gguf, &spec, Some(panels));
+            cached(Contents::Own { bytes: packed::packed_bytes(&gguf) }, &load)?
+        };
+        let coarse = options.draft_vocabulary.filter(|_| !options.exact);
+        let coarse = coarse.map(|tokens| (tokens, packed::bytes_of(weights.coarse_matrices(&gguf, tokens))));
+        let (drafting, drafts_in_use) = match coarse {
+            None | Some((_, 0)) => (None, None),
+            Some((vocabulary, bytes)) => {
+                let load = |panels: &dyn PanelSource| weights.for_drafting(&gguf, panels, vocabulary);
+                let (weights, packed, in_use) = cached(Contents::Drafting { bytes, vocabulary }, &load)?;
+                (Some((weights, packed)), in_use)
+            }
         };
         if !options.exact {
             // What was packed is not read again; embedding rows come back page by page.
@@ -129,7 +148,8 @@ impl Model {
             is_exact,
             releases_embeddings,
             packed,
-            _in_use: in_use,
+            drafting,
+            _in_use: [in_use, drafts_in_use],
         })
     }
 
@@ -158,6 +178,11 @@ impl Model {
         &self.packed
     }
 
+    /// What became of the cache of weights for drafting, if it has such.
+    pub fn packed_for_drafting(&self) -> Option<&PackedOutcome> {
+        self.drafting.as_ref().map(|(_, packed)| packed)
+    }
+
     /// Whether it was loaded for the exact path.
     pub fn is_exact(&self) -> bool {
         self.is_exact
@@ -171,6 +196,16 @@ impl Model {
     /// Bytes of weights read per generated token.
     pub fn weight_bytes(&self) -> usize {
         self.weights.bytes()
+    }
+
+    /// Bytes of weights read per drafted token, with a head of `vocabulary` tokens.
+    pub fn draft_bytes(&self, vocabulary: usize) -> usize {
+        self.draft_weights().unwrap_or(&self.weights).draft_bytes(vocabulary)
+    }
+
+    /// Memory that weights for drafting will take besides, from the file alone: also of an exact model.
+    pub fn drafting_bytes(&self, vocabulary: usize) -> u64 {
+        packed::bytes_of(self.weights.coarse_matrices(&self.gguf, vocabulary))
     }
 
     /// Multiply-adds of the layers' products per token; a prompt's tokens need no more but the last.
@@ -208,6 +243,11 @@ impl Model {
 
     pub(crate) fn weights(&self) -> &Weights {
         &self.weights
+    }
+
+    /// Weights for drafting, if it has such.
+    pub(crate) fn draft_weights(&self) -> Option<&Weights> {
+        self.drafting.as_ref().map(|(weights, _)| weights)
     }
 
     pub(crate) fn file(&self) -> &[u8] {

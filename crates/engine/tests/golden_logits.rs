@@ -27,7 +27,7 @@ fn ids(line: &Value) -> Vec<u32> {
 }
 
 fn decoder(model: &str, context: Option<u32>, exact: bool, isa: Isa) -> Decoder {
-    let options = LoadOptions { context_tokens: context, exact, cache: None };
+    let options = LoadOptions { context_tokens: context, exact, cache: None, draft_vocabulary: None };
     typed_decoder((model, options), KvType::F16, isa).unwrap()
 }
 
@@ -155,7 +155,7 @@ fn quantized_caches_stay_near_the_exact_answer() {
         for line in lines("tiny/logits_f32.jsonl") {
             let model = line["model"].as_str().unwrap();
             let context_tokens = Some(line["n_ctx"].as_u64().unwrap() as u32);
-            let options = LoadOptions { context_tokens, exact: true, cache: None };
+            let options = LoadOptions { context_tokens, exact: true, cache: None, draft_vocabulary: None };
             if let Ok(mut decoder) = typed_decoder((model, options), kv_type, Isa::detect()) {
                 found.extend(differences(&mut decoder, &line, 1));
             }

@@ -102,6 +102,62 @@ fn mapped_weights_compute_what_packed_ones_do() {
     }
 }
 
+/// The bits of the logits for drafting.
+fn draft_logits(model: Model, vocabulary: usize) -> Vec<u32> {
+    let options = DecoderOptions { guests: 1, ..DecoderOptions::new(1, 64) };
+    let mut decoder = Decoder::new(Arc::new(model), Arc::new(Pool::new(2)), Isa::detect(), options).unwrap();
+    let sequence = decoder.begin().unwrap();
+    let work = Work { sequence, tokens: &[1, 7, 42, 3, 99], logits: Logits::All };
+    decoder.forward_draft(&[work], vocabulary).unwrap().iter().map(|logit| logit.to_bits()).collect()
+}
+
+#[test]
+fn weights_for_drafting_are_kept_beside_the_models_own() {
+    for name in MODELS {
+        let fixture = Fixture::new();
+        let path = fixture.copy(name);
+        let load = |cache: Option<PackedCache>, vocabulary: usize| {
+            let options = LoadOptions { cache, draft_vocabulary: Some(vocabulary), ..LoadOptions::default() };
+            Model::load(&path, options, &Pool::new(2)).unwrap()
+        };
+        let expected = draft_logits(load(None, 300), 300);
+        assert_ne!(expected, draft_logits(fixture.load(&path), 300), "{name}: bits were taken");
+        let own = fixture.packed();
+        assert_eq!(own.len(), 1);
+        let first = load(Some(fixture.cache()), 300);
+        assert!(is_hit(&first), "{name}: its own weights are there");
+        assert!(matches!(first.packed_for_drafting(), Some(PackedOutcome::Written { damage: None })));
+        let packed = fixture.packed().into_iter().find(|path| !own.contains(path)).unwrap();
+        let exact = LoadOptions { exact: true, ..LoadOptions::default() };
+        let planned = Model::load(&path, exact, &Pool::new(1)).unwrap().drafting_bytes(300);
+        assert_eq!(fs::metadata(&packed).unwrap().len(), planned, "{name}");
+        assert!(first.draft_bytes(300) < fixture.load(&path).draft_bytes(300), "{name}");
+        assert_eq!(logits(load(Some(fixture.cache()), 300)), logits(fixture.load(&path)), "{name}");
+        assert_eq!(draft_logits(first, 300), expected, "{name}, first");
+        let later = load(Some(fixture.cache()), 300);
+        assert!(matches!(later.packed_for_drafting(), Some(PackedOutcome::Hit)), "{name}");
+        assert_eq!(draft_logits(later, 300), expected, "{name}, later");
+        // Of another head there is another file; neither is taken for the other, nor for the model's own.
+        let other = load(Some(fixture.cache()), 200);
+        assert!(matches!(other.packed_for_drafting(), Some(PackedOutcome::Written { damage: None })));
+        assert_eq!(draft_logits(other, 300).len(), 5 * 200);
+        assert_eq!(fixture.packed().len(), 3);
+        for file in [&own[0], &packed] {
+            let swapped = if *file == own[0] { &packed } else { &own[0] };
+            let (kept, wrong) = (fs::read(file).unwrap(), fs::read(swapped).unwrap());
+            fs::write(file, wrong).unwrap();
+            let model = load(Some(fixture.cache()), 300);
+            let outcomes = [Some(model.packed()), model.packed_for_drafting()];
+            let is_damage = |outcome: &&PackedOutcome| {
+                matches!(outcome, PackedOutcome::Written { damage: Some(PackedError::OtherSource) })
+            };
+            assert_eq!(outcomes.into_iter().flatten().filter(is_damage).count(), 1, "{name}: {outcomes:?}");
+            assert_eq!(draft_logits(model, 300), expected, "{name}");
+            assert_eq!(fs::read(file).unwrap(), kept, "{name}: packed again");
+        }
+    }
+}
+
 #[test]
 fn the_exact_path_and_opened_files_use_no_cache() {
     let fixture = Fixture::new();

@@ -27,9 +27,22 @@ const CROWD: usize = 12;
 /// Tokens of the tiny models' vocabularies.
 const VOCABULARY: usize = 357;
 
+/// Tokens of the heads of weights for drafting.
+const TRIMMED: usize = 300;
+
 fn decoder(name: &str, pool: &Arc<Pool>, sequences: usize) -> Decoder {
+    decoder_of(name, pool, (sequences, None))
+}
+
+/// A decoder that has weights for drafting besides, if a size of their head is given.
+fn decoder_of(
+    name: &str,
+    pool: &Arc<Pool>,
+    (sequences, draft_vocabulary): (usize, Option<usize>),
+) -> Decoder {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny").join(name);
-    let model = Arc::new(Model::load(&path, LoadOptions::default(), pool).unwrap());
+    let options = LoadOptions { draft_vocabulary, ..LoadOptions::default() };
+    let model = Arc::new(Model::load(&path, options, pool).unwrap());
     let options = DecoderOptions {
         guests: sequences,
         draft_tokens: STEP_DRAFT_TOKENS,
@@ -49,13 +62,17 @@ fn scheduler_of(
     drafters: Vec<Box<dyn Drafter>>,
     sequences: usize,
 ) -> Scheduler {
-    let limits = SchedulerLimits { running_max: sequences, waiting_max: 64, kv_tokens: KV_TOKENS };
-    let scheduler = Scheduler::new(decoder(name, pool, sequences), Isa::detect(), limits);
+    let scheduler = scheduler_on(decoder(name, pool, sequences), sequences);
     if drafters.is_empty() {
         return scheduler;
     }
     let flat = StepCosts::measured(&[(1, 1.0), (24, 1.0)]);
     scheduler.with_speculation(Speculation::new(Chain::new(drafters)).with_costs(flat))
+}
+
+fn scheduler_on(decoder: Decoder, sequences: usize) -> Scheduler {
+    let limits = SchedulerLimits { running_max: sequences, waiting_max: 64, kv_tokens: KV_TOKENS };
+    Scheduler::new(decoder, Isa::detect(), limits)
 }
 
 #[derive(Clone, Default)]
@@ -180,9 +197,21 @@ impl Drafter for Knowing {
 /// A draft model with a decoder of its own.
 fn draft_model(name: &str, pool: &Arc<Pool>, turns: &Arc<Turns>) -> (Box<dyn Drafter>, Arc<SharedDecoder>) {
     let shared = Arc::new(SharedDecoder::new(decoder(name, pool, CROWD)));
-    let found = shared.clone();
+    (drafter_on(&shared, turns), shared)
+}
+
+/// The same with weights for drafting.
+fn coarse_draft_model(name: &str, pool: &Arc<Pool>, turns: &Arc<Turns>) -> Box<dyn Drafter> {
+    let decoder = decoder_of(name, pool, (CROWD, Some(TRIMMED)));
+    assert!(decoder.drafts_apart(), "{name} has nothing to take bits from");
+    drafter_on(&Arc::new(SharedDecoder::new(decoder)), turns)
+}
+
+/// A draft model that is a guest.
+fn drafter_on(host: &Arc<SharedDecoder>, turns: &Arc<Turns>) -> Box<dyn Drafter> {
+    let found = host.clone();
     let find = Box::new(move || Some(found.clone()));
-    (Box::new(DraftModel::new(find, turns.seat(), VOCABULARY)), shared)
+    Box::new(DraftModel::new(find, turns.seat(), VOCABULARY))
 }
 
 /// Prompts that repeat themselves, so that look-up finds something, and some that do not.
@@ -263,6 +292,8 @@ fn drafts_change_nothing_that_is_written() {
                 ("look-up", vec![always(Box::<PromptLookup>::default())]),
                 ("itself", vec![always(draft_model(name, &pool, &turns).0)]),
                 ("another", vec![always(draft_model("tiny-llama3-gqa4.gguf", &pool, &turns).0)]),
+                ("itself, coarse", vec![always(coarse_draft_model(name, &pool, &turns))]),
+                ("another, coarse", vec![always(coarse_draft_model("tiny-llama3-gqa4.gguf", &pool, &turns))]),
                 ("knowing", vec![always(Box::new(knowing))]),
                 ("chain", vec![Box::new(PromptLookup::default()), draft_model(name, &pool, &turns).0]),
             ];
@@ -287,7 +318,7 @@ fn drafts_change_nothing_that_is_written() {
                 }
                 let drafts = scheduler.load().drafts;
                 assert!(drafts.accepted + drafts.rejected > 0, "{name}, {label}: nothing was drafted");
-                let knows = ["itself", "knowing"].contains(&label);
+                let knows = ["itself", "itself, coarse", "knowing"].contains(&label);
                 assert!(!knows || drafts.accepted > drafts.rejected / 4, "{name}, {label}: {drafts:?}");
             }
         }
@@ -320,9 +351,46 @@ fn what_the_small_model_has_read_the_drafter_does_not_read_again() {
     assert!(drafted > 20, "{drafted}");
     let again = (host.tokens_read() - read) as usize;
     // The last, unfinished block of 64, and what was drafted and written since; the measured steps besides.
-    let measured = 3 * (1 + 2 + 4 + 8);
+    let measured = 3 * (1 + 2 + 4 + 8 + 64);
     assert!(again < 64 + drafted + finished.completion_tokens + measured, "{again} tokens were read again");
     assert_eq!(small.load().blocks.used, 0, "the guest has not left");
+}
+
+/// Drafts by weights of fewer bits leave keys and values that are not the model's own: guests find them again,
+/// its jobs do not.
+#[test]
+fn what_coarse_drafts_leave_is_found_by_drafts_alone() {
+    let pool = Arc::new(Pool::new(2));
+    // One with a window, too.
+    for name in ["tiny-qwen2.gguf", "tiny-gemma3.gguf"] {
+        let mut small = scheduler_on(decoder_of(name, &pool, (SEQUENCES, Some(TRIMMED))), SEQUENCES);
+        let host = small.decoder().clone();
+        let turns = Arc::<Turns>::default();
+        let always = Always { inner: drafter_on(&host, &turns), length: 3 };
+        let mut large = scheduler(name, &pool, vec![Box::new(always)]);
+        let answer = |scheduler: &mut Scheduler, text: &[u32], tokens: usize| {
+            let sink = Recorder::default();
+            scheduler.submit(Job { top_logprobs: 2, ..job(text, tokens, &sink) });
+            finish(scheduler);
+            sink.seen()
+        };
+        let mut text: Vec<u32> = (0..200).map(|i| (i * 37) % 300 + 3).collect();
+        let (seen, finished) = answer(&mut large, &text, 200);
+        assert!(finished.accepted_tokens + finished.rejected_tokens > 100, "{name}: {finished:?}");
+        text.extend(seen.texts.iter().filter_map(|(_, token)| token.as_ref().map(|token| token.id)));
+        text.extend((0..10).map(|i| (i * 53) % 300 + 3));
+        let before = host.tokens_read();
+        let (_, finished) = answer(&mut large, &text, 20);
+        let read = (host.tokens_read() - before) as usize;
+        let drafted = finished.accepted_tokens + finished.rejected_tokens;
+        assert!(read < 80 + drafted + finished.completion_tokens, "{name}: {read} tokens were read again");
+        let (seen, finished) = answer(&mut small, &text, 20);
+        // The prompt was read as the model's jobs read, and is there for them.
+        assert!((128..200).contains(&finished.cached_tokens), "{name}: {finished:?}");
+        let mut alone = scheduler_on(decoder(name, &pool, SEQUENCES), SEQUENCES);
+        assert_eq!(seen, answer(&mut alone, &text, 20).0, "{name}: a job found what a draft had left");
+        assert_eq!((small.load().blocks.used, large.load().blocks.used), (0, 0));
+    }
 }
 
 #[test]

@@ -311,7 +311,8 @@ mod tests {
     #[test]
     fn drafted_tokens_are_summed_over_models_and_never_counted_twice() {
         let metrics = Metrics::new().unwrap();
-        let drafter = |idle: Option<&str>| DrafterState { name: "model", idle: idle.map(str::to_owned) };
+        let drafter =
+            |idle: Option<&str>| DrafterState { name: "model", idle: idle.map(str::to_owned), note: None };
         let of = |accepted_tokens, idle| Drafting {
             drafters: vec![drafter(idle)],
             accepted_tokens,

@@ -137,11 +137,11 @@ impl KvMemory {
             let (mut key, mut value) = (&keys[part.clone()], &values[part]);
             if kv_type.is_quantized() {
                 let rotated = self.rotated.split_at_mut(head_dim);
-                for (to, from) in [(rotated.0, &mut key), (rotated.1, &mut value)] {
-                    to.copy_from_slice(from);
-                    rotation::rotate(to);
-                    *from = to;
-                }
+                rotated.0.copy_from_slice(key);
+                rotated.1.copy_from_slice(value);
+                rotation::rotate_key(kv_type, rotated.0);
+                rotation::rotate(rotated.1);
+                (key, value) = (rotated.0, rotated.1);
             }
             // SAFETY: the CPU has the set; the slot lies in memory borrowed mutably here.
             unsafe { (isa.kernels().store_kv)(&to, key, value) };
@@ -475,12 +475,10 @@ mod tests {
 
     #[test]
     fn a_cache_weighs_its_elements_and_their_scales() {
-        for (kv_type, numerator) in
-            [(KvType::F16, 64), (KvType::Q8, 34), (KvType::K8V4, 26), (KvType::Q4, 18)]
-        {
+        // Bytes of 32 elements of keys and as many of values.
+        for (kv_type, bytes) in [(KvType::F16, 128), (KvType::Q8, 68), (KvType::K8V4, 51), (KvType::Q4, 36)] {
             let shape = KvShape { layers: 3, kv_heads: 2, head_dim: 96, blocks: 5, kv_type };
-            let elements = 3 * 2 * 2 * 96 * BLOCK_POSITIONS;
-            assert_eq!(shape.block_bytes(), elements / 32 * numerator);
+            assert_eq!(shape.block_bytes(), 3 * 2 * 96 * BLOCK_POSITIONS / 32 * bytes);
             // Whole lines, so that every head's keys and values begin with one.
             let (keys, values) = shape.half_bytes();
             assert!(keys.is_multiple_of(LINE_BYTES) && values.is_multiple_of(LINE_BYTES));

@@ -20,6 +20,8 @@ pub const CONTEXTS_DEFAULT: u32 = 4;
 pub const CONTEXT_TOKENS_DEFAULT: u32 = 8192;
 /// Shortest context that is chosen or proposed, tokens.
 pub const CONTEXT_TOKENS_MIN: u32 = 1024;
+/// Of a cache's positions, the share that is left where something else was let in that need not be.
+pub const CACHE_SHARE_MIN: f64 = 0.75;
 /// Chosen and proposed contexts and caches are multiples of this many tokens.
 pub const STEP_TOKENS: u32 = 256;
 /// Proposed budgets are multiples of this many bytes.
@@ -98,6 +100,8 @@ pub struct Role<'a> {
     pub name: &'a str,
     /// Bytes of the loaded weights, with tokenizer.
     pub weights_bytes: u64,
+    /// Bytes of weights that it has besides, to draft with for another model.
+    pub draft_weights_bytes: u64,
     /// Longest sequence that the model was made for.
     pub context_tokens_max: u32,
     /// What is set.
@@ -130,6 +134,15 @@ impl Split {
         self.parts.iter().fold(0, |sum, part| sum.saturating_add(part.bytes))
     }
 
+    /// Whether models run nearly as by another split of the same: with as many sequences, as long contexts and
+    /// passes, and caches of at least [`CACHE_SHARE_MIN`] of its positions.
+    pub fn is_nearly(&self, other: &Split) -> bool {
+        self.choices.iter().zip(&other.choices).all(|(own, other)| {
+            let cache = f64::from(own.kv_tokens) >= CACHE_SHARE_MIN * f64::from(other.kv_tokens);
+            cache && *own == Choice { kv_tokens: own.kv_tokens, ..*other }
+        })
+    }
+
     fn of(fixed: &[Part], roles: &[Role], choices: Vec<Choice>) -> Split {
         let mut parts = Vec::new();
         for (role, choice) in roles.iter().zip(&choices) {
@@ -138,6 +151,9 @@ impl Split {
             parts.push(part("weights", role.weights_bytes));
             parts.push(part("kv", kv_bytes));
             parts.push(part("working", working_bytes));
+            if role.draft_weights_bytes > 0 {
+                parts.push(Part { name: "weights_draft".to_owned(), bytes: role.draft_weights_bytes });
+            }
         }
         parts.extend_from_slice(fixed);
         Split { parts, choices }
@@ -358,7 +374,14 @@ mod tests {
     fn split_for(budget: u64, (layers, weights_mib): (u64, u64), wanted: Wanted) -> Result<Split, Unfit> {
         let sizes = |choice: &Choice| taken(layers, choice);
         let weights_bytes = weights_mib * MIB;
-        let role = Role { name: "small", weights_bytes, context_tokens_max: 32_768, wanted, sizes: &sizes };
+        let role = Role {
+            name: "small",
+            weights_bytes,
+            draft_weights_bytes: 0,
+            context_tokens_max: 32_768,
+            wanted,
+            sizes: &sizes,
+        };
         split(budget, &fixed, &[role])
     }
 
@@ -372,6 +395,7 @@ mod tests {
         let role = Role {
             name: "small",
             weights_bytes: 400 * MIB,
+            draft_weights_bytes: 0,
             context_tokens_max: 32_768,
             wanted: OPEN,
             sizes: &sizes,
@@ -379,6 +403,38 @@ mod tests {
         assert_eq!(unlimited(&fixed(64 << 30), &[role]), split);
         let names: Vec<&str> = split.parts.iter().map(|part| part.name.as_str()).collect();
         assert_eq!(names, ["weights_small", "kv_small", "working_small", "process"]);
+    }
+
+    #[test]
+    fn weights_to_draft_with_are_a_part_and_leave_the_rest_nearly_as_it_was() {
+        let of = |budget_mib: u64, draft_weights_mib: u64| {
+            let sizes = |choice: &Choice| taken(24, choice);
+            let role = Role {
+                name: "small",
+                weights_bytes: 400 * MIB,
+                draft_weights_bytes: draft_weights_mib * MIB,
+                context_tokens_max: 32_768,
+                wanted: OPEN,
+                sizes: &sizes,
+            };
+            split(budget_mib * MIB, &fixed, &[role]).unwrap()
+        };
+        let bytes = |split: &Split, name: &str| split.parts.iter().find(|p| p.name == name).map(|p| p.bytes);
+        assert_eq!(bytes(&of(2000, 0), "weights_draft"), None);
+        assert_eq!(bytes(&of(2000, 200), "weights_draft"), Some(200 * MIB));
+        assert!(of(2000, 200).is_nearly(&of(2000, 0)));
+        // Where all caches are open, they are what is left: first they shrink, then there are fewer sequences.
+        let nearly: Vec<bool> =
+            (0..30).map(|more| of(500 + 10 * more, 50).is_nearly(&of(500 + 10 * more, 0))).collect();
+        assert!(!nearly[0] && nearly[29], "{nearly:?}");
+        for more in 0..30 {
+            let (with, without) = (of(500 + 10 * more, 50), of(500 + 10 * more, 0));
+            let (own, other) = (with.choices[0], without.choices[0]);
+            let cache = own.kv_tokens * 4 >= other.kv_tokens * 3;
+            let same = (own.sequences, own.batch_tokens) == (other.sequences, other.batch_tokens);
+            let is_nearly = cache && same && own.context_tokens == other.context_tokens;
+            assert_eq!(with.is_nearly(&without), is_nearly, "{own:?} {other:?}");
+        }
     }
 
     #[test]

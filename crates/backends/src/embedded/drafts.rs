@@ -21,6 +21,8 @@ pub struct DraftOptions {
     pub prompt_lookup: bool,
     /// The backend whose model drafts, from its own cache, while it is in memory.
     pub model: Option<EmbeddedBackend>,
+    /// What that model does otherwise than it might, and why.
+    pub note: Option<String>,
     /// Drafters that might draft and do not, each with the reason.
     pub unused: Vec<DrafterState>,
     /// What steps cost; `None`: it is measured.
@@ -61,9 +63,11 @@ impl DraftOptions {
 
     /// The drafters, and why one does not draft at present.
     pub(super) fn states(&self) -> Vec<DrafterState> {
-        let lookup = self.prompt_lookup.then_some(DrafterState { name: PromptLookup::NAME, idle: None });
+        let lookup = DrafterState { name: PromptLookup::NAME, idle: None, note: None };
+        let lookup = self.prompt_lookup.then_some(lookup);
         let model = self.model.as_ref().map(EmbeddedBackend::absence);
-        let model = model.map(|idle| DrafterState { name: DraftModel::NAME, idle });
+        let note = self.note.clone();
+        let model = model.map(|idle| DrafterState { name: DraftModel::NAME, idle, note });
         lookup.into_iter().chain(model).chain(self.unused.iter().cloned()).collect()
     }
 }

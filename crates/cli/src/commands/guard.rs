@@ -88,7 +88,12 @@ impl Bench {
         let runtime = io_runtime()?;
         let style = context.progress_style(Style::Silent);
         let chain = runtime.block_on(guards::chain(settings, context, style))?;
-        let plain = SpeculativeSettings { enabled: false, drafter: DrafterKind::PromptLookup, model: None };
+        let plain = SpeculativeSettings {
+            enabled: false,
+            drafter: DrafterKind::PromptLookup,
+            model: None,
+            coarse_weights: false,
+        };
         let asks_large = chain.asked().iter().any(|link| link.asker().role() == Role::Large);
         let mut pair = match asks_large {
             true => Pair::new([&settings.small, &settings.large], &plain)?,

@@ -53,7 +53,8 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     if sequences.iter().any(Vec::is_empty) {
         return Err(CliError::usage("a sequence needs at least one token"));
     }
-    let options = LoadOptions { context_tokens: args.context, exact: args.exact, cache: None };
+    let options =
+        LoadOptions { context_tokens: args.context, exact: args.exact, cache: None, draft_vocabulary: None };
     let model = context.load_model(&args.model, options)?;
     let longest = sequences.iter().map(Vec::len).max().unwrap_or(1);
     let decoder_options = args.kv_type.decoder_options(longest);

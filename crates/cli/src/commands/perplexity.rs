@@ -40,7 +40,12 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
     if args.context < 4 {
         return Err(CliError::usage("--context must be at least 4"));
     }
-    let options = LoadOptions { context_tokens: Some(args.context), exact: args.exact, cache: None };
+    let options = LoadOptions {
+        context_tokens: Some(args.context),
+        exact: args.exact,
+        cache: None,
+        draft_vocabulary: None,
+    };
     let model = context.load_model(&args.model, options)?;
     let length = args.context as usize;
     if model.spec().context_tokens < length {

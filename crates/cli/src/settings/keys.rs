@@ -133,8 +133,12 @@ const LEDGER: &[Key] = &[
 
 const CACHE: &[Key] = &[key("packed", Kind::Switch), key("packed_bytes_max", Kind::Bytes)];
 
-const SPECULATIVE: &[Key] =
-    &[key("enabled", Kind::Switch), key("drafter", Kind::Text), key("model", Kind::Text)];
+const SPECULATIVE: &[Key] = &[
+    key("enabled", Kind::Switch),
+    key("drafter", Kind::Text),
+    key("model", Kind::Text),
+    key("coarse_weights", Kind::Switch),
+];
 
 /// All sections.
 pub const SECTIONS: &[Section] = &[

@@ -43,6 +43,8 @@ pub struct SpeculativeSettings {
     pub drafter: DrafterKind,
     /// The draft model; `None`: the small model.
     pub model: Option<LocalSettings>,
+    /// Whether it drafts with weights of 4 bits, made besides its own.
+    pub coarse_weights: bool,
 }
 
 impl SpeculativeSettings {
@@ -71,8 +73,9 @@ impl SpeculativeSettings {
                 Some(LocalSettings::new(text, context).map_err(|error| error.at("speculative.model"))?)
             }
         };
-        let enabled = table.remove("enabled").as_ref().and_then(Value::as_bool).unwrap_or(true);
-        Ok(SpeculativeSettings { enabled, drafter, model })
+        let mut switch = |name| table.remove(name).as_ref().and_then(Value::as_bool).unwrap_or(true);
+        let (enabled, coarse_weights) = (switch("enabled"), switch("coarse_weights"));
+        Ok(SpeculativeSettings { enabled, drafter, model, coarse_weights })
     }
 
     /// Whether a draft model is asked for by name, so that its absence is an error.
@@ -84,7 +87,7 @@ impl SpeculativeSettings {
     /// The same for a model that is served alone, for which no other drafts.
     #[must_use]
     pub fn alone(&self) -> Self {
-        SpeculativeSettings { enabled: self.enabled, drafter: DrafterKind::PromptLookup, model: None }
+        SpeculativeSettings { drafter: DrafterKind::PromptLookup, model: None, ..self.clone() }
     }
 
     /// The section as a configuration.
@@ -94,6 +97,7 @@ impl SpeculativeSettings {
         keys.insert("drafter".to_owned(), Value::String(self.drafter.as_str().to_owned()));
         let model = self.model.as_ref().map(|model| Value::String(model.reference.to_string()));
         keys.extend(model.map(|model| ("model".to_owned(), model)));
+        keys.insert("coarse_weights".to_owned(), Value::Boolean(self.coarse_weights));
         keys
     }
 }

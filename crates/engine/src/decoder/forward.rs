@@ -146,6 +146,13 @@ pub struct Decoder {
 /// Most matrices that are multiplied as one: queries, keys and values.
 const FUSED_MAX: usize = 3;
 
+/// What comes after a layer.
+#[derive(Clone, Copy)]
+enum Next<'a> {
+    Layer(&'a Layer),
+    Head(&'a Linear),
+}
+
 /// The tokens of one forward pass.
 struct Batch<'a> {
     rows: &'a [Rows],
@@ -193,7 +200,7 @@ impl Decoder {
             kv,
             states,
             smoothings: match kv_type.is_quantized() {
-                true => smoothing::learn(&model, &pool, isa)?,
+                true => smoothing::learn(&model, &pool, isa, kv_type)?,
                 false => Vec::new(),
             },
             watch: None,
@@ -242,6 +249,21 @@ impl Decoder {
     pub fn begin_with(&mut self, scope: u64, prompt: &[u32]) -> Result<(SequenceId, usize), KvError> {
         let sequence = self.begin()?;
         Ok((sequence, self.kv.attach(sequence.0, scope, prompt)))
+    }
+
+    /// As [`Decoder::begin_with`], for a sequence that will be kept apart: also with what such sequences of the
+    /// same scope have settled.
+    ///
+    /// # Errors
+    /// If all are in use.
+    pub fn begin_apart(&mut self, scope: u64, prompt: &[u32]) -> Result<(SequenceId, usize), KvError> {
+        let sequence = self.begin()?;
+        Ok((sequence, self.kv.attach_apart(sequence.0, scope, prompt)))
+    }
+
+    /// From now on, what is settled of the sequence is shared only with those that [`Decoder::begin_apart`].
+    pub fn keep_apart(&mut self, sequence: SequenceId) {
+        self.kv.keep_apart(sequence.0);
     }
 
     /// Announces that a sequence will hold `tokens` tokens in all; false if they have no room beside what was
@@ -329,17 +351,29 @@ impl Decoder {
     /// If the batch is not well-formed or there is no room; then no sequence has advanced.
     pub fn forward(&mut self, works: &[Work]) -> Result<&[f32], ForwardError> {
         let vocabulary = self.model.weights().vocabulary;
-        self.run(works, &Head { vocabulary, rounding: Rounding::Int16 })
+        self.run(works, &Head { vocabulary, rounding: Rounding::Int16, is_draft: false })
     }
 
-    /// As [`Decoder::forward`], with logits for drafting: of the first `vocabulary` tokens only, `[wanted][vocabulary]`,
-    /// and with less precision. What is kept of the sequences is the same.
+    /// As [`Decoder::forward`], with logits for drafting: of the first `vocabulary` tokens only,
+    /// `[wanted][`[`Decoder::draft_vocabulary`]`]`, and with less precision. What is kept of the sequences is the same,
+    /// unless it [`Decoder::drafts_apart`].
     ///
     /// # Errors
     /// As [`Decoder::forward`].
     pub fn forward_draft(&mut self, works: &[Work], vocabulary: usize) -> Result<&[f32], ForwardError> {
-        let vocabulary = vocabulary.min(self.model.weights().vocabulary);
-        self.run(works, &Head { vocabulary, rounding: Rounding::Int8 })
+        let vocabulary = self.draft_vocabulary(vocabulary);
+        self.run(works, &Head { vocabulary, rounding: Rounding::Int8, is_draft: true })
+    }
+
+    /// Of the first `vocabulary` tokens, as many as it has logits of for drafting.
+    pub fn draft_vocabulary(&self, vocabulary: usize) -> usize {
+        vocabulary.min(self.model.draft_weights().unwrap_or(self.model.weights()).vocabulary)
+    }
+
+    /// Whether drafts have weights of their own. What they leave in a sequence is then near to what the model
+    /// would, but not the same: such sequences must be [`Decoder::keep_apart`].
+    pub fn drafts_apart(&self) -> bool {
+        self.model.draft_weights().is_some()
     }
 
     fn run(&mut self, works: &[Work], head: &Head) -> Result<&[f32], ForwardError> {
@@ -371,10 +405,11 @@ impl Decoder {
         for (table, rope) in self.ropes.iter_mut().zip(&spec.ropes) {
             table.fill(rope, batch.rows.iter().flat_map(|r| r.position..r.position + r.tokens));
         }
+        let weights = head.weights(&model);
         let mut pending = None;
-        for (index, layer) in model.weights().layers.iter().enumerate() {
+        for (index, layer) in weights.layers.iter().enumerate() {
             self.attention_block(&model, index, (layer, pending), batch);
-            let next = model.weights().layers.get(index + 1);
+            let next = weights.layers.get(index + 1).map_or(Next::Head(&weights.head), Next::Layer);
             self.feed_forward_block(&model, (layer, next), batch.tokens);
             pending = Some(layer);
         }
@@ -517,7 +552,7 @@ impl Decoder {
     }
 
     /// Norm, gate · up, activation and the projection down, which stays in `projected`.
-    fn feed_forward_block(&mut self, model: &Model, (layer, next): (&Layer, Option<&Layer>), count: usize) {
+    fn feed_forward_block(&mut self, model: &Model, (layer, next): (&Layer, Next), count: usize) {
         let spec = model.spec();
         let (hidden, isa, file) = (spec.hidden, self.isa, model.file());
         let kernels = (isa, &*self.pool);
@@ -540,8 +575,8 @@ impl Decoder {
         });
         let projected = &mut self.projected[..count * hidden];
         match next {
-            Some(next) => announce(&self.pool, &operands(&next.qkv, file)[..next.qkv.len()]),
-            None => announce(&self.pool, &[model.weights().head.weights(file)]),
+            Next::Layer(next) => announce(&self.pool, &operands(&next.qkv, file)[..next.qkv.len()]),
+            Next::Head(head) => announce(&self.pool, &[head.weights(file)]),
         }
         multiply(kernels, &[layer.down.weights(file)], &self.columns, projected);
     }

@@ -12,7 +12,7 @@ mod weights;
 pub use forward::{Decoder, DecoderOptions, ForwardError, Logits, SequenceId, Work};
 pub use kv::{KvBlocks, KvError};
 pub use shared::SharedDecoder;
-pub(crate) use shared::{GuestNumber, Held};
+pub(crate) use shared::{GuestNumber, Held, Pass};
 pub use sizes::{Sizes, SizesFor};
 pub use states::{LayerSet, LayerState, TokenStates};
 pub(crate) use weights::Weights;

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::{Decoder, Logits, SequenceId, Work};
+use super::{Decoder, ForwardError, Logits, SequenceId, Work};
 
 /// Passes of each width that are measured; the first brings the weights near.
 const MEASURED_PASSES: usize = 3;
@@ -26,6 +26,17 @@ pub(crate) struct Held {
     pub decoder: Decoder,
     guests: Vec<Guest>,
     invited: u64,
+}
+
+/// A pass that is measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Pass {
+    /// That writes: a row of logits for each token.
+    Step,
+    /// That drafts: one row of logits of so many tokens.
+    Draft(usize),
+    /// That only reads.
+    Read,
 }
 
 /// A guest's sequence, until it is put out.
@@ -66,7 +77,11 @@ impl Held {
     /// Takes a sequence for a guest, with what the cache has of `text`, and promises room for `tokens`
     /// tokens. Returns the guest and the tokens that are there; `None` if there is no room.
     pub fn invite(&mut self, scope: u64, text: &[u32], tokens: usize) -> Option<(GuestNumber, usize)> {
-        let (sequence, cached) = self.decoder.begin_with(scope, text).ok()?;
+        let begun = match self.decoder.drafts_apart() {
+            true => self.decoder.begin_apart(scope, text),
+            false => self.decoder.begin_with(scope, text),
+        };
+        let (sequence, cached) = begun.ok()?;
         if !self.decoder.promise(sequence, tokens) {
             self.decoder.end(sequence);
             return None;
@@ -101,20 +116,29 @@ impl Held {
         }
     }
 
-    /// Median milliseconds of a pass over `width` tokens of one sequence: for drafting, with one row of logits of so
-    /// many tokens, otherwise with a row for each. `None` if there is no room for it.
-    pub fn pass_ms(&mut self, width: usize, draft_vocabulary: Option<usize>) -> Option<f64> {
+    /// Appends to a guest's sequence by the weights for drafting, if there are such. Returns the logits, as
+    /// [`Decoder::forward_draft`].
+    pub fn forward_draft(&mut self, works: &[Work], vocabulary: usize) -> Result<&[f32], ForwardError> {
+        if self.decoder.drafts_apart() {
+            works.iter().for_each(|work| self.decoder.keep_apart(work.sequence));
+        }
+        self.decoder.forward_draft(works, vocabulary)
+    }
+
+    /// Median milliseconds of a pass over `width` tokens of one sequence. `None` if there is no room for it.
+    pub fn pass_ms(&mut self, width: usize, pass: Pass) -> Option<f64> {
         let decoder = &mut self.decoder;
         let sequence = decoder.begin().ok()?;
-        let tokens = &[0; MEASURED_TOKENS_MAX][..width.min(MEASURED_TOKENS_MAX)];
+        let width = width.min(MEASURED_TOKENS_MAX).min(decoder.batch_tokens());
+        let tokens = &[0; MEASURED_TOKENS_MAX][..width];
         let mut took = [f64::INFINITY; MEASURED_PASSES];
         for took_ms in &mut took {
             let began = Instant::now();
-            let result = match draft_vocabulary {
-                Some(vocabulary) => {
-                    decoder.forward_draft(&[Work { sequence, tokens, logits: Logits::Last }], vocabulary)
-                }
-                None => decoder.forward(&[Work { sequence, tokens, logits: Logits::All }]),
+            let work = |logits| [Work { sequence, tokens, logits }];
+            let result = match pass {
+                Pass::Step => decoder.forward(&work(Logits::All)),
+                Pass::Draft(vocabulary) => decoder.forward_draft(&work(Logits::Last), vocabulary),
+                Pass::Read => decoder.forward(&work(Logits::None)),
             };
             if result.is_err() {
                 break;

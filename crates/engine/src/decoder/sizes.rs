@@ -2,8 +2,8 @@
 //! model's numbers; `tests/allocations.rs` compares it with what is allocated.
 
 use kernels::attention::{BLOCK_POSITIONS, KvType};
+use kernels::formats::COARSE_VALUES;
 use kernels::kv::AttentionScratch;
-use kernels::panels::Panels;
 use kernels::product::{Columns, ColumnsShape, Rounding};
 
 use super::DecoderOptions;
@@ -108,10 +108,7 @@ pub(super) fn positions_max(spec: &DecoderSpec, options: &DecoderOptions) -> usi
 
 /// The columns of a full batch's products.
 pub(super) fn column_shapes(model: &Model, options: &DecoderOptions, exact: bool) -> Vec<ColumnsShape> {
-    let is_packed = |linear: &Linear| match linear {
-        Linear::Packed(_) => true,
-        Linear::Rows { format, .. } => !exact && Panels::supports(*format),
-    };
+    let is_packed = |linear: &Linear| if exact { linear.is_packed() } else { linear.can_be_packed() };
     let shape = |linears: &[Linear], (count, rounding): (usize, Rounding)| {
         let packed = linears.iter().any(is_packed);
         ColumnsShape {
@@ -127,5 +124,10 @@ pub(super) fn column_shapes(model: &Model, options: &DecoderOptions, exact: bool
         [&layer.qkv[..], one(&layer.output), &layer.gate_up, one(&layer.down)].map(|l| shape(l, batch))
     });
     let head = shape(one(&weights.head), (logit_rows(options), Rounding::Int16));
-    of_layer.chain([head]).collect()
+    // Weights for drafting are packed where the model's own need not be.
+    let drafts = |shape: ColumnsShape| ColumnsShape { rounding: Rounding::Int8, floats: false, ..shape };
+    let is_drafting = |shape: &ColumnsShape| options.guests > 0 && shape.inner.is_multiple_of(COARSE_VALUES);
+    let own: Vec<ColumnsShape> = of_layer.chain([head]).collect();
+    let drafting: Vec<ColumnsShape> = own.iter().copied().filter(is_drafting).map(drafts).collect();
+    own.into_iter().chain(drafting).collect()
 }

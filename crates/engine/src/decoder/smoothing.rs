@@ -7,12 +7,15 @@
 //! error that is spread evenly (QServe's SmoothAttention, Lin et al. 2024, with this exponent). How keys and queries
 //! lie is a property of the model: it reads [`TEXT`] once, before anything else, through a cache of floats.
 //!
+//! Where the first dimensions of a key have more bits than the others ([`KvType::ranks_keys`]), dimensions change places:
+//! σ query · σ key falls. So much does a dimension have to do with the scores.
+//!
 //! The means count as at positions of a long context, by turning them as rotary embeddings do: a bias in a dimension
 //! that turns often leaves no mean, one in a dimension that hardly turns leaves most of it.
 
 use std::sync::Arc;
 
-use kernels::attention::KvTypeError;
+use kernels::attention::{KvType, KvTypeError};
 use kernels::isa::Isa;
 use kernels::pool::Pool;
 
@@ -52,6 +55,7 @@ pub(super) struct Smoothing {
     centre: Vec<f32>,  // [kv_heads · head_dim], subtracted from keys
     keys: Vec<f32>,    // [kv_heads · head_dim], factors
     queries: Vec<f32>, // [kv_heads · head_dim], factors of a group's queries
+    swaps: Vec<u16>, // [kv_heads · head_dim], what each dimension in turn changes places with; empty: nothing
 }
 
 impl Smoothing {
@@ -67,10 +71,19 @@ impl Smoothing {
                 head.iter_mut().zip(factors).for_each(|(query, factor)| *query *= factor);
             }
         }
+        let swaps = self.swaps.chunks_exact(head_dim);
+        for ((group, key), swaps) in
+            queries.chunks_exact_mut(of_group).zip(keys.chunks_exact_mut(head_dim)).zip(swaps)
+        {
+            for head in group.chunks_exact_mut(head_dim).chain([key]) {
+                swaps.iter().enumerate().for_each(|(d, &other)| head.swap(d, usize::from(other)));
+            }
+        }
     }
 
-    /// Of a layer whose queries and keys are known by `moments` and turn by `rope`.
-    fn of(spec: &DecoderSpec, rope: Option<&Rope>, moments: &Moments) -> Self {
+    /// Of a layer whose queries and keys are known by `moments` and turn by `rope`; `ranks`: whether dimensions change
+    /// places.
+    fn of(spec: &DecoderSpec, rope: Option<&Rope>, moments: &Moments, ranks: bool) -> Self {
         let (head_dim, tokens) = (spec.head_dim, moments.tokens.max(1) as f64);
         let heads_of_group = (spec.heads / spec.kv_heads) as f64;
         let mut centre: Vec<f32> = moments.key_sums.iter().map(|sum| (sum / tokens) as f32).collect();
@@ -83,6 +96,7 @@ impl Smoothing {
         }
         let partner = |d: usize| partner(rope, spec.rope_pairs, d);
         let mut factors = Vec::with_capacity(centre.len());
+        let mut swaps = Vec::new();
         for first in (0..centre.len()).step_by(head_dim) {
             let key =
                 |d: usize| moments.key_squares[first + d] / tokens - f64::from(centre[first + d]).powi(2);
@@ -93,13 +107,36 @@ impl Smoothing {
                 let factor = (query / key).sqrt().sqrt();
                 if factor.is_normal() { factor } else { 1.0 }
             }));
+            if ranks {
+                let weights = keys.iter().zip(&queries).map(|(key, query)| key * query);
+                let weights = weights.map(|weight| if weight.is_nan() { 0.0 } else { weight });
+                swaps.extend(falling(&weights.collect::<Vec<f64>>()));
+            }
         }
         Smoothing {
             centre,
             keys: factors.iter().map(|&factor| factor as f32).collect(),
             queries: factors.iter().map(|&factor| (1.0 / factor) as f32).collect(),
+            swaps,
         }
     }
+}
+
+/// What each dimension in turn has to change places with, so that `weights` fall; equal ones keep their order.
+fn falling(weights: &[f64]) -> Vec<u16> {
+    let mut order: Vec<usize> = (0..weights.len()).collect();
+    order.sort_by(|&a, &b| weights[b].total_cmp(&weights[a]));
+    // Which dimension lies at each place, and where each dimension lies, while they change places.
+    let (mut at, mut place): (Vec<usize>, Vec<usize>) = (0..weights.len()).map(|d| (d, d)).unzip();
+    let mut swaps = Vec::with_capacity(order.len());
+    for (to, wanted) in order.into_iter().enumerate() {
+        let from = place[wanted];
+        swaps.push(from as u16);
+        at.swap(to, from);
+        place[at[from]] = from;
+        place[wanted] = to;
+    }
+    swaps
 }
 
 /// Variances of a head's dimensions, none far below their mean.
@@ -194,11 +231,17 @@ impl Watch {
     }
 }
 
-/// Reads [`TEXT`]; what is to be done to the queries and keys of each layer. Nothing where the model can't read it.
+/// Reads [`TEXT`]; what is to be done to the queries and keys of each layer before they are stored as `kv_type`. Nothing
+/// where the model can't read it.
 ///
 /// # Errors
 /// None that a decoder with a cache of floats does not have.
-pub(super) fn learn(model: &Arc<Model>, pool: &Arc<Pool>, isa: Isa) -> Result<Vec<Smoothing>, KvTypeError> {
+pub(super) fn learn(
+    model: &Arc<Model>,
+    pool: &Arc<Pool>,
+    isa: Isa,
+    kv_type: KvType,
+) -> Result<Vec<Smoothing>, KvTypeError> {
     let spec = model.spec();
     let mut tokens = model.tokenizer().encode(TEXT, true, false);
     tokens.retain(|&token| (token as usize) < model.vocabulary());
@@ -214,7 +257,10 @@ pub(super) fn learn(model: &Arc<Model>, pool: &Arc<Pool>, isa: Isa) -> Result<Ve
     }
     let learned = reader.watch.iter().flat_map(|watch| watch.0.iter().zip(&spec.layers));
     Ok(learned
-        .map(|(moments, layer)| Smoothing::of(spec, layer.rope.map(|rope| &spec.ropes[rope]), moments))
+        .map(|(moments, layer)| {
+            let rope = layer.rope.map(|rope| &spec.ropes[rope]);
+            Smoothing::of(spec, rope, moments, kv_type.ranks_keys())
+        })
         .collect())
 }
 
@@ -230,12 +276,14 @@ mod tests {
         fn scores_differ_as_before(
             values in prop::collection::vec(-1f32..1.0, 6 * 8),
             exponents in prop::collection::vec(-6i32..6, 8),
+            weights in prop::collection::vec(0f64..1.0, 8),
         ) {
             // Two groups of two query heads of 4 dimensions, and two keys of each group.
             let (centre, rest) = values.split_at(8);
             let (queries, keys) = rest.split_at(16);
             let factors = |sign: i32| exponents.iter().map(|e| 2f32.powi(sign * e)).collect::<Vec<_>>();
-            let smoothing = Smoothing { centre: centre.to_vec(), keys: factors(1), queries: factors(-1) };
+            let swaps = weights.chunks(4).flat_map(falling).collect();
+            let smoothing = Smoothing { centre: centre.to_vec(), keys: factors(1), queries: factors(-1), swaps };
             let score = |queries: &[f32], keys: &[f32], head: usize| -> f32 {
                 let key = &keys[head / 2 * 4..][..4];
                 queries[head * 4..][..4].iter().zip(key).map(|(q, k)| q * k).sum()
@@ -252,6 +300,17 @@ mod tests {
                 let smooth = score(&smooth_a.0, &smooth_a.1, head) - score(&smooth_b.0, &smooth_b.1, head);
                 prop_assert!((plain - smooth).abs() < 1e-4, "{smooth} for {plain}");
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_weighs_most_comes_first(weights in prop::collection::vec(0u8..10, 1..100)) {
+            let weights: Vec<f64> = weights.into_iter().map(f64::from).collect();
+            let mut moved: Vec<(f64, usize)> = weights.iter().copied().zip(0..).collect();
+            falling(&weights).into_iter().enumerate().for_each(|(d, other)| moved.swap(d, usize::from(other)));
+            let falls = |pair: &[(f64, usize)]| pair[0].0 > pair[1].0 || pair[0].0 == pair[1].0 && pair[0].1 < pair[1].1;
+            prop_assert!(moved.windows(2).all(falls), "{moved:?}");
         }
     }
 
@@ -314,7 +373,9 @@ mod tests {
         for (at, rows) in rows.chunks(32 * 12).enumerate() {
             watch.take(&spec, 0, (rows, 12), 5 + 32 * at);
         }
-        let found = Smoothing::of(&spec, Some(&spec.ropes[0]), &watch.0[0]);
+        let found = Smoothing::of(&spec, Some(&spec.ropes[0]), &watch.0[0], true);
+        // The pair of σ query · σ key 4 comes before that of 1.
+        assert_eq!(found.swaps, [0, 2, 2, 3]);
         // What turns keeps its length; what does not goes without its mean and has a variance of 1 left.
         let mean = found.centre.iter().map(|x| (x * 10.0).round() / 10.0).collect::<Vec<_>>();
         assert_eq!((mean[1], mean[3]), (3.0, -3.0));
@@ -330,7 +391,10 @@ mod tests {
         let spec = spec();
         let mut watch = Watch::new(&spec);
         watch.take(&spec, 0, (&[f32::NAN; 12], 12), 0);
-        let found = Smoothing::of(&spec, Some(&spec.ropes[0]), &watch.0[0]);
-        assert_eq!(found, Smoothing { centre: vec![0.0; 4], keys: vec![1.0; 4], queries: vec![1.0; 4] });
+        let found = Smoothing::of(&spec, Some(&spec.ropes[0]), &watch.0[0], true);
+        let ones = vec![1.0; 4];
+        let want =
+            Smoothing { centre: vec![0.0; 4], keys: ones.clone(), queries: ones, swaps: vec![0, 1, 2, 3] };
+        assert_eq!(found, want);
     }
 }

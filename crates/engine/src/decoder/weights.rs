@@ -1,11 +1,13 @@
 //! A decoder's weights: found in the file, checked against the model's numbers, packed.
 
+use std::sync::Arc;
+
 use kernels::formats::Format;
-use kernels::panels::{PackError, Panels};
+use kernels::panels::{PackError, Packing, Panels};
 use kernels::product;
 
 use crate::gguf::{Gguf, Tensor};
-use crate::packed::{PackedError, PanelSource, PanelsError};
+use crate::packed::{PackedError, PanelSource, PanelsError, Wanted};
 use crate::spec::DecoderSpec;
 
 /// Why a file's tensors make no model.
@@ -53,19 +55,27 @@ pub enum WeightsError {
 /// Largest vocabulary.
 const VOCABULARY_MAX: usize = 1 << 22;
 
-/// One matrix: packed, or rows of the file.
-#[derive(Debug)]
-pub(crate) enum Linear {
-    Packed(Panels),
+/// One matrix.
+#[derive(Clone, Debug)]
+pub(crate) struct Linear {
+    /// Its tensor's name.
+    tensor: Arc<str>,
+    matrix: Matrix,
+}
+
+/// Where a matrix is: packed, or rows of the file.
+#[derive(Clone, Debug)]
+enum Matrix {
+    Packed(Arc<Panels>),
     Rows { format: &'static dyn Format, at: std::ops::Range<usize>, rows: usize, columns: usize },
 }
 
 impl Linear {
     /// As a product's operand; `file` is the whole file.
     pub fn weights<'a>(&'a self, file: &'a [u8]) -> product::Weights<'a> {
-        match self {
-            Linear::Packed(panels) => panels.into(),
-            Linear::Rows { format, at, rows, columns } => product::Weights::Float(product::FloatRows {
+        match &self.matrix {
+            Matrix::Packed(panels) => product::Weights::from(&**panels),
+            Matrix::Rows { format, at, rows, columns } => product::Weights::Float(product::FloatRows {
                 format: *format,
                 data: &file[at.clone()],
                 rows: *rows,
@@ -76,58 +86,85 @@ impl Linear {
 
     /// Whether it multiplies quantized columns.
     pub fn is_packed(&self) -> bool {
-        matches!(self, Linear::Packed(_))
+        matches!(self.matrix, Matrix::Packed(_))
+    }
+
+    /// Whether it multiplies quantized columns once it is packed, which it need not be.
+    pub fn can_be_packed(&self) -> bool {
+        self.rows_of(&|format| Panels::supports(format)).is_some() || self.is_packed()
+    }
+
+    /// Its bytes of the file, if it is rows of a format that `counts`.
+    fn rows_of(&self, counts: &dyn Fn(&'static dyn Format) -> bool) -> Option<&std::ops::Range<usize>> {
+        match &self.matrix {
+            Matrix::Rows { format, at, .. } if counts(*format) => Some(at),
+            Matrix::Rows { .. } | Matrix::Packed(_) => None,
+        }
+    }
+
+    /// Output values.
+    pub fn rows(&self) -> usize {
+        match &self.matrix {
+            Matrix::Packed(panels) => panels.rows(),
+            Matrix::Rows { rows, .. } => *rows,
+        }
     }
 
     /// Input values.
     pub fn columns(&self) -> usize {
-        match self {
-            Linear::Packed(panels) => panels.columns(),
-            Linear::Rows { columns, .. } => *columns,
+        match &self.matrix {
+            Matrix::Packed(panels) => panels.columns(),
+            Matrix::Rows { columns, .. } => *columns,
         }
     }
 
     /// Rows × columns.
     pub fn cells(&self) -> usize {
-        match self {
-            Linear::Packed(panels) => panels.rows() * panels.columns(),
-            Linear::Rows { rows, columns, .. } => rows * columns,
-        }
+        self.rows() * self.columns()
     }
 
     /// Bytes read per product.
     pub fn bytes(&self) -> usize {
-        match self {
-            Linear::Packed(panels) => panels.bytes(),
-            Linear::Rows { at, .. } => at.len(),
-        }
+        self.first_bytes(self.rows())
+    }
+
+    /// The same of the first `rows` rows.
+    pub fn first_bytes(&self, rows: usize) -> usize {
+        let whole = match &self.matrix {
+            Matrix::Packed(panels) => panels.bytes(),
+            Matrix::Rows { at, .. } => at.len(),
+        };
+        (whole as u64 * rows.min(self.rows()) as u64 / self.rows().max(1) as u64) as usize
     }
 }
 
+/// A norm's weights, or biases.
+pub(crate) type Vector = Arc<[f32]>;
+
 /// Norm weights of queries or keys.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum HeadNorm {
     /// Each head by itself.
-    PerHead(Vec<f32>),
+    PerHead(Vector),
     /// All heads as one vector.
-    Whole(Vec<f32>),
+    Whole(Vector),
 }
 
 /// One layer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Layer {
-    pub attention_norm: Option<Vec<f32>>,
+    pub attention_norm: Option<Vector>,
     pub qkv: Vec<Linear>, // [(heads + 2 kv_heads) · head_dim, hidden] in all
-    pub qkv_bias: Option<Vec<f32>>,
+    pub qkv_bias: Option<Vector>,
     pub query_norm: Option<HeadNorm>,
     pub key_norm: Option<HeadNorm>,
     pub output: Linear, // [hidden, heads · head_dim]
-    pub output_bias: Option<Vec<f32>>,
-    pub post_attention_norm: Option<Vec<f32>>,
-    pub feed_forward_norm: Option<Vec<f32>>,
+    pub output_bias: Option<Vector>,
+    pub post_attention_norm: Option<Vector>,
+    pub feed_forward_norm: Option<Vector>,
     pub gate_up: Vec<Linear>, // [2 feed_forward, hidden] in all, gate first
     pub down: Linear,         // [hidden, feed_forward]
-    pub post_feed_forward_norm: Option<Vec<f32>>,
+    pub post_feed_forward_norm: Option<Vector>,
 }
 
 /// All of them.
@@ -135,7 +172,7 @@ pub(crate) struct Layer {
 pub(crate) struct Weights {
     pub vocabulary: usize,
     pub layers: Vec<Layer>,
-    pub final_norm: Vec<f32>,
+    pub final_norm: Vector,
     pub head: Linear, // [vocabulary, hidden]
 }
 
@@ -174,6 +211,61 @@ impl Weights {
         Ok(weights)
     }
 
+    /// The same weights for drafting: with a head of the first `vocabulary` tokens, and what has more bits than
+    /// [`COARSE`](kernels::formats::COARSE) in those of that; all else is shared. `panels` packs.
+    pub fn for_drafting(
+        &self,
+        gguf: &Gguf,
+        panels: &dyn PanelSource,
+        vocabulary: usize,
+    ) -> Result<Self, WeightsError> {
+        let coarse = |linear: &Linear, rows: usize| match coarse_of(gguf, linear, rows) {
+            None => Ok(linear.clone()),
+            Some((wanted, _)) => {
+                Ok(Linear { tensor: linear.tensor.clone(), matrix: packed(panels, &wanted)? })
+            }
+        };
+        let whole = |linear: &Linear| coarse(linear, linear.rows());
+        let all = |linears: &[Linear]| linears.iter().map(whole).collect::<Result<Vec<_>, WeightsError>>();
+        let layer = |layer: &Layer| {
+            Ok(Layer {
+                qkv: all(&layer.qkv)?,
+                output: whole(&layer.output)?,
+                gate_up: all(&layer.gate_up)?,
+                down: whole(&layer.down)?,
+                ..layer.clone()
+            })
+        };
+        Ok(Weights {
+            vocabulary: vocabulary.min(self.vocabulary),
+            layers: self.layers.iter().map(layer).collect::<Result<_, WeightsError>>()?,
+            final_norm: self.final_norm.clone(),
+            head: coarse(&self.head, vocabulary.min(self.head.rows()))?,
+        })
+    }
+
+    /// Names and packed bytes of the matrices that [`Weights::for_drafting`] makes, from the file alone.
+    pub fn coarse_matrices<'a>(
+        &'a self,
+        gguf: &'a Gguf,
+        vocabulary: usize,
+    ) -> impl Iterator<Item = (&'a str, usize)> {
+        let of_layer = |layer: &'a Layer| {
+            let fused = layer.qkv.iter().chain(&layer.gate_up);
+            fused.chain([&layer.output, &layer.down]).map(|linear| (linear, linear.rows()))
+        };
+        let head = (&self.head, vocabulary.min(self.head.rows()));
+        let all = self.layers.iter().flat_map(of_layer).chain([head]);
+        all.filter_map(move |(linear, rows)| {
+            coarse_of(gguf, linear, rows).map(|(_, bytes)| (&*linear.tensor, bytes))
+        })
+    }
+
+    /// Bytes of weights read per drafted token, with a head of so many tokens.
+    pub fn draft_bytes(&self, vocabulary: usize) -> usize {
+        self.sum(Linear::bytes) + self.head.first_bytes(vocabulary)
+    }
+
     /// Bytes of weights read per written token.
     pub fn bytes(&self) -> usize {
         self.sum(Linear::bytes) + self.head.bytes()
@@ -186,20 +278,15 @@ impl Weights {
 
     /// Bytes of matrices that are rows of the file in a format that `counts`.
     pub fn rows_bytes(&self, counts: impl Fn(&'static dyn Format) -> bool) -> usize {
-        let bytes = |linear: &Linear| match linear {
-            Linear::Rows { format, at, .. } if counts(*format) => at.len(),
-            Linear::Rows { .. } | Linear::Packed(_) => 0,
-        };
+        let bytes = |linear: &Linear| linear.rows_of(&counts).map_or(0, |at| at.len());
         self.sum(bytes) + bytes(&self.head)
     }
 
     /// Whether the head is rows of the file for good, and those are the embeddings.
     pub fn shares_embeddings(&self, gguf: &Gguf) -> bool {
         let embeddings = gguf.tensor("token_embd.weight").map(Tensor::byte_range);
-        match &self.head {
-            Linear::Rows { format, at, .. } => !Panels::supports(*format) && embeddings.as_ref() == Some(at),
-            Linear::Packed(_) => false,
-        }
+        let head = self.head.rows_of(&|format| !Panels::supports(format));
+        head.is_some_and(|at| embeddings.as_ref() == Some(at))
     }
 
     /// Bytes of norms and biases.
@@ -213,7 +300,7 @@ impl Weights {
                 &layer.feed_forward_norm,
                 &layer.post_feed_forward_norm,
             ];
-            let plain = plain.into_iter().flatten().map(Vec::len);
+            let plain = plain.into_iter().flatten().map(|vector| vector.len());
             let heads = [&layer.query_norm, &layer.key_norm].into_iter().flatten().map(|norm| match norm {
                 HeadNorm::PerHead(norm) | HeadNorm::Whole(norm) => norm.len(),
             });
@@ -230,6 +317,26 @@ impl Weights {
         };
         self.layers.iter().map(layer).sum()
     }
+}
+
+/// A matrix from where packed ones come from.
+fn packed(source: &dyn PanelSource, wanted: &Wanted) -> Result<Matrix, WeightsError> {
+    source.panels(wanted).map(|panels| Matrix::Packed(Arc::new(panels))).map_err(|error| match error {
+        PanelsError::Pack(error) => WeightsError::Pack { name: wanted.tensor.name().to_owned(), error },
+        PanelsError::Packed(error) => WeightsError::Packed(error),
+    })
+}
+
+/// The first `rows` rows of a matrix in fewer bits, with the bytes that they take packed; `None` if they have no
+/// more bits as they are, or rows that can't be cut into blocks.
+fn coarse_of<'a>(gguf: &'a Gguf, linear: &Linear, rows: usize) -> Option<(Wanted<'a>, usize)> {
+    let tensor = gguf.tensor(&linear.tensor)?;
+    let shape = (rows, tensor.columns());
+    let packing = Packing::coarse(tensor.format());
+    let bytes = Panels::packed_bytes(packing.format(), shape).ok()?;
+    // What has no packed form has more bits: those of floats.
+    let has_more = Panels::packed_bytes(tensor.format(), shape).map_or(true, |own| own > bytes);
+    has_more.then_some((Wanted { tensor, rows, packing }, bytes))
 }
 
 impl Source<'_> {
@@ -254,28 +361,26 @@ impl Source<'_> {
         let tensor = self.tensor(name)?;
         self.check(tensor, (rows, columns))?;
         let format = tensor.format();
-        let Some(source) = self.panels.filter(|_| Panels::supports(format)) else {
-            return Ok(Linear::Rows { format, at: tensor.byte_range(), rows, columns });
+        let matrix = match self.panels.filter(|_| Panels::supports(format)) {
+            None => Matrix::Rows { format, at: tensor.byte_range(), rows, columns },
+            Some(source) => packed(source, &Wanted { tensor, rows, packing: format.into() })?,
         };
-        source.panels(tensor, self.gguf.data(tensor)).map(Linear::Packed).map_err(|error| match error {
-            PanelsError::Pack(error) => WeightsError::Pack { name: name.to_owned(), error },
-            PanelsError::Packed(error) => WeightsError::Packed(error),
-        })
+        Ok(Linear { tensor: name.into(), matrix })
     }
 
     /// A vector of `length` numbers, if the tensor is there.
-    fn vector(&self, name: &str, length: usize) -> Result<Option<Vec<f32>>, WeightsError> {
+    fn vector(&self, name: &str, length: usize) -> Result<Option<Vector>, WeightsError> {
         let Some(tensor) = self.gguf.tensor(name) else { return Ok(None) };
         self.check(tensor, (1, length))?;
         let mut values = vec![0f32; length];
         tensor.format().dequantize(self.gguf.data(tensor), &mut values);
         if values.iter().all(|v| v.is_finite()) {
-            return Ok(Some(values));
+            return Ok(Some(values.into()));
         }
         Err(WeightsError::NotFinite { name: name.to_owned() })
     }
 
-    fn required_vector(&self, name: &str, length: usize) -> Result<Vec<f32>, WeightsError> {
+    fn required_vector(&self, name: &str, length: usize) -> Result<Vector, WeightsError> {
         self.vector(name, length)?.ok_or_else(|| WeightsError::Missing(name.to_owned()))
     }
 
@@ -330,7 +435,7 @@ impl Source<'_> {
     }
 
     /// The three biases behind each other, zeros for those that are missing; `None` without any.
-    fn qkv_bias(&self, prefix: &str, wide: usize, narrow: usize) -> Result<Option<Vec<f32>>, WeightsError> {
+    fn qkv_bias(&self, prefix: &str, wide: usize, narrow: usize) -> Result<Option<Vector>, WeightsError> {
         if let Some(fused) = self.vector(&format!("{prefix}attn_qkv.bias"), wide + 2 * narrow)? {
             return Ok(Some(fused));
         }
@@ -339,8 +444,11 @@ impl Source<'_> {
         for (name, length) in [("attn_q.bias", wide), ("attn_k.bias", narrow), ("attn_v.bias", narrow)] {
             let bias = self.vector(&format!("{prefix}{name}"), length)?;
             is_any |= bias.is_some();
-            all.extend(bias.unwrap_or_else(|| vec![0.0; length]));
+            match bias {
+                Some(bias) => all.extend_from_slice(&bias),
+                None => all.resize(all.len() + length, 0.0),
+            }
         }
-        Ok(is_any.then_some(all))
+        Ok(is_any.then(|| all.into()))
     }
 }

@@ -1,9 +1,9 @@
 //! The cache's folder: names, use, room, and files that others may be writing or using at this moment.
 //!
-//! - `DIGEST-panelsN.packed`: packed weights, complete since they have this name. Whoever uses one holds
-//!   a shared lock on it; only what nobody uses is removed to make room.
+//! - `KEY-panelsN.packed`: packed weights, complete since they have this name; the key is the digest of the model
+//!   file, or made of it. Whoever uses one holds a shared lock on it; only what nobody uses is removed to make room.
 //! - `PATH.source`: the digest of the model file at a path, rewritten on every use; so its modification
-//!   time is the last use, without a clock.
+//!   time is the last use, without a clock. `KEY.source` tells the same of a key that is made of a digest.
 //! - `PID-RANDOM.writing`: being written, under an exclusive lock; without one its writer is dead.
 
 use std::collections::HashMap;
@@ -61,6 +61,14 @@ impl<'a> Folder<'a> {
         // What can't be noted is hashed again next time.
         let _ = self.note(&path, &stamp.record(&digest));
         digest
+    }
+
+    /// Notes the use of what is kept under a key of its own.
+    pub(super) fn note_use(&self, stamp: Option<&Stamp>, key: &Digest) {
+        if let Some(stamp) = stamp {
+            // Without the note it only counts as older than it is.
+            let _ = self.note(&self.path(&key.hex(), RECORD), &stamp.record(key));
+        }
     }
 
     fn note(&self, path: &Path, record: &[u8]) -> Result<(), PackedError> {

@@ -23,8 +23,8 @@ use kernels::pool::Pool;
 
 use super::error::PackedError;
 use super::source::Digest;
-use super::{PanelSource, PanelsError};
-use crate::gguf::{TENSOR_COUNT_MAX, TENSOR_NAME_BYTES_MAX, Tensor};
+use super::{PanelSource, PanelsError, Wanted};
+use crate::gguf::{TENSOR_COUNT_MAX, TENSOR_NAME_BYTES_MAX};
 
 /// Bytes in front of the first matrix.
 pub(super) const HEADER_BYTES: usize = 128;
@@ -42,7 +42,7 @@ const TABLE_BYTES_MAX: u64 = TENSOR_COUNT_MAX * (TENSOR_NAME_BYTES_MAX + ENTRY_B
 pub struct Matrix {
     /// The tensor's name.
     pub name: String,
-    /// The tensor's type in the model file.
+    /// The type that it is packed as: the tensor's in the model file, unless it is for drafting.
     pub ggml_type: u32,
     /// Rows.
     pub rows: u64,
@@ -157,9 +157,10 @@ impl PackedFile {
 }
 
 impl PanelSource for PackedFile {
-    fn panels(&self, tensor: &Tensor, _: &[u8]) -> Result<Panels, PanelsError> {
+    fn panels(&self, wanted: &Wanted) -> Result<Panels, PanelsError> {
+        let tensor = wanted.tensor;
         let missing = || PackedError::Missing { name: tensor.name().to_owned() };
-        let (format, rows, columns) = (tensor.format(), tensor.rows(), tensor.columns());
+        let (format, (rows, columns)) = (wanted.packing.format(), wanted.shape());
         let matrix = self.matrices.get(tensor.name()).ok_or_else(missing)?;
         if (matrix.ggml_type, matrix.rows, matrix.columns)
             != (format.ggml_type(), rows as u64, columns as u64)

@@ -5,7 +5,7 @@
 //! the same for every instruction set. A file of the cache ([`format`]) is written once ([`write`]) under
 //! another name, then renamed, and verified whenever it is mapped. Nothing that goes wrong here keeps a
 //! model from being loaded: [`PackedOutcome`] says what became of it. What the folder holds and who may
-//! remove it: [`folder`].
+//! remove it: [`folder`]. Matrices for drafting ([`Contents::Drafting`]) have a file, and a key, of their own.
 
 mod error;
 mod folder;
@@ -18,7 +18,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use kernels::mapped::Mapped;
-use kernels::panels::{PackError, Panels};
+use kernels::panels::{PackError, Packing, Panels};
 use kernels::pool::Pool;
 
 use crate::decoder::{Weights, WeightsError};
@@ -70,6 +70,53 @@ pub(crate) struct Request<'a> {
     pub file: &'a File,
     pub gguf: &'a Gguf,
     pub pool: &'a Pool,
+    pub contents: Contents,
+}
+
+/// What a packed file holds of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Contents {
+    /// All matrices as they are, of so many bytes.
+    Own { bytes: u64 },
+    /// Those that drafting has in fewer bits, of so many bytes; the head of so many tokens.
+    Drafting { bytes: u64, vocabulary: usize },
+}
+
+impl Contents {
+    fn bytes(self) -> u64 {
+        match self {
+            Contents::Own { bytes } | Contents::Drafting { bytes, .. } => bytes,
+        }
+    }
+
+    /// The key under which they are kept, of a model file with these contents.
+    fn key(self, file: Digest) -> Digest {
+        match self {
+            Contents::Own { .. } => file,
+            Contents::Drafting { vocabulary, .. } => file.for_drafting(vocabulary),
+        }
+    }
+}
+
+/// A matrix that is wanted packed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    pub tensor: &'a Tensor,
+    /// Of its rows, the first so many.
+    pub rows: usize,
+    pub packing: Packing,
+}
+
+impl Wanted<'_> {
+    fn shape(&self) -> (usize, usize) {
+        (self.rows, self.tensor.columns())
+    }
+
+    /// The rows as the file has them.
+    fn data<'a>(&self, gguf: &'a Gguf) -> &'a [u8] {
+        let data = gguf.data(self.tensor);
+        &data[..data.len() / self.tensor.rows() * self.rows]
+    }
 }
 
 /// Weights, what became of the cache, and the file in use: it is not removed to make room while open.
@@ -77,8 +124,8 @@ pub(crate) type Loaded = (Weights, PackedOutcome, Option<File>);
 
 /// Where a tensor's packed form comes from.
 pub(crate) trait PanelSource {
-    /// The packed form of a tensor that has one.
-    fn panels(&self, tensor: &Tensor, data: &[u8]) -> Result<Panels, PanelsError>;
+    /// The packed form of a matrix that has one.
+    fn panels(&self, wanted: &Wanted) -> Result<Panels, PanelsError>;
 }
 
 /// Why a tensor's packed form can't be had.
@@ -97,10 +144,10 @@ pub(crate) struct InMemory<'a> {
 }
 
 impl PanelSource for InMemory<'_> {
-    fn panels(&self, tensor: &Tensor, data: &[u8]) -> Result<Panels, PanelsError> {
-        let shape = (tensor.rows(), tensor.columns());
-        let read = |bytes| release(self.gguf, tensor, bytes);
-        Ok(Panels::pack_releasing(tensor.format(), data, shape, (self.pool, &read))?)
+    fn panels(&self, wanted: &Wanted) -> Result<Panels, PanelsError> {
+        let read = |bytes| release(self.gguf, wanted.tensor, bytes);
+        let data = wanted.data(self.gguf);
+        Ok(Panels::pack_releasing(wanted.packing, data, wanted.shape(), (self.pool, &read))?)
     }
 }
 
@@ -110,21 +157,25 @@ fn release(gguf: &Gguf, tensor: &Tensor, bytes: Range<usize>) {
     gguf.mapped().release_range(start + bytes.start..start + bytes.end);
 }
 
-type Load<'a> = dyn Fn(&dyn PanelSource) -> Result<Weights, WeightsError> + 'a;
+/// Makes weights of packed matrices.
+pub(crate) type Load<'a> = dyn Fn(&dyn PanelSource) -> Result<Weights, WeightsError> + 'a;
 
 /// Loads weights through the cache; `load` makes them from the panels it is given.
 ///
 /// # Errors
 /// As `load`'s, if it fails whatever the panels come from.
 pub(crate) fn load(request: &Request, load: &Load) -> Result<Loaded, WeightsError> {
-    let Request { cache, path, file, gguf, pool } = *request;
-    let bytes = packed_bytes(gguf);
+    let Request { cache, path, file, gguf, pool, contents } = *request;
+    let bytes = contents.bytes();
     if bytes == 0 {
         return Ok((load(&InMemory { gguf, pool })?, PackedOutcome::Unused, None));
     }
     let folder = Folder::new(cache);
     let stamp = file.metadata().ok().and_then(|metadata| Stamp::of(path, &metadata));
-    let digest = folder.digest(stamp.as_ref(), gguf.mapped(), pool);
+    let digest = contents.key(folder.digest(stamp.as_ref(), gguf.mapped(), pool));
+    if let Contents::Drafting { .. } = contents {
+        folder.note_use(stamp.as_ref(), &digest);
+    }
     let packed = folder.packed_path(&digest);
     let damage = match hit(&packed, &digest, (pool, load)) {
         Ok(Some((weights, file))) => {
@@ -178,6 +229,15 @@ pub(crate) fn packed_bytes(gguf: &Gguf) -> u64 {
         let bytes = Panels::packed_bytes(tensor.format(), (tensor.rows(), tensor.columns())).ok()?;
         Some(matrix_bytes(tensor.name(), bytes))
     };
-    let all = used.filter_map(matrix).reduce(u64::saturating_add);
+    file_bytes(used.filter_map(matrix))
+}
+
+/// Bytes of a file of matrices with these names and packed bytes. 0 if there are none.
+pub(crate) fn bytes_of<'a>(matrices: impl Iterator<Item = (&'a str, usize)>) -> u64 {
+    file_bytes(matrices.map(|(name, bytes)| matrix_bytes(name, bytes)))
+}
+
+fn file_bytes(matrices: impl Iterator<Item = u64>) -> u64 {
+    let all = matrices.reduce(u64::saturating_add);
     all.map_or(0, |bytes| bytes.saturating_add(HEADER_BYTES as u64))
 }

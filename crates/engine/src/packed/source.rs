@@ -15,6 +15,9 @@ const PART_BYTES: usize = 4 << 20;
 /// file system's clock tick leaves no trace (as in Git's index).
 const RACE: Duration = Duration::from_secs(2);
 const RECORD_MAGIC: [u8; 8] = *b"TNDMSRC1";
+/// Stands before what keys of matrices for drafting are made of. The number is raised whenever the same model
+/// gives other ones.
+const DRAFTING: [u8; 8] = *b"TNDMDRF1";
 
 /// SHA-256 over the contents' length and the SHA-256 of each 4 MiB, so that threads share the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +37,15 @@ impl Digest {
         let mut all = Sha256::new();
         all.update((bytes.len() as u64).to_le_bytes());
         digests.iter().filter_map(|digest| digest.get()).for_each(|digest| all.update(digest));
+        Digest(all.finalize().into())
+    }
+
+    /// The key of what is made of these contents for drafting, with a head of so many tokens.
+    pub(super) fn for_drafting(&self, vocabulary: usize) -> Digest {
+        let mut all = Sha256::new();
+        all.update(DRAFTING);
+        all.update(self.0);
+        all.update((vocabulary as u64).to_le_bytes());
         Digest(all.finalize().into())
     }
 
@@ -122,6 +134,9 @@ mod tests {
             bytes[at] ^= 1;
         }
         assert_eq!(digest.hex().len(), 64);
+        let drafting = digest.for_drafting(1000);
+        assert!(drafting != digest && drafting != digest.for_drafting(1001));
+        assert_eq!(drafting, digest.for_drafting(1000));
     }
 
     #[test]

@@ -15,8 +15,8 @@ use super::error::{PackedError, io_error};
 use super::folder::Temporary;
 use super::format::{HEADER_BYTES, Matrix, encode_table, header};
 use super::source::Digest;
-use super::{PanelSource, PanelsError, release};
-use crate::gguf::{Gguf, Tensor};
+use super::{PanelSource, PanelsError, Wanted, release};
+use crate::gguf::Gguf;
 
 /// Packs matrices stripe by stripe into a temporary file and gives them back as parts of it, mapped: no
 /// more than a stripe is ever in memory besides.
@@ -60,17 +60,19 @@ impl<'a> Writer<'a> {
 }
 
 impl PanelSource for Writer<'_> {
-    fn panels(&self, tensor: &Tensor, data: &[u8]) -> Result<Panels, PanelsError> {
-        let (format, shape) = (tensor.format(), (tensor.rows(), tensor.columns()));
+    fn panels(&self, wanted: &Wanted) -> Result<Panels, PanelsError> {
+        let Wanted { tensor, packing, .. } = *wanted;
+        let (shape, data) = (wanted.shape(), wanted.data(self.gguf));
         let start = self.end();
-        for stripe in Panels::stripes(format, shape)? {
+        for stripe in Panels::stripes(packing, shape)? {
             let rows = (stripe.rows.len(), shape.1);
-            let packed = Panels::pack(format, &data[stripe.bytes.clone()], rows, self.pool)?;
+            let packed = Panels::pack(packing, &data[stripe.bytes.clone()], rows, self.pool)?;
             release(self.gguf, tensor, stripe.bytes);
             for (part, at) in packed.parts().into_iter().zip(stripe.starts) {
                 self.write_at(start + at as u64, part)?;
             }
         }
+        let format = packing.format();
         let bytes = Panels::packed_bytes(format, shape)?;
         let map = Mapped::part_of_file(&self.temporary.file, start, bytes);
         let map = map.map_err(io_error("map", &self.temporary.path))?;

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::entry::{Entry, milliseconds};
 use super::{Planned, Scheduler};
+use crate::decoder::Pass;
 use crate::recycle::emptied;
 use crate::speculation::chain::Chain;
 use crate::speculation::costs::{Gain, StepCosts, Terms};
@@ -211,7 +212,7 @@ impl Scheduler {
         }
         let width = StepCosts::MEASURED[speculation.points.len()];
         let _turn = self.seat.take();
-        let Some(ms) = self.decoder.lock().pass_ms(width, None) else { return false };
+        let Some(ms) = self.decoder.lock().pass_ms(width, Pass::Step) else { return false };
         speculation.points.push((width, ms));
         if speculation.points.len() == StepCosts::MEASURED.len() {
             speculation.costs = StepCosts::measured(&std::mem::take(&mut speculation.points));

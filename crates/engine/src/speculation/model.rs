@@ -1,7 +1,8 @@
 //! Drafts with a smaller model of the same vocabulary: [`DraftModel`].
 //!
 //! It is a guest in that model's decoder: where the model has read a request already, its cache is the
-//! drafter's, and the text is not read a second time.
+//! drafter's, and the text is not read a second time. If the model has weights for drafting, they draft; longer
+//! texts that nobody has read are read by its own, so that what they leave is there for all.
 //!
 //! Its head is cut to the first tokens of the vocabulary. Byte-pair tokens are numbered in the order of their
 //! merges, that is by frequency, so those are the ones that occur (Zhao et al. 2025, "FR-Spec", rank tokens
@@ -14,14 +15,14 @@ use std::time::Instant;
 use super::costs::{StepCosts, Terms};
 use super::shares::{Probe, Share};
 use super::{Draft, DraftJob, Drafter};
-use crate::decoder::{GuestNumber, Held, Logits, SequenceId, SharedDecoder, Work};
+use crate::decoder::{GuestNumber, Held, Logits, Pass, SequenceId, SharedDecoder, Work};
 use crate::recycle::emptied;
 use crate::scheduler::Seat;
 
 /// Tokens of the drafter's head.
 pub const DRAFT_VOCABULARY: usize = 48 << 10;
-/// Tokens that it reads on the way to a draft; a text that is further behind is read first, and drafted for
-/// in a later step.
+/// Tokens that it reads on the way to a draft; a text that is further behind is read first, in passes of their own,
+/// one a step.
 const CATCH_UP_TOKENS: usize = 24;
 /// Tokens of such a text that are read in one step while others write.
 const READ_TOKENS: usize = 64;
@@ -35,6 +36,8 @@ const PROBE_TOKENS: usize = 2;
 const PROBE_SHARE_MAX: f64 = 0.05;
 /// Widths of its passes that are measured.
 const MEASURED: [usize; 4] = [1, 2, 4, 8];
+/// Weight of the newest reading in the running mean of what reading takes.
+const NEWEST_READING: f64 = 0.3;
 /// The drafter's own probabilities, from which a class of them starts.
 const CLASSES: [f32; 9] = [0.0, 0.2, 0.4, 0.6, 0.75, 0.85, 0.93, 0.97, 0.99];
 /// What share of a class to expect to be right before anything was seen.
@@ -51,6 +54,8 @@ pub struct DraftModel {
     seat: Seat,
     vocabulary: usize,
     costs: StepCosts,
+    /// What reading a token takes, of many.
+    read_ms: f64,
     jobs: HashMap<u64, State>,
     seen: [Share; CLASSES.len()],
     mean: Share,
@@ -104,6 +109,7 @@ impl DraftModel {
             seat,
             vocabulary,
             costs: StepCosts::default(),
+            read_ms: 0.0,
             jobs: HashMap::new(),
             seen: EXPECTED.map(Share::expected),
             mean: Share::expected(EXPECTED_MEAN),
@@ -139,9 +145,12 @@ impl DraftModel {
     fn measure(&mut self, shared: &SharedDecoder) {
         let _turn = self.seat.take();
         let mut held = shared.lock();
-        let points = MEASURED.map(|width| Some((width, held.pass_ms(width, Some(self.vocabulary))?)));
+        let Some(read_ms) = held.pass_ms(READ_TOKENS, Pass::Read) else { return };
+        let draft = Pass::Draft(self.vocabulary);
+        let points = MEASURED.map(|width| Some((width, held.pass_ms(width, draft)?)));
         let points: Vec<(usize, f64)> = points.into_iter().flatten().collect();
         self.costs = StepCosts::measured(&points);
+        self.read_ms = read_ms / READ_TOKENS as f64;
     }
 }
 
@@ -236,7 +245,7 @@ impl Drafter for DraftModel {
             let in_a_step = 1.0 + chances().take(length).sum::<f64>();
             let saved = gain / in_a_step * job.expected_tokens as f64;
             let cheap = PROBE_SHARE_MAX * job.expected_tokens as f64;
-            if terms.time(self.costs.at(unread)) > if state.is_probing { cheap } else { saved } {
+            if terms.time(self.read_ms * unread as f64) > if state.is_probing { cheap } else { saved } {
                 return 0.0;
             }
         }
@@ -260,11 +269,14 @@ impl Drafter for DraftModel {
             players.push(Player { job: index, guest, unread, chance: 1.0, limit, is_probing });
         }
         let alone = terms.writers() == 1;
-        for player in players.extract_if(.., |player| player.unread > CATCH_UP_TOKENS) {
-            let job = &jobs[player.job];
-            let tokens_max = if alone { usize::MAX } else { READ_TOKENS };
-            self.read(&host, (job.id, job.text), (player, tokens_max, terms));
-        }
+        let is_far_behind = |player: &Player| player.unread > CATCH_UP_TOKENS;
+        players.retain_mut(|player| {
+            let (job, tokens_max) = (&jobs[player.job], if alone { usize::MAX } else { READ_TOKENS });
+            // Who is near now is drafted for at once.
+            let is_there =
+                !is_far_behind(player) || self.read(&host, (job.id, job.text), (player, tokens_max, terms));
+            is_there && !is_far_behind(player)
+        });
         loop {
             let ms_each = self.ms_each(players.len());
             players.retain(|player| self.goes_on(player, (&jobs[player.job], ms_each), terms));
@@ -312,27 +324,31 @@ impl DraftModel {
         player.is_probing || player.chance * right > terms.price(1) + terms.time(ms_each)
     }
 
-    /// Reads a part of a text that the drafter is far behind with.
+    /// Reads a part of a text that the drafter is far behind with, all but its last token. False if that can't be.
     fn read(
         &mut self,
         host: &SharedDecoder,
         (job, text): (u64, &[u32]),
-        (player, tokens_max, terms): (Player, usize, &mut Terms),
-    ) {
-        let Some(state) = self.jobs.get_mut(&job) else { return };
+        (player, tokens_max, terms): (&mut Player, usize, &mut Terms),
+    ) -> bool {
+        let Some(state) = self.jobs.get_mut(&job) else { return false };
         let _turn = self.seat.take();
         let mut held = host.lock();
-        let Some(sequence) = held.sequence(player.guest) else { return };
-        let tokens = player.unread.min(tokens_max).min(held.decoder.batch_tokens());
-        terms.spend(self.costs.at(tokens));
+        let Some(sequence) = held.sequence(player.guest) else { return false };
+        let tokens = (player.unread - 1).min(tokens_max).min(held.decoder.batch_tokens());
+        terms.spend(self.read_ms * tokens as f64);
         let work = Work { sequence, tokens: &text[state.read..state.read + tokens], logits: Logits::None };
-        match held.decoder.forward_draft(&[work], self.vocabulary) {
-            Ok(_) => {
-                state.read += tokens;
-                state.settle(&mut held, sequence, text);
-            }
-            Err(_) => state.give_up(&mut held),
+        let began = Instant::now();
+        if held.decoder.forward(&[work]).is_err() {
+            state.give_up(&mut held);
+            return false;
         }
+        let took_ms = began.elapsed().as_secs_f64() * 1e3 / tokens as f64;
+        self.read_ms += NEWEST_READING * (took_ms - self.read_ms);
+        state.read += tokens;
+        player.unread -= tokens;
+        state.settle(&mut held, sequence, text);
+        true
     }
 
     /// Drafts one more token for each player. False if that can't be.
@@ -358,9 +374,8 @@ impl DraftModel {
         let columns = works.iter().map(|work| work.tokens.len()).sum();
         terms.spend(self.costs.at(columns));
         let began = Instant::now();
-        let Held { decoder, .. } = &mut *held;
-        let vocabulary = self.vocabulary.min(decoder.model().vocabulary());
-        let result = decoder.forward_draft(&works, vocabulary);
+        let vocabulary = held.decoder.draft_vocabulary(self.vocabulary);
+        let result = held.forward_draft(&works, vocabulary);
         self.works = emptied(works);
         let Ok(logits) = result else {
             for player in players {

@@ -51,6 +51,9 @@ struct DrafterLine {
     /// Why it does not draft at present.
     #[serde(skip_serializing_if = "Option::is_none")]
     idle: Option<String>,
+    /// What it does otherwise than it might, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
 }
 
 impl From<Drafting> for Speculative {
@@ -58,7 +61,7 @@ impl From<Drafting> for Speculative {
         if drafting.drafters.is_empty() {
             return Speculative::Off { enabled: false };
         }
-        let line = |DrafterState { name, idle }| DrafterLine { name, idle };
+        let line = |DrafterState { name, idle, note }| DrafterLine { name, idle, note };
         Speculative::On { drafters: drafting.drafters.into_iter().map(line).collect() }
     }
 }

@@ -1,10 +1,9 @@
 //! Elements of a block, as attention reads them.
 //!
 //! A head's half of a block (its keys, or its values) is the 64 × head_dim elements, then for the
-//! quantized types the scales, f16, `[head_dim / 32][64 positions]`.
+//! quantized types the scales, `[head_dim / 32][64 positions]`: f16, those of 4-bit elements 8 bits (see `scale`).
 //!
-//! - Keys lie `[4 strips][head_dim][16 positions]`; of 4-bit ones a byte holds two dimensions of one
-//!   position, the even one in its low half.
+//! - Keys lie `[4 strips][head_dim][16 positions]`. 4-bit ones are `ranked`'s.
 //! - Values lie `[64 positions][head_dim]`; of 4-bit ones a byte holds dimensions i and i + 16 of a group
 //!   of 32, the first in its low half.
 //!
@@ -13,13 +12,14 @@
 
 use super::block::{Ahead, BlockCall};
 use super::kv_type::SCALE_GROUP;
-use super::{BLOCK_POSITIONS, KvType};
+use super::ranked::unpack_ranked;
+use super::{BLOCK_POSITIONS, KvType, scale};
 use crate::simd::{LANES, Simd};
 
-/// What a 4-bit code stands for, in units of its scale: steps that widen outwards, as a head's values lie
-/// after their rotation (ggml's table for IQ4_NL).
-pub(super) static LEVELS: [i8; 16] =
-    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+/// What a 4-bit code stands for, in units of its scale: steps that widen outwards, as a head's values lie after their
+/// rotation. Of symmetric ones those with the least error for 32 to 48 values of a normal distribution, by `store`'s
+/// choice of scales.
+pub(super) static LEVELS: [i8; 16] = [-123, -96, -75, -58, -44, -31, -18, -6, 6, 18, 31, 44, 58, 75, 96, 123];
 
 /// Floats that attention computes with.
 pub(super) trait Elements: 'static {
@@ -86,9 +86,9 @@ impl Elements for Single {
         // SAFETY: as the caller vouches.
         unsafe {
             match (call.task.cache.kv_type, VALUES) {
-                (KvType::Q8 | KvType::K8V4, false) => unpack_keys::<S, Bytes>(half, to, ahead),
+                (KvType::Q8 | KvType::K8V4, false) => unpack_keys::<S>(half, to, ahead),
                 (KvType::Q8, true) => unpack_values::<S, Bytes>(half, to, ahead),
-                (KvType::Q4, false) => unpack_keys::<S, Nibbles>(half, to, ahead),
+                (KvType::Q4, false) => unpack_ranked::<S>(half, to, ahead),
                 (KvType::K8V4 | KvType::Q4, true) => unpack_values::<S, Nibbles>(half, to, ahead),
                 (KvType::F32 | KvType::F16, _) => half.0,
             }
@@ -96,22 +96,22 @@ impl Elements for Single {
     }
 }
 
-/// One way to store elements in few bits, in units of a scale.
+/// One way to store values in few bits, in units of a scale.
 pub(super) trait Quantized {
     /// Bytes of 16 elements.
     const VECTOR_BYTES: usize;
-
-    /// Dimension `d`, whose parity is `odd`, of a strip's 16 positions.
-    ///
-    /// # Safety
-    /// The instruction set is there and the strip holds the dimension.
-    unsafe fn keys<S: Simd>(strip: *const u8, d: usize, odd: bool) -> S::F;
 
     /// 16 dimensions from `d` on of a position's row; `high` where they are the second half of their 32.
     ///
     /// # Safety
     /// The instruction set is there and the row holds the dimensions.
     unsafe fn values<S: Simd>(row: *const u8, d: usize, high: bool) -> S::F;
+
+    /// The scales of a group of 32 dimensions of all positions.
+    ///
+    /// # Safety
+    /// The instruction set is there and `scales` has those of the group.
+    unsafe fn scales<S: Simd>(scales: *const u8, group: usize) -> [f32; BLOCK_POSITIONS];
 }
 
 /// 8-bit integers.
@@ -124,16 +124,23 @@ impl Quantized for Bytes {
 
     // SAFETY: the contract is the trait's.
     #[inline(always)]
-    unsafe fn keys<S: Simd>(strip: *const u8, d: usize, _: bool) -> S::F {
+    unsafe fn values<S: Simd>(row: *const u8, d: usize, _: bool) -> S::F {
         // SAFETY: as the caller vouches.
-        unsafe { S::load_i8(strip.add(d * LANES).cast()) }
+        unsafe { S::load_i8(row.add(d).cast()) }
     }
 
     // SAFETY: the contract is the trait's.
     #[inline(always)]
-    unsafe fn values<S: Simd>(row: *const u8, d: usize, _: bool) -> S::F {
-        // SAFETY: as the caller vouches.
-        unsafe { S::load_i8(row.add(d).cast()) }
+    unsafe fn scales<S: Simd>(scales: *const u8, group: usize) -> [f32; BLOCK_POSITIONS] {
+        let mut of_group = [0f32; BLOCK_POSITIONS];
+        for strip in (0..BLOCK_POSITIONS).step_by(LANES) {
+            // SAFETY: as the caller vouches; the array holds a scale per position.
+            unsafe {
+                let scale = S::load_f16(scales.cast::<u16>().add(group * BLOCK_POSITIONS + strip));
+                S::store(of_group.as_mut_ptr().add(strip), scale);
+            }
+        }
+        of_group
     }
 }
 
@@ -142,29 +149,27 @@ impl Quantized for Nibbles {
 
     // SAFETY: the contract is the trait's.
     #[inline(always)]
-    unsafe fn keys<S: Simd>(strip: *const u8, d: usize, odd: bool) -> S::F {
-        // SAFETY: as the caller vouches; a pair of dimensions is 16 bytes.
-        unsafe { load_half::<S>(strip.add(d / 2 * LANES), odd) }
+    unsafe fn values<S: Simd>(row: *const u8, d: usize, high: bool) -> S::F {
+        // SAFETY: as the caller vouches; 32 dimensions are 16 bytes.
+        unsafe { load_half::<S>(row.add(d / SCALE_GROUP * LANES), high, &LEVELS) }
     }
 
     // SAFETY: the contract is the trait's.
     #[inline(always)]
-    unsafe fn values<S: Simd>(row: *const u8, d: usize, high: bool) -> S::F {
-        // SAFETY: as the caller vouches; 32 dimensions are 16 bytes.
-        unsafe { load_half::<S>(row.add(d / SCALE_GROUP * LANES), high) }
+    unsafe fn scales<S: Simd>(scales: *const u8, group: usize) -> [f32; BLOCK_POSITIONS] {
+        // SAFETY: as the caller vouches.
+        unsafe { scale::of_positions(scales.add(group * BLOCK_POSITIONS)) }
     }
 }
 
-/// The levels of one half of each of 16 bytes.
+/// A table's entries for one half of each of 16 bytes.
 ///
 /// # Safety
 /// The instruction set and the bytes are there.
 #[inline(always)]
-unsafe fn load_half<S: Simd>(from: *const u8, high: bool) -> S::F {
+pub(super) unsafe fn load_half<S: Simd>(from: *const u8, high: bool, table: &[i8; 16]) -> S::F {
     // SAFETY: as the caller vouches.
-    unsafe {
-        if high { S::load_nibbles::<true>(from, &LEVELS) } else { S::load_nibbles::<false>(from, &LEVELS) }
-    }
+    unsafe { if high { S::load_nibbles::<true>(from, table) } else { S::load_nibbles::<false>(from, table) } }
 }
 
 /// Bytes from the beginning of a half of a block to its scales.
@@ -172,12 +177,12 @@ pub(super) fn scales_offset<Q: Quantized>(head_dim: usize) -> usize {
     BLOCK_POSITIONS * head_dim / LANES * Q::VECTOR_BYTES
 }
 
-/// to = the keys in floats, in the same order; asks `ahead` for as much as it reads.
+/// to = 8-bit keys in floats, in the same order; asks `ahead` for as much as it reads.
 ///
 /// # Safety
 /// The instruction set, the keys and the room are there; dimensions are whole groups.
 #[inline(always)]
-unsafe fn unpack_keys<S: Simd, Q: Quantized>(
+unsafe fn unpack_keys<S: Simd>(
     (keys, head_dim): (*const u8, usize),
     to: &mut [f32],
     ahead: &mut Ahead,
@@ -185,17 +190,14 @@ unsafe fn unpack_keys<S: Simd, Q: Quantized>(
     let out = to.as_mut_ptr();
     // SAFETY: as the caller vouches.
     unsafe {
-        let scales = keys.add(scales_offset::<Q>(head_dim)).cast::<u16>();
+        let scales = keys.add(scales_offset::<Bytes>(head_dim)).cast::<u16>();
         for strip in 0..BLOCK_POSITIONS / LANES {
-            let from = keys.add(strip * head_dim * Q::VECTOR_BYTES);
             for first in (0..head_dim).step_by(SCALE_GROUP) {
-                let at = (strip * head_dim + first) * Q::VECTOR_BYTES;
-                ahead.ask::<S>(at, SCALE_GROUP * Q::VECTOR_BYTES);
+                let at = (strip * head_dim + first) * LANES;
+                ahead.ask::<S>(at, SCALE_GROUP * LANES);
                 let scale = S::load_f16(scales.add(first / SCALE_GROUP * BLOCK_POSITIONS + strip * LANES));
-                for d in (first..first + SCALE_GROUP).step_by(2) {
-                    let out = out.add((strip * head_dim + d) * LANES);
-                    S::store(out, S::mul(Q::keys::<S>(from, d, false), scale));
-                    S::store(out.add(LANES), S::mul(Q::keys::<S>(from, d + 1, true), scale));
+                for at in (at..at + SCALE_GROUP * LANES).step_by(LANES) {
+                    S::store(out.add(at), S::mul(S::load_i8(keys.add(at).cast()), scale));
                 }
             }
         }
@@ -218,15 +220,10 @@ unsafe fn unpack_values<S: Simd, Q: Quantized>(
     let row_bytes = head_dim / LANES * Q::VECTOR_BYTES;
     // SAFETY: as the caller vouches.
     unsafe {
-        let scales = values.add(scales_offset::<Q>(head_dim)).cast::<u16>();
+        let scales = values.add(scales_offset::<Q>(head_dim));
         for group in 0..head_dim / SCALE_GROUP {
-            let mut of_group = [0f32; BLOCK_POSITIONS];
-            for strip in (0..BLOCK_POSITIONS).step_by(LANES) {
-                let scale = S::load_f16(scales.add(group * BLOCK_POSITIONS + strip));
-                S::store(of_group.as_mut_ptr().add(strip), scale);
-            }
             let d = group * SCALE_GROUP;
-            for (p, &scale) in of_group.iter().enumerate() {
+            for (p, scale) in Q::scales::<S>(scales, group).into_iter().enumerate() {
                 let scale = S::splat(scale);
                 let (from, out) = (values.add(p * row_bytes), out.add(p * head_dim + d));
                 S::store(out, S::mul(Q::values::<S>(from, d, false), scale));
@@ -245,7 +242,7 @@ pub(super) mod oracle {
     //! The same layout read element by element.
 
     use super::*;
-    use crate::attention::KvType;
+    use crate::attention::ranked;
 
     /// One position of a half of a block.
     pub struct Stored {
@@ -258,36 +255,32 @@ pub(super) mod oracle {
     impl Stored {
         /// Dimension `d` of the key.
         pub fn key(&self, keys: &[u8], d: usize) -> f32 {
-            let (strip, lane) = (self.slot / 16, self.slot % 16);
-            let byte = (strip * self.head_dim / 2 + d / 2) * 16 + lane;
-            let kv_type = if self.kv_type == KvType::K8V4 { KvType::Q8 } else { self.kv_type };
-            self.element((kv_type, keys), d, (strip * self.head_dim + d) * 16 + lane, (byte, d % 2 == 1))
+            let at = (self.slot / 16 * self.head_dim + d) * 16 + self.slot % 16;
+            match self.kv_type {
+                KvType::Q4 => ranked::oracle::key(keys, (self.head_dim, self.slot), d),
+                KvType::K8V4 => self.element((KvType::Q8, keys), d, at),
+                kv_type => self.element((kv_type, keys), d, at),
+            }
         }
 
         /// Dimension `d` of the value.
         pub fn value(&self, values: &[u8], d: usize) -> f32 {
-            let byte = self.slot * self.head_dim / 2 + d / 32 * 16 + d % 16;
             let kv_type = if self.kv_type == KvType::K8V4 { KvType::Q4 } else { self.kv_type };
-            self.element((kv_type, values), d, self.slot * self.head_dim + d, (byte, d % 32 >= 16))
+            self.element((kv_type, values), d, self.slot * self.head_dim + d)
         }
 
-        /// The element that is number `at` of the half, or lies in half of byte `byte`.
-        fn element(
-            &self,
-            (kv_type, half): (KvType, &[u8]),
-            d: usize,
-            at: usize,
-            (byte, high): (usize, bool),
-        ) -> f32 {
+        /// Dimension `d`, which is element `at` of the half. 4-bit ones are values.
+        fn element(&self, (kv_type, half): (KvType, &[u8]), d: usize, at: usize) -> f32 {
             let f16 = |at: usize| half::f16::from_le_bytes([half[at], half[at + 1]]).to_f32();
-            let scale = |elements: usize| f16(elements + 2 * (d / 32 * 64 + self.slot));
+            let scale = d / 32 * 64 + self.slot;
             match kv_type {
                 KvType::F32 => f32::from_le_bytes(half[4 * at..][..4].try_into().unwrap()),
                 KvType::F16 => f16(2 * at),
-                KvType::Q8 | KvType::K8V4 => f32::from(half[at] as i8) * scale(64 * self.head_dim),
+                KvType::Q8 | KvType::K8V4 => f32::from(half[at] as i8) * f16(64 * self.head_dim + 2 * scale),
                 KvType::Q4 => {
-                    let code = if high { half[byte] >> 4 } else { half[byte] & 15 };
-                    f32::from(LEVELS[usize::from(code)]) * scale(32 * self.head_dim)
+                    let byte = half[self.slot * self.head_dim / 2 + d / 32 * 16 + d % 16];
+                    let code = if d % 32 >= 16 { byte >> 4 } else { byte & 15 };
+                    f32::from(LEVELS[usize::from(code)]) * scale::decoded(half[32 * self.head_dim + scale])
                 }
             }
         }

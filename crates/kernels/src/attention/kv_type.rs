@@ -15,7 +15,9 @@ pub enum KvType {
     Q8,
     /// Keys as [`KvType::Q8`], values as [`KvType::Q4`]: what a model loses by 4 bits, it loses by its keys.
     K8V4,
-    /// 4-bit codes of unequal steps and an f16 scale per 32 dimensions of a position, after the same.
+    /// Values: 4-bit codes of unequal steps and an 8-bit scale per 32 dimensions of a position, after the same. Keys:
+    /// about a quarter of the dimensions, the first, have 6 bits instead, and both parts are rotated by themselves
+    /// (see `ranked`).
     Q4,
 }
 
@@ -39,8 +41,10 @@ impl Entry {
 
 /// A group of 8-bit elements, its bytes.
 const BYTES: (usize, usize) = (SCALE_GROUP, SCALE_GROUP + 2);
-/// The same of 4-bit ones.
-const NIBBLES: (usize, usize) = (SCALE_GROUP, SCALE_GROUP / 2 + 2);
+/// Bytes of a group of 4-bit elements.
+const NIBBLES: usize = SCALE_GROUP / 2 + 1;
+/// Bytes of a group of 4-bit keys, some of which have 6: with as many values, 36 bytes.
+const RANKED: usize = 2 * (SCALE_GROUP / 2 + 2) - NIBBLES;
 
 /// Every type, most precise first.
 static TYPES: [Entry; 5] = [
@@ -52,9 +56,9 @@ static TYPES: [Entry; 5] = [
         name: "k8v4",
         group: SCALE_GROUP,
         key_bytes: BYTES.1,
-        value_bytes: NIBBLES.1,
+        value_bytes: NIBBLES,
     },
-    Entry::alike(KvType::Q4, "q4", NIBBLES),
+    Entry { kv_type: KvType::Q4, name: "q4", group: SCALE_GROUP, key_bytes: RANKED, value_bytes: NIBBLES },
 ];
 
 /// A cache of this type can't hold these heads.
@@ -109,6 +113,12 @@ impl KvType {
         matches!(self, KvType::Q8 | KvType::K8V4 | KvType::Q4)
     }
 
+    /// Whether a key's first dimensions are stored with more bits than the others: those that scores depend on most
+    /// should be the first.
+    pub fn ranks_keys(self) -> bool {
+        self == KvType::Q4
+    }
+
     fn entry(self) -> &'static Entry {
         let found = TYPES.iter().find(|entry| entry.kv_type == self);
         found.expect("every type has its line")
@@ -127,10 +137,12 @@ mod tests {
             assert_eq!(KvType::named(kv_type.name()), Some(kv_type));
         }
         assert_eq!((KvType::named("f32"), KvType::named("Q8")), (None, None));
-        let bytes = [KvType::F32, KvType::F16, KvType::Q8, KvType::Q4].map(|t| t.bytes_of(64 * 96));
-        let alike = [64 * 96 * 4, 64 * 96 * 2, 64 * 96 * 34 / 32, 64 * 96 * 18 / 32];
+        let bytes = [KvType::F32, KvType::F16, KvType::Q8].map(|t| t.bytes_of(64 * 96));
+        let alike = [64 * 96 * 4, 64 * 96 * 2, 64 * 96 * 34 / 32];
         assert_eq!(bytes, alike.map(|half| (half, half)));
-        assert_eq!(KvType::K8V4.bytes_of(64 * 96), (64 * 96 * 34 / 32, 64 * 96 * 18 / 32));
+        assert_eq!(KvType::K8V4.bytes_of(64 * 96), (64 * 96 * 34 / 32, 64 * 96 * 17 / 32));
+        let (keys, values) = KvType::Q4.bytes_of(64 * 96);
+        assert_eq!((keys + values, values), (2 * 64 * 96 * 18 / 32, 64 * 96 * 17 / 32));
     }
 
     #[test]

@@ -10,7 +10,9 @@
 mod block;
 mod elements;
 mod kv_type;
+mod ranked;
 pub(crate) mod rotation;
+mod scale;
 mod store;
 
 use std::ops::Range;
@@ -270,7 +272,7 @@ unsafe fn scale_queries<S: Simd>(task: &Task, query: &mut [f32], to: &mut [f32])
             let mut from = unsafe { std::slice::from_raw_parts(task.rows.queries.add(offset), head_dim) };
             if task.cache.kv_type.is_quantized() {
                 query.copy_from_slice(from);
-                rotation::rotate(query);
+                rotation::rotate_key(task.cache.kv_type, query);
                 from = query;
             }
             let tile = &mut to[row * head_dim..][..rows * head_dim];
@@ -393,7 +395,7 @@ mod tests {
             let (key, value) = (&mut keys[p * d..][..d], &mut values[p * d..][..d]);
             let turn = |key: &mut [f32], value: &mut [f32]| {
                 if kv_type.is_quantized() {
-                    rotation::rotate(key);
+                    rotation::rotate_key(kv_type, key);
                     rotation::rotate(value);
                 }
             };
@@ -486,6 +488,8 @@ mod tests {
             (64, 7, None, None, KvType::Q4),
             (96, 2, Some(70), Some(5.0), KvType::Q4),
             (256, 4, None, None, KvType::Q4),
+            (32, 5, Some(300), None, KvType::Q4),
+            (224, 1, None, None, KvType::Q4),
         ] {
             let scale = 1.0 / (head_dim as f32).sqrt();
             let shape = AttentionShape { head_dim, group, scale, window, soft_cap };

@@ -5,6 +5,17 @@
 //! they are; values are rotated, and what attention makes of them back. (The idea is QuaRot's, Ashkboos et
 //! al. 2024.)
 
+use super::{KvType, ranked};
+
+/// Rotates a key, or a query as the keys of that type are: where the first dimensions have more bits than the
+/// others, the two parts do not mix.
+#[inline(always)]
+pub(crate) fn rotate_key(kv_type: KvType, x: &mut [f32]) {
+    let (first, rest) = x.split_at_mut(if kv_type.ranks_keys() { ranked::wide(x.len()) } else { 0 });
+    rotate(first);
+    rotate(rest);
+}
+
 /// x = H · x / √n in blocks of n, the largest power of two that divides the length: all of a head of 64,
 /// 128 or 256 dimensions, blocks of 32 of one of 96. Only additions and multiplications, in one fixed
 /// order: the bits do not depend on the instruction set.

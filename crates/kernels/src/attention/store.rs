@@ -2,9 +2,10 @@
 //!
 //! A position's bytes depend on its own elements only, and on no instruction set.
 
-use super::BLOCK_POSITIONS;
 use super::elements::{Bytes, LEVELS, Nibbles, scales_offset};
 use super::kv_type::{KvType, SCALE_GROUP};
+use super::ranked::{self, GROUP_MAX};
+use super::{BLOCK_POSITIONS, scale};
 use crate::simd::{LANES, Simd};
 
 /// Largest magnitude of an f16: larger keys and values are clamped, since infinity times a masked
@@ -12,6 +13,9 @@ use crate::simd::{LANES, Simd};
 const F16_MAX: f32 = 65504.0;
 /// Largest magnitude of an 8-bit element.
 const Q8_MAX: f32 = 127.0;
+/// Largest magnitude of a 4-bit element under the scale that its codes are first chosen for: a little beyond the
+/// last level, which leaves less error to the others.
+const Q4_MAX: f32 = 127.0;
 
 /// Where one token's key and value go.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +53,7 @@ pub(crate) unsafe fn store_kv<S: Simd>(to: &KvSlot, key: &[f32], value: &[f32]) 
                 store_value_q4::<S>(to, value);
             }
             KvType::Q4 => {
-                store_key_q4::<S>(to, key);
+                ranked::store_key::<S>(to, key);
                 store_value_q4::<S>(to, value);
             }
         }
@@ -139,25 +143,6 @@ unsafe fn store_value_q8<S: Simd>(to: &KvSlot, value: &[f32]) {
 /// # Safety
 /// As [`store_kv`], of which it is a part.
 #[inline(always)]
-unsafe fn store_key_q4<S: Simd>(to: &KvSlot, key: &[f32]) {
-    let head_dim = key.len();
-    // SAFETY: as the caller vouches; two dimensions share a byte.
-    unsafe {
-        let scales = to.keys.add(scales_offset::<Nibbles>(head_dim));
-        for d in (0..head_dim).step_by(SCALE_GROUP) {
-            let mut codes = [0u8; SCALE_GROUP];
-            let scale = quantize_q4::<S>(&key[d..][..SCALE_GROUP], &mut codes);
-            store_scale(scales, (d, to.slot), scale);
-            for i in (0..SCALE_GROUP).step_by(2) {
-                *to.keys.add(to.key_at(head_dim / 2, (d + i) / 2)) = codes[i] | codes[i + 1] << 4;
-            }
-        }
-    }
-}
-
-/// # Safety
-/// As [`store_kv`], of which it is a part.
-#[inline(always)]
 unsafe fn store_value_q4<S: Simd>(to: &KvSlot, value: &[f32]) {
     let head_dim = value.len();
     // SAFETY: as the caller vouches; two dimensions share a byte.
@@ -165,8 +150,8 @@ unsafe fn store_value_q4<S: Simd>(to: &KvSlot, value: &[f32]) {
         let scales = to.values.add(scales_offset::<Nibbles>(head_dim));
         for d in (0..head_dim).step_by(SCALE_GROUP) {
             let mut codes = [0u8; SCALE_GROUP];
-            let scale = quantize_q4::<S>(&value[d..][..SCALE_GROUP], &mut codes);
-            store_scale(scales, (d, to.slot), scale);
+            *scales.add(d / SCALE_GROUP * BLOCK_POSITIONS + to.slot) =
+                quantize_q4::<S>(&value[d..][..SCALE_GROUP], &mut codes);
             let row = to.values.add((to.slot * head_dim + d) / 2);
             for i in 0..LANES {
                 *row.add(i) = codes[i] | codes[i + LANES] << 4;
@@ -234,43 +219,53 @@ unsafe fn quantize_q8<S: Simd>(from: *const f32, quants: &mut [i8; SCALE_GROUP])
     }
 }
 
-/// The nearest levels of 32 elements under a scale, and the scale that suits these levels best: that
-/// of the smallest sum of squared errors.
+/// The nearest levels of at most [`GROUP_MAX`] elements under a scale that suits them: that of the smallest sum of
+/// squared errors for the levels nearest under one that is given by the largest. Returns the scale's code.
 ///
 /// # Safety
-/// The instruction set is there; 32 elements.
+/// The instruction set is there.
 #[inline(always)]
-unsafe fn quantize_q4<S: Simd>(from: &[f32], codes: &mut [u8; SCALE_GROUP]) -> u16 {
-    let mut x = [0f32; SCALE_GROUP];
-    let mut extreme = 0f32;
+pub(super) unsafe fn quantize_q4<S: Simd>(from: &[f32], codes: &mut [u8]) -> u8 {
+    let mut x = [0f32; GROUP_MAX];
+    let mut largest = 0f32;
     for (x, &from) in x.iter_mut().zip(from) {
         *x = if from.is_nan() { 0.0 } else { from.clamp(-F16_MAX, F16_MAX) };
-        extreme = if x.abs() > extreme.abs() { *x } else { extreme };
+        largest = largest.max(x.abs());
     }
-    // The lowest level is the farthest from zero.
-    let factor = inverse(extreme / f32::from(LEVELS[0]));
-    *codes = [0; SCALE_GROUP];
-    for step in LEVELS.windows(2) {
-        let middle = f32::from(i16::from(step[0]) + i16::from(step[1])) / 2.0;
-        for (code, x) in codes.iter_mut().zip(&x) {
-            *code += u8::from(x * factor > middle);
-        }
-    }
-    let levels = codes.map(|code| f32::from(LEVELS[usize::from(code)]));
-    // SAFETY: as the caller vouches; both arrays hold two vectors.
-    unsafe {
+    nearest_levels(&x[..from.len()], inverse(largest / Q4_MAX), codes);
+    let mut levels = [0f32; GROUP_MAX];
+    levels.iter_mut().zip(&*codes).for_each(|(level, code)| *level = f32::from(LEVELS[usize::from(*code)]));
+    // SAFETY: as the caller vouches; both arrays hold whole vectors.
+    let fitted = unsafe {
         let (mut fit, mut square) = (S::splat(0.0), S::splat(0.0));
-        for at in [0, LANES] {
+        for at in (0..from.len()).step_by(LANES) {
             let level = S::load(levels.as_ptr().add(at));
             fit = S::fma(S::load(x.as_ptr().add(at)), level, fit);
             square = S::fma(level, level, square);
         }
-        to_f16::<S>(S::sum(fit) / S::sum(square)).0
+        S::sum(fit) / S::sum(square)
+    };
+    let scale = scale::nearest(fitted);
+    nearest_levels(&x[..from.len()], inverse(scale::decoded(scale)), codes);
+    scale
+}
+
+/// The codes of the levels nearest to `x` times `factor`.
+#[inline(always)]
+fn nearest_levels(x: &[f32], factor: f32, codes: &mut [u8]) {
+    codes.fill(0);
+    for step in LEVELS.windows(2) {
+        let middle = f32::from(i16::from(step[0]) + i16::from(step[1])) / 2.0;
+        for (code, x) in codes.iter_mut().zip(x) {
+            *code += u8::from(x * factor > middle);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -285,6 +280,11 @@ mod tests {
         // SAFETY: the set is available; both halves are whole.
         unsafe { (isa.kernels().store_kv)(&to, key, value) };
         (keys, values)
+    }
+
+    /// Groups of 32 dimensions.
+    fn by_scale(head_dim: usize, share: f32) -> Vec<(Range<usize>, f32)> {
+        (0..head_dim).step_by(32).map(|first| (first..first + 32, share)).collect()
     }
 
     proptest! {
@@ -304,27 +304,29 @@ mod tests {
             let (key, value) = (scaled(&key, exponents.0), scaled(&value, exponents.1));
             let (keys, values) = written(Isa::detect(), kv_type, slot, (&key, &value));
             let stored = Stored { kv_type, head_dim, slot };
-            for group in (0..head_dim).step_by(32) {
-                let halves = match kv_type {
-                    KvType::K8V4 => [KvType::Q8, KvType::Q4],
-                    alike => [alike; 2],
-                };
-                for (stored_as, from, read) in [
-                    (halves[0], &key, (0..32).map(|i| stored.key(&keys, group + i)).collect::<Vec<_>>()),
-                    (halves[1], &value, (0..32).map(|i| stored.value(&values, group + i)).collect()),
-                ] {
-                    let from = &from[group..][..32];
-                    let largest = from.iter().fold(0f32, |m, x| m.max(x.abs()));
-                    // Half a step; a scale of 2⁻²⁴ is the smallest there is. Refitting moves 4-bit ones.
-                    let allowed = match stored_as {
-                        KvType::F32 => 0.0,
-                        KvType::F16 => largest / 2048.0 + 6e-8,
-                        KvType::Q8 | KvType::K8V4 => largest * 0.51 / 127.0 + 127.0 * 3e-8 + 6e-8,
-                        KvType::Q4 => largest * 0.14 + 127.0 * 3e-8,
-                    };
-                    for (got, want) in read.iter().zip(from) {
-                        prop_assert!((got - want).abs() <= allowed, "{got} for {want}");
-                    }
+            // Dimensions that share a scale, at least, and how far off each may be, as a share of their largest.
+            let groups = |of_keys: bool| -> Vec<(Range<usize>, f32)> {
+                let wide = ranked::wide(head_dim);
+                match (kv_type, of_keys) {
+                    (KvType::F32, _) => vec![(0..head_dim, 0.0)],
+                    (KvType::F16, _) => vec![(0..head_dim, 1.0 / 2048.0)],
+                    // Half a step, of a scale rounded up by an eighth at most; refitting moves 4-bit ones.
+                    (KvType::Q4, true) => vec![(0..wide, 1.13 / 63.0), (wide..head_dim, 0.2)],
+                    (KvType::Q8, _) | (KvType::K8V4, true) => by_scale(head_dim, 0.51 / 127.0),
+                    (KvType::K8V4 | KvType::Q4, false) => by_scale(head_dim, 0.2),
+                }
+            };
+            // No scale is smaller than 2⁻²⁵.
+            let least = if kv_type == KvType::F32 { 0.0 } else { 127.0 * 6e-8 };
+            for d in 0..head_dim {
+                for (of_keys, from, got) in
+                    [(true, &key, stored.key(&keys, d)), (false, &value, stored.value(&values, d))]
+                {
+                    let groups = groups(of_keys);
+                    let (group, share) = groups.iter().find(|(group, _)| group.contains(&d)).unwrap();
+                    let largest = from[group.clone()].iter().fold(0f32, |m, x| m.max(x.abs()));
+                    let want = from[d];
+                    prop_assert!((got - want).abs() <= largest * share + least, "{got} for {want} at {d}");
                 }
             }
             for other in (0..BLOCK_POSITIONS).filter(|&other| other != slot) {

@@ -6,6 +6,7 @@
 
 mod bf16;
 mod block;
+mod coarse;
 mod f16;
 mod f32;
 mod iq4_nl;
@@ -23,6 +24,8 @@ mod q6_k;
 mod q8_0;
 
 use block::check_lengths;
+pub(crate) use coarse::quantize;
+pub use coarse::{COARSE, COARSE_VALUES};
 
 /// Every format, one line each.
 pub static FORMATS: &[&dyn Format] = &[

@@ -20,7 +20,7 @@ use crate::lines::{LINE_BYTES, SharedLines, as_bytes};
 use crate::mapped::Mapped;
 
 pub(crate) use encoding::Layout;
-pub use pack::{PackError, Stripe};
+pub use pack::{PackError, Packing, Stripe};
 
 /// Rows of a panel.
 pub const PANEL_ROWS: usize = 16;
@@ -189,7 +189,7 @@ impl Panels {
 mod tests {
     use super::*;
     use crate::checksum::checksum;
-    use crate::formats::FORMATS;
+    use crate::formats::{COARSE, COARSE_VALUES, FORMATS, Quants, quantize};
     use crate::pool::Pool;
 
     const ROWS: usize = 35;
@@ -218,9 +218,58 @@ mod tests {
         assert_eq!((LAYOUT_VERSION, checksum(&sums, &Pool::new(1))), expected);
     }
 
+    /// Rows of `columns` values between −1 and 1 of every format, with sane scales.
+    fn stored(format: &'static dyn Format, columns: usize) -> Vec<u8> {
+        let mut state = 5u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        };
+        match format.name() {
+            "F32" => (0..ROWS * columns).flat_map(|_| next().to_le_bytes()).collect(),
+            "F16" => (0..ROWS * columns).flat_map(|_| half::f16::from_f32(next()).to_le_bytes()).collect(),
+            "BF16" => (0..ROWS * columns).flat_map(|_| half::bf16::from_f32(next()).to_le_bytes()).collect(),
+            _ => {
+                let bytes = ROWS * columns / format.block_values() * format.block_bytes();
+                // No exponent of a scale is above 15: values stay finite.
+                (0..bytes).map(|_| (next() * 127.0) as i8 as u8 & 0xBF).collect()
+            }
+        }
+    }
+
+    /// Coarse panels hold the nearest blocks of the values that are stored, whatever the format.
+    #[test]
+    fn coarse_panels_are_those_of_coarse_blocks() {
+        let pool = Pool::new(2);
+        for &format in FORMATS {
+            let data = stored(format, COLUMNS);
+            let mut values = vec![0f32; ROWS * COLUMNS];
+            format.dequantize(&data, &mut values);
+            let mut blocks = Vec::new();
+            for values in values.as_chunks().0 {
+                let mut quants = Quants::default();
+                quantize(values, &mut quants);
+                blocks.extend(quants.d.to_le_bytes());
+                let (low, high) = quants.q[..COARSE_VALUES].split_at(COARSE_VALUES / 2);
+                blocks.extend(low.iter().zip(high).map(|(low, high)| low | high << 4));
+            }
+            let expected = Panels::pack(COARSE, &blocks, (ROWS, COLUMNS), &pool).unwrap();
+            let coarse = Packing::coarse(format);
+            let panels = Panels::pack(coarse, &data, (ROWS, COLUMNS), &pool).unwrap();
+            assert_eq!(panels.parts(), expected.parts(), "{}", format.name());
+            assert_eq!(Panels::packed_bytes(coarse.format(), (ROWS, COLUMNS)), Ok(panels.bytes()));
+            let block = format.block_values().max(COARSE_VALUES);
+            let columns = COLUMNS + block / 2;
+            let refused = Panels::pack(coarse, &data, (ROWS, columns), &pool);
+            assert!(matches!(refused, Err(PackError::Columns { .. })), "{}", format.name());
+        }
+    }
+
     #[test]
     fn stripes_packed_by_themselves_are_the_whole() {
-        for (format, _) in packable() {
+        for (format, packing) in
+            packable().flat_map(|(f, _)| [(f, Packing::from(f)), (f, Packing::coarse(f))])
+        {
             // Long rows, so that a matrix of a few panels has several stripes.
             let (rows, columns) = (2 * PANEL_ROWS + 5, 1 << 16);
             let bytes = rows * columns / format.block_values() * format.block_bytes();
@@ -229,16 +278,16 @@ mod tests {
             let released = std::sync::Mutex::new(Vec::new());
             let read = |range| released.lock().unwrap().push(range);
             let pool = Pool::new(2);
-            let whole = Panels::pack_releasing(format, &data, (rows, columns), (&pool, &read)).unwrap();
+            let whole = Panels::pack_releasing(packing, &data, (rows, columns), (&pool, &read)).unwrap();
             let whole = whole.parts().concat();
-            let stripes: Vec<Stripe> = Panels::stripes(format, (rows, columns)).unwrap().collect();
+            let stripes: Vec<Stripe> = Panels::stripes(packing, (rows, columns)).unwrap().collect();
             assert!(stripes.len() > 1, "{}", format.name());
             let ranges: Vec<_> = stripes.iter().map(|stripe| stripe.bytes.clone()).collect();
             assert_eq!(ranges, released.into_inner().unwrap());
             assert_eq!((ranges[0].start, ranges[ranges.len() - 1].end), (0, data.len()));
             for stripe in stripes {
                 let own = &data[stripe.bytes.clone()];
-                let packed = Panels::pack(format, own, (stripe.rows.len(), columns), &pool).unwrap();
+                let packed = Panels::pack(packing, own, (stripe.rows.len(), columns), &pool).unwrap();
                 for (part, start) in packed.parts().into_iter().zip(stripe.starts) {
                     assert_eq!(part, &whole[start..start + part.len()], "{} {stripe:?}", format.name());
                 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::formats::{BLOCK_VALUES_MAX, Format, Quants};
+use crate::formats::{self, BLOCK_VALUES_MAX, COARSE, COARSE_VALUES, Format, Quants};
 use crate::lines::{LINE_BYTES, Lines, SharedLines, as_bytes_mut};
 use crate::pool::{Pool, SharedSlice};
 
@@ -52,6 +52,47 @@ pub enum PackError {
     },
 }
 
+/// How a stored matrix is packed.
+#[derive(Clone, Copy, Debug)]
+pub struct Packing {
+    stored: &'static dyn Format,
+    is_coarse: bool,
+}
+
+impl From<&'static dyn Format> for Packing {
+    /// As it is: the packed integers and scales are those of the file.
+    fn from(stored: &'static dyn Format) -> Self {
+        Packing { stored, is_coarse: false }
+    }
+}
+
+impl Packing {
+    /// In fewer bits: values of `stored` as the nearest of [`COARSE`].
+    pub fn coarse(stored: &'static dyn Format) -> Self {
+        Packing { stored, is_coarse: true }
+    }
+
+    /// The format that the packed matrix is of.
+    pub fn format(&self) -> &'static dyn Format {
+        if self.is_coarse { COARSE } else { self.stored }
+    }
+
+    /// Bytes of a stored row.
+    fn row_bytes(&self, columns: usize) -> usize {
+        columns / self.stored.block_values() * self.stored.block_bytes()
+    }
+
+    /// # Errors
+    /// If the packed format has no layout, or rows are not whole blocks of either.
+    fn shape(&self, (rows, columns): (usize, usize)) -> Result<Shape, PackError> {
+        let block = self.stored.block_values();
+        if !columns.is_multiple_of(block) {
+            return Err(PackError::Columns { columns, block });
+        }
+        Shape::of(self.format(), rows, columns)
+    }
+}
+
 /// Bytes of the packed form that are made at a time where memory is short.
 const STRIPE_BYTES: usize = 1 << 20;
 
@@ -67,17 +108,17 @@ pub struct Stripe {
 }
 
 impl Panels {
-    /// Packs `rows` rows of `columns` values of `format`, spread over the pool's threads.
+    /// Packs `rows` rows of `columns` values, spread over the pool's threads.
     ///
     /// # Errors
     /// If the format has no packed layout or the sizes do not fit each other.
     pub fn pack(
-        format: &'static dyn Format,
+        packing: impl Into<Packing>,
         data: &[u8],
         shape: (usize, usize),
         pool: &Pool,
     ) -> Result<Panels, PackError> {
-        Self::pack_releasing(format, data, shape, (pool, &|_| {}))
+        Self::pack_releasing(packing, data, shape, (pool, &|_| {}))
     }
 
     /// As [`Panels::pack`]; calls `read` with each range of `data` that will not be read again.
@@ -85,13 +126,14 @@ impl Panels {
     /// # Errors
     /// As [`Panels::pack`].
     pub fn pack_releasing(
-        format: &'static dyn Format,
+        packing: impl Into<Packing>,
         data: &[u8],
         (rows, columns): (usize, usize),
         (pool, read): (&Pool, &dyn Fn(Range<usize>)),
     ) -> Result<Panels, PackError> {
-        let shape = Shape::of(format, rows, columns)?;
-        let row_bytes = columns / format.block_values() * format.block_bytes();
+        let packing = packing.into();
+        let shape = packing.shape((rows, columns))?;
+        let row_bytes = packing.row_bytes(columns);
         let needed = rows.saturating_mul(row_bytes);
         if needed != data.len() {
             return Err(PackError::Bytes { rows, columns, needed, given: data.len() });
@@ -113,7 +155,8 @@ impl Panels {
                 };
                 let from = panel * PANEL_ROWS * row_bytes;
                 let data = &data[from..data.len().min(from + PANEL_ROWS * row_bytes)];
-                pack_panel(format, &shape.layout, (data, row_bytes), (integers, scales));
+                let pack = if packing.is_coarse { pack_coarse_panel } else { pack_panel };
+                pack(packing.stored, &shape.layout, (data, row_bytes), (integers, scales));
             });
             read(stripe.bytes);
         }
@@ -125,11 +168,11 @@ impl Panels {
     /// # Errors
     /// As [`Panels::pack`].
     pub fn stripes(
-        format: &'static dyn Format,
-        (rows, columns): (usize, usize),
+        packing: impl Into<Packing>,
+        shape: (usize, usize),
     ) -> Result<impl Iterator<Item = Stripe>, PackError> {
-        let shape = Shape::of(format, rows, columns)?;
-        Ok(shape.stripes(columns / format.block_values() * format.block_bytes()))
+        let packing = packing.into();
+        Ok(packing.shape(shape)?.stripes(packing.row_bytes(shape.1)))
     }
 }
 
@@ -170,6 +213,35 @@ fn pack_panel(
         let from = index * block / 32 * layout.group_bytes();
         let groups = integers[from..].chunks_exact_mut(layout.group_bytes()).take(block / 32);
         groups.enumerate().for_each(|(group, to)| put_group(layout, &codes, group, to));
+    }
+}
+
+/// As [`pack_panel`], for rows that are packed in fewer bits than they have.
+fn pack_coarse_panel(
+    stored: &'static dyn Format,
+    layout: &Layout,
+    (data, row_bytes): (&[u8], usize),
+    (integers, scales): (&mut [u8], &mut [u8]),
+) {
+    let (block, block_bytes) = (stored.block_values(), stored.block_bytes());
+    let columns = row_bytes / block_bytes * block;
+    let mut quants = Quants::default();
+    let mut codes: Codes = [[0; BLOCK_VALUES_MAX]; PANEL_ROWS];
+    let mut values = vec![[0f32; COARSE_VALUES]; columns / COARSE_VALUES * PANEL_ROWS]; // [row][block]
+    for (values, row) in values.as_flattened_mut().chunks_exact_mut(columns).zip(data.chunks_exact(row_bytes))
+    {
+        stored.dequantize(row, values);
+    }
+    let blocks = columns / COARSE_VALUES;
+    let groups = integers.chunks_exact_mut(layout.group_bytes());
+    let scales = scales.chunks_exact_mut(layout.scale_block_bytes());
+    for (index, (integers, scales)) in groups.zip(scales).enumerate().take(blocks) {
+        for (lane, codes) in codes.iter_mut().enumerate().take(data.len() / row_bytes) {
+            formats::quantize(&values[lane * blocks + index], &mut quants);
+            codes[..COARSE_VALUES].copy_from_slice(&quants.q[..COARSE_VALUES]);
+            put_scales(layout, &quants, lane, scales);
+        }
+        put_group(layout, &codes, 0, integers);
     }
 }
 

@@ -56,6 +56,9 @@ pub struct Drafting {
     /// First tokens of the vocabulary that the model may draft
     #[arg(long, value_name = "N", requires = "speculative", default_value_t = DRAFT_VOCABULARY)]
     draft_vocabulary: usize,
+    /// Draft with the draft model's own weights, not with those of 4 bits that are made for it
+    #[arg(long, requires = "speculative")]
+    own_weights: bool,
     /// Draft as much as may be, whatever it costs: to compare answers, not speed
     #[arg(long, requires = "speculative")]
     free_drafts: bool,
@@ -137,7 +140,8 @@ pub fn run(target: &str, tokens: usize, drafting: &Drafting, context: &Context) 
     }
     let model = context.load_model(target, LoadOptions::default())?;
     let prompts = prompts(target, drafting, (&model, tokens), context)?;
-    let mut scheduler = scheduler(&model, drafting, context)?;
+    let draft = draft_model(&model, drafting, context)?;
+    let mut scheduler = scheduler(&model, draft.clone(), (drafting, context))?;
     // The costs of steps, and everything once.
     while scheduler.step() {}
     answer(&mut scheduler, &prompts[..1], (16, drafting, true, "warm"))?;
@@ -157,12 +161,33 @@ pub fn run(target: &str, tokens: usize, drafting: &Drafting, context: &Context) 
         let [(_, plain), (_, drafted)] = <[_; 2]>::try_from(both).map_err(|_| CliError::failed("no pair"))?;
         pairs.push((plain, drafted));
     }
-    let report = report(target, drafting, &scheduler, &pairs);
+    let report = report((target, drafting, draft.as_deref()), &scheduler, &pairs);
     if context.json { output::json(&report) } else { print(&report) }
 }
 
+/// The model that drafts, if one does.
+fn draft_model(
+    model: &Model,
+    drafting: &Drafting,
+    context: &Context,
+) -> Result<Option<Arc<Model>>, CliError> {
+    if drafting.drafter == DrafterKind::PromptLookup {
+        return Ok(None);
+    }
+    let coarse = (!drafting.own_weights).then_some(drafting.draft_vocabulary);
+    let options = LoadOptions { draft_vocabulary: coarse, ..LoadOptions::default() };
+    let draft = context.load_model(&drafting.draft, options)?;
+    vocabulary::compare(draft.tokenizer(), model.tokenizer())
+        .map_err(|error| CliError::usage(format!("{} can't draft: {error}", drafting.draft)))?;
+    Ok(Some(draft))
+}
+
 /// A scheduler that drafts as asked.
-fn scheduler(model: &Arc<Model>, drafting: &Drafting, context: &Context) -> Result<Scheduler, CliError> {
+fn scheduler(
+    model: &Arc<Model>,
+    draft: Option<Arc<Model>>,
+    (drafting, context): (&Drafting, &Context),
+) -> Result<Scheduler, CliError> {
     let turns = Arc::<Turns>::default();
     let (sequences, kv_tokens) = (drafting.clients, CONTEXT_TOKENS * drafting.clients);
     let decoder = |model: Arc<Model>, options: DecoderOptions| {
@@ -172,10 +197,7 @@ fn scheduler(model: &Arc<Model>, drafting: &Drafting, context: &Context) -> Resu
     if drafting.drafter != DrafterKind::Model {
         drafters.push(Box::new(PromptLookup::default()));
     }
-    if drafting.drafter != DrafterKind::PromptLookup {
-        let draft = context.load_model(&drafting.draft, LoadOptions::default())?;
-        vocabulary::compare(draft.tokenizer(), model.tokenizer())
-            .map_err(|error| CliError::usage(format!("{} can't draft: {error}", drafting.draft)))?;
+    if let Some(draft) = draft {
         let options = DecoderOptions { guests: sequences, ..DecoderOptions::new(sequences, kv_tokens) };
         let shared = Arc::new(SharedDecoder::new(decoder(draft, options)?));
         let tokens = drafting.draft_vocabulary.clamp(1, model.vocabulary());
@@ -279,7 +301,11 @@ fn answer(
     Ok(answered)
 }
 
-fn report(target: &str, drafting: &Drafting, scheduler: &Scheduler, pairs: &[(Answered, Answered)]) -> Value {
+fn report(
+    (target, drafting, draft): (&str, &Drafting, Option<&Model>),
+    scheduler: &Scheduler,
+    pairs: &[(Answered, Answered)],
+) -> Value {
     let rate = |answered: &Answered| answered.decoded as f64 / (answered.decode_ms.max(1e-9) / 1e3);
     // The first token alone says nothing of writing.
     let written = || pairs.iter().filter(|(plain, drafted)| plain.decoded > 0 && drafted.decoded > 0);
@@ -315,6 +341,11 @@ fn report(target: &str, drafting: &Drafting, scheduler: &Scheduler, pairs: &[(An
         "accepted": counts.accepted,
         "rejected": counts.rejected,
         "acceptance_by_position": acceptance,
+        "draft_weights": draft.map(|draft| match draft.packed_for_drafting() {
+            Some(_) => "coarse",
+            None => "own",
+        }),
+        "draft_bytes": draft.map(|draft| draft.draft_bytes(drafting.draft_vocabulary)),
         "draft_milliseconds": speculation.map_or(0.0, Speculation::draft_ms),
         "steps": steps.collect::<Vec<_>>(),
         "differing_answers": pairs.iter().filter(|(plain, drafted)| plain.ids != drafted.ids).count(),
@@ -360,9 +391,13 @@ fn print(report: &Value) -> Result<(), CliError> {
         let ms = step["milliseconds"].as_f64().unwrap_or_default();
         format!("{} {:.2}", step["tokens"], if one > 0.0 { ms / one } else { 0.0 })
     });
+    let weights = report["draft_weights"]
+        .as_str()
+        .map(|weights| format!(" with {weights} weights, {:.0} MB of them", number("draft_bytes") / 1e6));
     output::line(&format!(
-        "a step takes {one:.1} ms, one of n tokens: {} × that; drafting one {:.1} ms",
+        "a step takes {one:.1} ms, one of n tokens: {} × that; drafting one {:.1} ms{}",
         steps.collect::<Vec<_>>().join(", "),
-        number("draft_milliseconds")
+        number("draft_milliseconds"),
+        weights.unwrap_or_default()
     ))
 }

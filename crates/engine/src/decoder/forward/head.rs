@@ -5,7 +5,7 @@ use std::slice;
 use kernels::product::{ColumnsShape, Rounding, each_row, multiply};
 
 use super::{Decoder, Join, Logits, Work, shape_for};
-use crate::decoder::weights::Layer;
+use crate::decoder::weights::{Layer, Weights};
 use crate::model::Model;
 use crate::spec::DecoderSpec;
 
@@ -14,6 +14,15 @@ pub(super) struct Head {
     /// Of how many tokens, from the first.
     pub vocabulary: usize,
     pub rounding: Rounding,
+    /// Whether they are for drafting: the pass then has the weights for that, if there are such.
+    pub is_draft: bool,
+}
+
+impl Head {
+    /// The weights of the pass.
+    pub fn weights<'a>(&self, model: &'a Model) -> &'a Weights {
+        model.draft_weights().filter(|_| self.is_draft).unwrap_or(model.weights())
+    }
 }
 
 impl Decoder {
@@ -39,7 +48,7 @@ impl Decoder {
             self.residual.copy_within(from * hidden..(from + 1) * hidden, to * hidden);
             self.projected.copy_within(from * hidden..(from + 1) * hidden, to * hidden);
         }
-        let weights = model.weights();
+        let weights = head.weights(model);
         let vocabulary = head.vocabulary;
         self.logits.resize(wanted.len() * vocabulary, 0.0);
         let join = Join { isa, spec, added: &self.projected, norm: Some(&weights.final_norm) };

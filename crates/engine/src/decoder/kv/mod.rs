@@ -104,6 +104,8 @@ struct Sequence {
     tables: Vec<Vec<u32>>,
     /// Whose prefixes it may share.
     scope: u64,
+    /// Whether what it settles is only for others that are kept apart.
+    is_kept_apart: bool,
     /// Nodes of the index that hold its first blocks.
     chain: Vec<u32>,
     /// Settled tokens after those of the chain.
@@ -198,15 +200,51 @@ impl KvCache {
     /// Fills an empty sequence with what is there already of `prompt`, whole blocks short of its last
     /// token. `scope`: sequences of different scopes share nothing. Returns the tokens.
     pub fn attach(&mut self, sequence: usize, scope: u64, prompt: &[u32]) -> usize {
-        let sequence = &mut self.sequences[sequence];
-        debug_assert!(sequence.position == 0, "only an empty sequence can be filled");
-        sequence.scope = scope;
-        let whole = prompt.len().saturating_sub(1) / BLOCK_POSITIONS;
-        for tokens in prompt.chunks_exact(BLOCK_POSITIONS).take(whole) {
-            let parent = sequence.chain.last().copied().unwrap_or(NONE);
-            let Some(node) = self.prefixes.find(parent, scope, tokens) else { break };
-            sequence.chain.push(node);
+        self.sequences[sequence].scope = scope;
+        self.find(sequence, prompt);
+        self.fill(sequence)
+    }
+
+    /// As [`KvCache::attach`], also with what sequences of the scope have settled that were kept apart: of the
+    /// prompt, what comes after all that others have.
+    pub fn attach_apart(&mut self, sequence: usize, scope: u64, prompt: &[u32]) -> usize {
+        self.sequences[sequence].scope = scope;
+        self.find(sequence, prompt);
+        self.keep_apart(sequence);
+        let shared = self.sequences[sequence].chain.len();
+        self.find(sequence, prompt);
+        let found = self.fill(sequence);
+        // What it reads next of the prompt may still be for all.
+        if found <= shared * BLOCK_POSITIONS {
+            let sequence = &mut self.sequences[sequence];
+            (sequence.scope, sequence.is_kept_apart) = (scope, false);
         }
+        found
+    }
+
+    /// From now on, what is settled of the sequence is for those that are kept apart.
+    pub fn keep_apart(&mut self, sequence: usize) {
+        let sequence = &mut self.sequences[sequence];
+        if !sequence.is_kept_apart {
+            (sequence.scope, sequence.is_kept_apart) = (!sequence.scope, true);
+        }
+    }
+
+    /// Goes on with the chain of an empty sequence as far as its scope has of the prompt.
+    fn find(&mut self, sequence: usize, prompt: &[u32]) {
+        let Sequence { position, scope, chain, .. } = &mut self.sequences[sequence];
+        debug_assert!(*position == 0, "only an empty sequence can be filled");
+        let whole = prompt.len().saturating_sub(1) / BLOCK_POSITIONS;
+        for tokens in prompt.chunks_exact(BLOCK_POSITIONS).take(whole).skip(chain.len()) {
+            let parent = chain.last().copied().unwrap_or(NONE);
+            let Some(node) = self.prefixes.find(parent, *scope, tokens) else { break };
+            chain.push(node);
+        }
+    }
+
+    /// Gives an empty sequence the blocks of its chain, as far as they are there. Returns the tokens.
+    fn fill(&mut self, sequence: usize) -> usize {
+        let sequence = &mut self.sequences[sequence];
         let (groups, prefixes) = (&self.groups, &mut self.prefixes);
         let first_seen = |group: &Group, blocks: usize| match blocks {
             0 => 0,
@@ -251,7 +289,7 @@ impl KvCache {
         }
         sequence.tables.iter_mut().for_each(Vec::clear);
         sequence.tail.clear();
-        (sequence.in_use, sequence.is_apart) = (false, false);
+        (sequence.in_use, sequence.is_apart, sequence.is_kept_apart) = (false, false, false);
         (sequence.position, sequence.promised) = (0, 0);
     }
 
@@ -372,7 +410,8 @@ impl KvCache {
     }
 
     /// Puts a sequence's next full block into the index. If the same tokens are there already, it goes on
-    /// with their blocks, which hold the same values, and gives its own back.
+    /// with their blocks, which hold the same values (or, among those kept apart, as good ones), and gives its own
+    /// back.
     fn share_block(&mut self, sequence: usize) {
         let Sequence { scope, tables, chain, tail, is_apart, .. } = &mut self.sequences[sequence];
         if *is_apart {
@@ -707,6 +746,61 @@ mod tests {
             let (cached, sequence) = read(&mut cache, 2, &prompt);
             assert_eq!(cached, 0, "another scope's");
             cache.give_back(sequence);
+        }
+    }
+
+    #[test]
+    fn what_is_kept_apart_is_found_by_those_that_are_apart_behind_what_all_share() {
+        for windows in [&[None][..], &[Some(100), None]] {
+            let mut cache = KvCache::new(&spec(windows), &DecoderOptions::new(3, 3000));
+            let text: Vec<u32> = (0..640).collect();
+            let write = |cache: &mut KvCache, sequence: usize, tokens: &[u32]| {
+                cache.reserve(sequence, tokens.len()).unwrap();
+                cache.advance(sequence, tokens.len());
+                cache.settle(sequence, tokens);
+            };
+            let begin = |cache: &mut KvCache, is_apart: bool, scope: u64| {
+                let sequence = cache.take().unwrap();
+                let found = match is_apart {
+                    true => cache.attach_apart(sequence, scope, &text),
+                    false => cache.attach(sequence, scope, &text),
+                };
+                (sequence, found)
+            };
+            // Three blocks and a half as everybody writes them, the rest apart.
+            let (sequence, found) = begin(&mut cache, true, 1);
+            assert_eq!(found, 0);
+            write(&mut cache, sequence, &text[..224]);
+            cache.keep_apart(sequence);
+            write(&mut cache, sequence, &text[224..500]);
+            cache.give_back(sequence);
+            let finds = |cache: &mut KvCache| {
+                [(false, 1), (true, 1), (true, 2)].map(|(is_apart, scope)| {
+                    let (sequence, found) = begin(cache, is_apart, scope);
+                    cache.give_back(sequence);
+                    found
+                })
+            };
+            assert_eq!(finds(&mut cache), [192, 448, 0], "{windows:?}");
+            // What others read meanwhile comes first; behind it nothing was left that is apart.
+            let (sequence, found) = begin(&mut cache, false, 1);
+            write(&mut cache, sequence, &text[found..320]);
+            cache.give_back(sequence);
+            assert_eq!(finds(&mut cache), [320, 320, 0], "{windows:?}");
+            // Having found what is everybody's, it goes on for everybody until it is told.
+            let (sequence, found) = begin(&mut cache, true, 1);
+            write(&mut cache, sequence, &text[found..400]);
+            cache.keep_apart(sequence);
+            write(&mut cache, sequence, &text[400..600]);
+            cache.give_back(sequence);
+            assert_eq!(finds(&mut cache), [384, 576, 0], "{windows:?}");
+            // Having found what is apart, it does not.
+            let (sequence, found) = begin(&mut cache, true, 1);
+            assert_eq!(found, 576);
+            write(&mut cache, sequence, &text[found..]);
+            cache.give_back(sequence);
+            assert_eq!(finds(&mut cache), [384, 576, 0], "{windows:?}: the last token is always computed");
+            assert_eq!(cache.blocks().used, 0);
         }
     }
 

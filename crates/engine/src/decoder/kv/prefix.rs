@@ -176,7 +176,8 @@ impl Prefixes {
 
     fn key(&self, parent: u32, scope: u64, tokens: &[u32]) -> u64 {
         let mut hasher = self.hasher.build_hasher();
-        hasher.write_u64(self.nodes.get(parent as usize).map_or(scope, |node| node.key));
+        hasher.write_u64(scope);
+        hasher.write_u64(self.nodes.get(parent as usize).map_or(0, |node| node.key));
         tokens.iter().for_each(|&token| hasher.write_u32(token));
         hasher.finish()
     }
