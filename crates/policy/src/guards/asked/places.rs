@@ -274,7 +274,10 @@ mod tests {
 
     #[test]
     fn what_a_guard_does_not_look_at_stays() {
-        let marked = Message { retrieved: vec![3..6], ..Message::text(MessageRole::User, "at Ann and Bob") };
+        let marked = Message {
+            retrieved: std::iter::once(3..6).collect(),
+            ..Message::text(MessageRole::User, "at Ann and Bob")
+        };
         let mut request = chat(vec![marked, Message::text(MessageRole::Tool, "it was Eve")]);
         let records = redacted(&chain(json!({"channels": ["tool"]})), &mut request, &mut Vault::default());
         assert_eq!(
