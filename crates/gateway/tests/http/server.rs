@@ -7,7 +7,7 @@ use std::time::Duration;
 use backends::ScriptedBackend;
 use contract::Price;
 use gateway::{Flow, FlowHeads, FlowParts, Gateway, GatewaySettings, Metrics};
-use ledger::{Ledger, LedgerSettings};
+use ledger::{KeepText, Ledger, LedgerSettings};
 use policy::PolicySettings;
 use policy::guards::Chain;
 use reqwest::{Client, RequestBuilder, Response};
@@ -71,7 +71,8 @@ impl Setup {
         let ledger = match self.ledger {
             true => {
                 let path = folder.path().join("ledger.sqlite");
-                Some(Ledger::open(&path, LedgerSettings::default()).await.unwrap())
+                let settings = LedgerSettings { keep_text: KeepText::Full, ..LedgerSettings::default() };
+                Some(Ledger::open(&path, settings).await.unwrap())
             }
             false => None,
         };
