@@ -23,7 +23,6 @@ const TOKEN_HEAD: &str = "token-head";
 const SHIPPED: &[(&str, &str)] = &[
     ("injection", include_str!("../heads/qwen2.5-coder-0.5b.injection.json")),
     ("harmful", include_str!("../heads/qwen2.5-coder-0.5b.harmful.json")),
-    ("injection", include_str!("../heads/smollm2-135m.injection.json")),
     ("harmful", include_str!("../heads/smollm2-135m.harmful.json")),
 ];
 

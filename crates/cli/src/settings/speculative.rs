@@ -73,8 +73,9 @@ impl SpeculativeSettings {
                 Some(LocalSettings::new(text, context).map_err(|error| error.at("speculative.model"))?)
             }
         };
-        let mut switch = |name| table.remove(name).as_ref().and_then(Value::as_bool).unwrap_or(true);
-        let (enabled, coarse_weights) = (switch("enabled"), switch("coarse_weights"));
+        let mut switch = |name| table.remove(name).as_ref().and_then(Value::as_bool);
+        let enabled = switch("enabled").unwrap_or(true);
+        let coarse_weights = switch("coarse_weights").unwrap_or(false);
         Ok(SpeculativeSettings { enabled, drafter, model, coarse_weights })
     }
 

@@ -188,7 +188,7 @@ fn settings_that_make_no_sense_are_refused_by_name() {
 fn what_is_shown_is_a_configuration_that_means_the_same() {
     let url = "[large]\nurl = \"http://h/v1\"\nmodel = \"m\"\napi_key_env = \"KEY\"\ncontext_tokens = 7\n";
     let extra = "[server]\nmemory = \"1GiB\"\nrequest_tokens_max = 9\n[small]\nkv_tokens = 300\n\
-                 [speculative]\ndrafter = \"chain\"\nmodel = \"smollm2-135m\"\ncoarse_weights = false\n";
+                 [speculative]\ndrafter = \"chain\"\nmodel = \"smollm2-135m\"\ncoarse_weights = true\n";
     for file in [String::new(), format!("{url}{extra}")] {
         let variables = [("KEY", "sk-secret")];
         let settings = Fixture::new(&file).load(&variables, SettingsArgs::default()).unwrap();
@@ -209,7 +209,7 @@ fn tokens_are_drafted_unless_told_otherwise() {
     };
     let settings = with("", &[], None).unwrap();
     let default =
-        SpeculativeSettings { enabled: true, drafter: DrafterKind::Auto, model: None, coarse_weights: true };
+        SpeculativeSettings { enabled: true, drafter: DrafterKind::Auto, model: None, coarse_weights: false };
     assert_eq!(settings, default);
     assert!(!settings.asks_for_model());
     let off = "[speculative]\nenabled = false\ndrafter = \"chain\"";
@@ -217,7 +217,7 @@ fn tokens_are_drafted_unless_told_otherwise() {
     assert!(!with(off, &[], None).unwrap().asks_for_model());
     assert!(with(off, &[("TANDEM_SPECULATIVE_ENABLED", "true")], None).unwrap().asks_for_model());
     assert!(!with("", &[("TANDEM_SPECULATIVE_ENABLED", "true")], Some("false")).unwrap().enabled);
-    assert!(!with("[speculative]\ncoarse_weights = false", &[], None).unwrap().coarse_weights);
+    assert!(with("[speculative]\ncoarse_weights = true", &[], None).unwrap().coarse_weights);
     let named = with("", &[("TANDEM_SPECULATIVE_MODEL", "smollm2-135m")], None).unwrap();
     assert_eq!(named.model.as_ref().unwrap().name, "smollm2-135m");
     assert!(named.asks_for_model() && !named.alone().asks_for_model());

@@ -56,9 +56,9 @@ pub struct Drafting {
     /// First tokens of the vocabulary that the model may draft
     #[arg(long, value_name = "N", requires = "speculative", default_value_t = DRAFT_VOCABULARY)]
     draft_vocabulary: usize,
-    /// Draft with the draft model's own weights, not with those of 4 bits that are made for it
+    /// Draft with weights of 4 bits that are made for it, not with the draft model's own
     #[arg(long, requires = "speculative")]
-    own_weights: bool,
+    coarse_weights: bool,
     /// Draft as much as may be, whatever it costs: to compare answers, not speed
     #[arg(long, requires = "speculative")]
     free_drafts: bool,
@@ -174,7 +174,7 @@ fn draft_model(
     if drafting.drafter == DrafterKind::PromptLookup {
         return Ok(None);
     }
-    let coarse = (!drafting.own_weights).then_some(drafting.draft_vocabulary);
+    let coarse = drafting.coarse_weights.then_some(drafting.draft_vocabulary);
     let options = LoadOptions { draft_vocabulary: coarse, ..LoadOptions::default() };
     let draft = context.load_model(&drafting.draft, options)?;
     vocabulary::compare(draft.tokenizer(), model.tokenizer())
