@@ -244,20 +244,20 @@ impl Metrics {
         self.inner.inter_token_seconds.observe(seconds);
     }
 
-    /// Counts a request that is over.
+    /// Counts a request that is over; its own count comes last, so that who sees it finds its tokens counted too.
     pub(crate) fn request(&self, outcome: &Outcome) {
         let inner = &self.inner;
-        let model = outcome.model.as_deref().unwrap_or("none");
-        let status = outcome.status.to_string();
-        inner.requests.with_label_values(&[outcome.route.as_str(), model, &status]).inc();
-        inner.overhead_seconds.observe(outcome.overhead_ms / 1e3);
-        inner.saved_usd.add(outcome.saved_usd);
-        for record in &outcome.guards {
-            inner.guard.with_label_values(&[record.guard.as_str(), record.outcome()]).inc();
-        }
         for attempt in &outcome.attempts {
             self.attempt(attempt);
         }
+        for record in &outcome.guards {
+            inner.guard.with_label_values(&[record.guard.as_str(), record.outcome()]).inc();
+        }
+        inner.overhead_seconds.observe(outcome.overhead_ms / 1e3);
+        inner.saved_usd.add(outcome.saved_usd);
+        let model = outcome.model.as_deref().unwrap_or("none");
+        let status = outcome.status.to_string();
+        inner.requests.with_label_values(&[outcome.route.as_str(), model, &status]).inc();
     }
 
     fn attempt(&self, attempt: &Attempt) {
