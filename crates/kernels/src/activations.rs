@@ -25,7 +25,8 @@ pub(crate) const NEGATED_SCALED_SUM: usize = 4;
 pub(crate) struct Activations {
     groups: usize,
     columns: usize,
-    /// Columns of a block: fewer than [`BLOCK_COLUMNS`] only if there are no more.
+    /// Columns of a block, a power of two: fewer than [`BLOCK_COLUMNS`] only if there are no more. The last block
+    /// may have lines of no column, which tiles read and whose results nobody does.
     width: usize,
     lines: Vec<Line>,
 }
@@ -33,7 +34,7 @@ pub(crate) struct Activations {
 impl Activations {
     /// Lines of `columns` columns of `inner` values, or of fewer columns, at most.
     pub fn lines_max(inner: usize, columns: usize) -> usize {
-        inner.div_ceil(GROUP) * columns.next_multiple_of(columns.clamp(1, BLOCK_COLUMNS))
+        inner.div_ceil(GROUP) * columns.next_multiple_of(block_width(columns))
     }
 
     /// Without columns, and with room for so many lines.
@@ -49,7 +50,7 @@ impl Activations {
         assert!(inner.is_multiple_of(GROUP), "{inner} values are not whole groups of {GROUP}");
         self.groups = inner / GROUP;
         self.columns = columns;
-        self.width = columns.clamp(1, BLOCK_COLUMNS);
+        self.width = block_width(columns);
         let lines = self.groups * columns.next_multiple_of(self.width);
         if self.lines.len() < lines {
             self.lines.resize(lines, Line([0; LINE_BYTES]));
@@ -62,9 +63,9 @@ impl Activations {
         ActivationsWriter { groups, columns, width, lines: lines.as_mut_ptr().cast() }
     }
 
-    /// Most columns that a tile starting at `column` can take.
+    /// Most columns that a tile starting at `column` can take, those that are none included.
     pub fn tile_columns(&self, column: usize) -> usize {
-        (self.width - column % self.width).min(self.columns - column)
+        self.width - column % self.width
     }
 
     /// Where a tile that starts at `column` reads.
@@ -73,6 +74,11 @@ impl Activations {
         let first = &self.lines[first_line(column, self.groups, self.width)];
         TileInput { line: first.0.as_ptr(), stride: self.width * LINE_BYTES }
     }
+}
+
+/// Columns of a block where there are so many.
+fn block_width(columns: usize) -> usize {
+    columns.clamp(1, BLOCK_COLUMNS).next_power_of_two()
 }
 
 /// Index of a column's line of group 0.

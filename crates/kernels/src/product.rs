@@ -23,6 +23,9 @@ const FILL_COLUMNS: usize = 8;
 /// Tasks per thread at the most: enough that an interrupted thread's share is taken by others.
 const TASKS_PER_THREAD: usize = 12;
 
+/// Values of the widest tile.
+const TILE_VALUES: usize = PANEL_ROWS * 8;
+
 /// Weights that are multiplied as floats: float formats, and every format on the exact path. Rows are
 /// dequantized as they are used.
 #[derive(Clone, Copy, Debug)]
@@ -372,13 +375,33 @@ impl Part<'_> {
             column += tiles * TILE_COLUMNS;
         }
         while column < end {
-            let widest = self.input.quantized.tile_columns(column).min(isa.kernels().columns_max);
-            let width = (end - column).min(widest).ilog2().min(3);
-            // SAFETY: the CPU has the set; `multiply` proved the bounds of all columns, and no two
-            // tasks share a panel and a column.
-            unsafe { tile(width)(&call(column)) };
-            column += 1 << width;
+            let width = self.tile_width(isa, column, end);
+            let count = (end - column).min(1 << width);
+            if count == 1 << width {
+                // SAFETY: the CPU has the set; `multiply` proved the bounds of all columns, and no two
+                // tasks share a panel and a column.
+                unsafe { tile(width)(&call(column)) };
+            } else {
+                let mut sums = [0f32; TILE_VALUES];
+                let call =
+                    TileCall { output: sums.as_mut_ptr(), output_stride: PANEL_ROWS, ..call(column) };
+                // SAFETY: the input has lines of that many columns, `sums` room for their values.
+                unsafe { tile(width)(&call) };
+                for (at, values) in sums.chunks_exact(PANEL_ROWS).take(count).enumerate() {
+                    let to = self.output(column + at, panel * PANEL_ROWS);
+                    // SAFETY: as above.
+                    unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), to, rows) };
+                }
+            }
+            column += count;
         }
+    }
+
+    /// Log2 of the columns that a tile from `column` takes: all up to `end`, if there is one so wide. One that is
+    /// too wide takes less time than several that are not, since each unpacks the weights.
+    fn tile_width(&self, isa: Isa, column: usize, end: usize) -> u32 {
+        let widest = self.input.quantized.tile_columns(column).min(isa.kernels().columns_max);
+        (end - column).next_power_of_two().min(widest).ilog2()
     }
 
     /// As [`Part::multiply_integers`], for columns that are quantized as two.
@@ -388,10 +411,10 @@ impl Part<'_> {
         let end = 2 * (self.first_column + self.count);
         let mut column = 2 * self.first_column;
         while column < end {
-            let widest = self.input.quantized.tile_columns(column).min(isa.kernels().columns_max);
             // At least 1: columns, blocks and the widest tiles are all even.
-            let width = (end - column).min(widest).ilog2().min(3);
-            let mut sums = [0f32; PANEL_ROWS << 3];
+            let width = self.tile_width(isa, column, end);
+            let count = (end - column).min(1 << width);
+            let mut sums = [0f32; TILE_VALUES];
             let call = TileCall {
                 integers,
                 scales,
@@ -402,9 +425,9 @@ impl Part<'_> {
                 output_stride: PANEL_ROWS,
                 rows,
             };
-            // SAFETY: the CPU has the set; the input has the columns, `sums` room for eight.
+            // SAFETY: the CPU has the set; the input has lines of that many columns, `sums` room for their values.
             unsafe { tile(width)(&call) };
-            for pair in sums[..PANEL_ROWS << width].chunks_exact(2 * PANEL_ROWS) {
+            for pair in sums[..PANEL_ROWS * count].chunks_exact(2 * PANEL_ROWS) {
                 let (value, rest) = pair.split_at(PANEL_ROWS);
                 for row in 0..rows {
                     // SAFETY: `multiply` proved the bounds of all columns, and no two tasks share a
