@@ -7,8 +7,6 @@ use std::time::Instant;
 
 use super::{Decoder, ForwardError, Logits, SequenceId, Work};
 
-/// Passes of each width that are measured; the first brings the weights near.
-const MEASURED_PASSES: usize = 3;
 /// Tokens of a measured pass.
 const MEASURED_TOKENS_MAX: usize = 64;
 
@@ -125,30 +123,22 @@ impl Held {
         self.decoder.forward_draft(works, vocabulary)
     }
 
-    /// Median milliseconds of a pass over `width` tokens of one sequence. `None` if there is no room for it.
+    /// Milliseconds of a pass over `width` tokens of one sequence. `None` if there is no room for it.
     pub fn pass_ms(&mut self, width: usize, pass: Pass) -> Option<f64> {
         let decoder = &mut self.decoder;
         let sequence = decoder.begin().ok()?;
         let width = width.min(MEASURED_TOKENS_MAX).min(decoder.batch_tokens());
         let tokens = &[0; MEASURED_TOKENS_MAX][..width];
-        let mut took = [f64::INFINITY; MEASURED_PASSES];
-        for took_ms in &mut took {
-            let began = Instant::now();
-            let work = |logits| [Work { sequence, tokens, logits }];
-            let result = match pass {
-                Pass::Step => decoder.forward(&work(Logits::All)),
-                Pass::Draft(vocabulary) => decoder.forward_draft(&work(Logits::Last), vocabulary),
-                Pass::Read => decoder.forward(&work(Logits::None)),
-            };
-            if result.is_err() {
-                break;
-            }
-            *took_ms = began.elapsed().as_secs_f64() * 1e3;
-            decoder.truncate(sequence, 0);
-        }
+        let began = Instant::now();
+        let work = |logits| [Work { sequence, tokens, logits }];
+        let result = match pass {
+            Pass::Step => decoder.forward(&work(Logits::All)),
+            Pass::Draft(vocabulary) => decoder.forward_draft(&work(Logits::Last), vocabulary),
+            Pass::Read => decoder.forward(&work(Logits::None)),
+        };
+        let took_ms = result.is_ok().then(|| began.elapsed().as_secs_f64() * 1e3);
         decoder.end(sequence);
-        took.sort_by(f64::total_cmp);
-        Some(took[MEASURED_PASSES / 2]).filter(|ms| ms.is_finite())
+        took_ms
     }
 
     /// Puts the newest guest out, so that a job finds room. False if there is none.

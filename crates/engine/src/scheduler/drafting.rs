@@ -31,7 +31,7 @@ pub struct Speculation {
     drafters: Chain,
     costs: StepCosts,
     gain: Gain,
-    /// Widths measured so far, until the costs are known.
+    /// What was measured so far, until the costs are known.
     points: Vec<(usize, f64)>,
     answer_tokens: f64,
     counts: DraftCounts,
@@ -210,11 +210,11 @@ impl Scheduler {
         if speculation.costs.is_known() {
             return speculation.drafters.prepare();
         }
-        let width = StepCosts::MEASURED[speculation.points.len()];
+        let width = StepCosts::MEASURED[speculation.points.len() % StepCosts::MEASURED.len()];
         let _turn = self.seat.take();
         let Some(ms) = self.decoder.lock().pass_ms(width, Pass::Step) else { return false };
         speculation.points.push((width, ms));
-        if speculation.points.len() == StepCosts::MEASURED.len() {
+        if speculation.points.len() == StepCosts::ROUNDS * StepCosts::MEASURED.len() {
             speculation.costs = StepCosts::measured(&std::mem::take(&mut speculation.points));
         }
         true

@@ -1,8 +1,16 @@
 //! How long steps take, so that prompts do not hold up those who write: [`Pace`].
 
-/// A prompt's part of a step may make it longer by this many steps without one: two, with room for
-/// steps that take longer than the mean.
+/// A prompt's part of a step may make it longer by so many steps without one; hardly a step in a hundred shall
+/// be longer by more.
+const STALL_STEPS_MAX: f64 = 2.0;
+/// What prompts take at most: steps vary.
 const STALL_STEPS: f64 = 1.6;
+/// What they take where steps vary so much that too many are too long.
+const STALL_STEPS_MIN: f64 = 0.8;
+/// By how much less prompts take after a step that was too long, and by how much more after any other: this is at
+/// rest where one in a hundred is (stochastic approximation of a quantile, Robbins and Monro 1951).
+const LESS_STEPS: f64 = 0.2;
+const MORE_STEPS: f64 = LESS_STEPS / 99.0;
 /// Fewest prompt tokens beside writers.
 const CHUNK_TOKENS_MIN: usize = 4;
 /// The kernels' tiles: a step's tokens are whole ones of them, since a begun one takes as long as a whole.
@@ -32,6 +40,8 @@ pub(super) struct Pace {
     beside_token_ms: Option<f64>,
     /// Steps beside prompts since one without.
     beside: u32,
+    /// By how many steps prompts take less than [`STALL_STEPS`].
+    less_steps: f64,
 }
 
 impl Pace {
@@ -56,6 +66,9 @@ impl Pace {
                 // What writing takes is seen without prompts; what a prompt's tokens take grows with the text
                 // before them, and is dearer in short chunks.
                 let (Some(step_ms), Some(least_ms)) = (self.step_ms(), self.prompt_token_ms) else { return };
+                let is_too_long = took_ms > (1.0 + STALL_STEPS_MAX) * step_ms;
+                let change = if is_too_long { LESS_STEPS } else { -MORE_STEPS };
+                self.less_steps = (self.less_steps + change).clamp(0.0, STALL_STEPS - STALL_STEPS_MIN);
                 let token_ms = self.beside_token_ms.unwrap_or(least_ms).max(least_ms);
                 let seen_ms = (took_ms - step_ms) / reading as f64;
                 // A step that was interrupted says little.
@@ -84,7 +97,9 @@ impl Pace {
     /// without.
     pub fn chunk_tokens(&self, step_ms: Option<f64>, writing: usize) -> usize {
         let tokens = match (step_ms, self.beside_token_ms.or(self.prompt_token_ms)) {
-            (Some(step_ms), Some(token_ms)) => (STALL_STEPS * step_ms / token_ms.max(1e-6)) as usize,
+            (Some(step_ms), Some(token_ms)) => {
+                ((STALL_STEPS - self.less_steps) * step_ms / token_ms.max(1e-6)) as usize
+            }
             _ => TILE_TOKENS,
         };
         let in_tiles = (writing + tokens) / TILE_TOKENS * TILE_TOKENS;
@@ -118,7 +133,7 @@ mod tests {
         pace.note((1, 0), 20.0);
         assert_eq!(pace.chunk_tokens(Some(20.0), 1), 15);
         for _ in 0..100 {
-            pace.note((1, 15), 80.0); // 4 ms a token
+            pace.note((1, 15), 59.0); // 2.6 ms a token
         }
         assert_eq!(pace.chunk_tokens(Some(20.0), 1), 7);
         assert_eq!(pace.step_ms(), Some(20.0), "others' steps did not become longer");
@@ -147,6 +162,32 @@ mod tests {
         }
         assert_eq!(looks, 12);
         assert_eq!(pace.chunk_tokens(pace.step_ms(), 1), 15, "as when all was faster");
+    }
+
+    #[test]
+    fn where_steps_vary_prompts_take_less_until_one_in_a_hundred_is_too_long() {
+        // One step in twenty takes so much longer: the chunks of the last thousand, and how many steps were too long.
+        let steps = |extra_ms: f64| {
+            let mut pace = Pace::default();
+            pace.note((0, 512), 1024.0);
+            pace.note((1, 0), 20.0);
+            let steps = (0..2000).map(|step| {
+                let chunk = pace.chunk_tokens(Some(20.0), 1);
+                let took_ms = 20.0 + 2.0 * chunk as f64 + if step % 20 == 0 { extra_ms } else { 0.0 };
+                pace.note((1, chunk), took_ms);
+                (chunk, took_ms > 60.0)
+            });
+            let (chunks, too_long): (Vec<usize>, Vec<bool>) = steps.skip(1000).unzip();
+            (chunks, too_long.into_iter().filter(|&too_long| too_long).count())
+        };
+        let (chunks, too_long) = steps(0.0);
+        assert!(chunks.iter().all(|&chunk| chunk == 15) && too_long == 0, "{chunks:?}");
+        // 25 ms more are too long beside 15 tokens, not beside 7.
+        let (chunks, too_long) = steps(25.0);
+        assert!((1..20).contains(&too_long), "{too_long} of 1000: {chunks:?}");
+        let (chunks, too_long) = steps(100.0);
+        assert!(too_long == 50 && chunks.iter().all(|&chunk| chunk <= 7), "short for nothing, but no shorter");
+        assert!(chunks.iter().filter(|&&chunk| chunk == 7).count() > 500, "{chunks:?}");
     }
 
     #[test]

@@ -8,42 +8,61 @@
 
 /// Steps of more tokens are extrapolated.
 const COLUMNS_MAX: usize = 24;
-/// Weight of a step in the running mean of steps as wide.
-const NEWEST: f64 = 0.2;
-/// Its weight for all others: the machine as a whole may have become slower or faster. Small, so that what was
-/// wrong about one width does not spoil the rest.
-const NEWEST_ELSEWHERE: f64 = 0.01;
+/// Weight of a step in the running mean of how fast the machine is.
+const NEWEST_SPEED: f64 = 0.1;
+/// Its weight in the running mean of steps as wide, beside that: small, for the machine changes more often than what
+/// one width takes beside another.
+const NEWEST_WIDTH: f64 = 0.03;
 /// A step that took so many times what was expected was interrupted: it counts as no more than this.
 const OUTLIER: f64 = 2.0;
 /// Weight of the newest step in the running mean of how much speculation gains.
 const NEWEST_GAIN: f64 = 0.02;
 
 /// How long steps of one model take, by the tokens in them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct StepCosts {
-    /// Milliseconds of steps of 1, 2, … tokens; empty as long as nothing was measured.
+    /// Milliseconds of steps of 1, 2, … tokens, while the machine is as fast as it was when they were measured; empty
+    /// as long as nothing was.
     ms: Vec<f64>,
+    /// How many times as long they take now.
+    slowness: f64,
+}
+
+impl Default for StepCosts {
+    fn default() -> Self {
+        StepCosts { ms: Vec::new(), slowness: 1.0 }
+    }
 }
 
 impl StepCosts {
     /// Widths worth measuring: the kernels' tiles make steps between them.
     pub const MEASURED: [usize; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, COLUMNS_MAX];
+    /// How often to measure each, in turn: whatever else a machine does makes steps longer, never shorter, and does so for
+    /// a while.
+    pub const ROUNDS: usize = 4;
 
-    /// Of measured steps: tokens, ascending from 1, and milliseconds.
+    /// Of measured steps: tokens and milliseconds, in any order; the fastest of each width counts, and so do wider ones
+    /// that were faster still.
     pub fn measured(points: &[(usize, f64)]) -> Self {
+        let mut points = points.to_vec();
+        points.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
+        points.dedup_by_key(|&mut (columns, _)| columns);
+        for at in (1..points.len()).rev() {
+            points[at - 1].1 = points[at - 1].1.min(points[at].1);
+        }
         let mut ms = Vec::with_capacity(COLUMNS_MAX);
         for pair in points.windows(2) {
             let ((from, at_from), (to, at_to)) = (pair[0], pair[1]);
-            let slope = (at_to - at_from) / (to - from).max(1) as f64;
+            let slope = (at_to - at_from) / (to - from) as f64;
             ms.extend((0..to - from).map(|more| at_from + slope * more as f64));
         }
         ms.extend(points.last().map(|&(_, last)| last));
-        StepCosts { ms }
+        StepCosts { ms, ..StepCosts::default() }
     }
 
     /// Steps that take no time, whatever happens: all that may be drafted is.
     pub fn free() -> Self {
-        StepCosts { ms: vec![0.0] }
+        StepCosts { ms: vec![0.0], ..StepCosts::default() }
     }
 
     /// Whether anything is known.
@@ -54,11 +73,12 @@ impl StepCosts {
     /// Milliseconds of a step of `columns` tokens; 0 while nothing is known.
     pub fn at(&self, columns: usize) -> f64 {
         let Some(&last) = self.ms.last() else { return 0.0 };
-        match self.ms.get(columns.max(1) - 1) {
+        let ms = match self.ms.get(columns.max(1) - 1) {
             Some(&ms) => ms,
             // Beyond, arithmetic is what takes time.
             None => last * columns as f64 / self.ms.len() as f64,
-        }
+        };
+        ms * self.slowness
     }
 
     /// How many times as long a step of `columns` tokens takes as one of `others`; 1 while nothing is known.
@@ -74,9 +94,9 @@ impl StepCosts {
             return;
         }
         let change = (took_ms / expected).min(OUTLIER) - 1.0;
-        for (at, ms) in self.ms.iter_mut().enumerate() {
-            let weight = if at + 1 == columns { NEWEST } else { NEWEST_ELSEWHERE };
-            *ms *= 1.0 + weight * change;
+        self.slowness *= 1.0 + NEWEST_SPEED * change;
+        if let Some(ms) = self.ms.get_mut(columns.max(1) - 1) {
+            *ms *= 1.0 + NEWEST_WIDTH * change;
         }
     }
 }
@@ -216,24 +236,33 @@ mod tests {
     }
 
     #[test]
+    fn the_fastest_of_each_width_counts_and_no_width_takes_longer_than_a_wider_one() {
+        let costs = StepCosts::measured(&[(4, 14.0), (1, 20.0), (2, 17.0), (1, 10.0), (2, 30.0), (4, 14.5)]);
+        let at: Vec<f64> = (1..=4).map(|columns| costs.at(columns)).collect();
+        assert_eq!(at, [10.0, 14.0, 14.0, 14.0]);
+    }
+
+    #[test]
     fn costs_follow_the_machine() {
         let mut costs = costs(0.1);
-        // What is wrong about one width says little of the others.
-        for _ in 0..200 {
+        // It has become twice as slow: whatever is seen of it, all else has.
+        for _ in 0..60 {
             costs.note(4, 52.0);
         }
         assert!((costs.at(4) - 52.0).abs() < 0.1);
-        assert!(costs.at(1) > 20.0 && costs.at(1) < 22.0, "{}", costs.at(1));
-        // All that is seen has become twice as slow: so will the rest have.
+        assert!(costs.at(1) > 30.0 && costs.at(8) > 50.0, "{} {}", costs.at(1), costs.at(8));
+        // What is wrong about one width is seen by the others.
         for _ in 0..400 {
-            costs.note(4, 104.0);
-            costs.note(8, 68.0);
-            costs.note(2, 44.0);
+            costs.note(4, 52.0);
+            for columns in [1, 2, 3, 5] {
+                costs.note(columns, 20.0 * (1.0 + 0.1 * (columns - 1) as f64));
+            }
         }
-        assert!(costs.at(1) > 22.5, "{}", costs.at(1));
+        assert!((costs.at(4) - 52.0).abs() < 2.0 && (costs.at(1) - 20.0).abs() < 1.5, "{costs:?}");
+        assert!((costs.at(8) - 34.0).abs() < 6.0, "not seen at all: {costs:?}");
         let before = costs.at(4);
         costs.note(4, 1e9);
-        assert!(costs.at(4) <= before * 1.21, "an interrupted step counts little");
+        assert!(costs.at(4) <= before * 1.14, "an interrupted step counts little");
         let mut unknown = StepCosts::default();
         unknown.note(1, 5.0);
         assert!(!unknown.is_known());

@@ -145,10 +145,13 @@ impl DraftModel {
     fn measure(&mut self, shared: &SharedDecoder) {
         let _turn = self.seat.take();
         let mut held = shared.lock();
-        let Some(read_ms) = held.pass_ms(READ_TOKENS, Pass::Read) else { return };
         let draft = Pass::Draft(self.vocabulary);
-        let points = MEASURED.map(|width| Some((width, held.pass_ms(width, draft)?)));
-        let points: Vec<(usize, f64)> = points.into_iter().flatten().collect();
+        let (mut points, mut read_ms) = (Vec::new(), f64::INFINITY);
+        for _ in 0..StepCosts::ROUNDS {
+            let Some(ms) = held.pass_ms(READ_TOKENS, Pass::Read) else { return };
+            read_ms = read_ms.min(ms);
+            points.extend(MEASURED.iter().filter_map(|&width| Some((width, held.pass_ms(width, draft)?))));
+        }
         self.costs = StepCosts::measured(&points);
         self.read_ms = read_ms / READ_TOKENS as f64;
     }
