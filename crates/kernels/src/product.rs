@@ -383,8 +383,7 @@ impl Part<'_> {
                 unsafe { tile(width)(&call(column)) };
             } else {
                 let mut sums = [0f32; TILE_VALUES];
-                let call =
-                    TileCall { output: sums.as_mut_ptr(), output_stride: PANEL_ROWS, ..call(column) };
+                let call = TileCall { output: sums.as_mut_ptr(), output_stride: PANEL_ROWS, ..call(column) };
                 // SAFETY: the input has lines of that many columns, `sums` room for their values.
                 unsafe { tile(width)(&call) };
                 for (at, values) in sums.chunks_exact(PANEL_ROWS).take(count).enumerate() {

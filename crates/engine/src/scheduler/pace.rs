@@ -186,7 +186,10 @@ mod tests {
         let (chunks, too_long) = steps(18.0);
         assert!((1..20).contains(&too_long), "{too_long} of 1000: {chunks:?}");
         let (chunks, too_long) = steps(100.0);
-        assert!(too_long == 50 && chunks.iter().all(|&chunk| chunk <= 7), "short for nothing, but no shorter");
+        assert!(
+            too_long == 50 && chunks.iter().all(|&chunk| chunk <= 7),
+            "short for nothing, but no shorter"
+        );
         assert!(chunks.iter().filter(|&&chunk| chunk == 7).count() > 500, "{chunks:?}");
     }
 
