@@ -9,7 +9,7 @@ use crate::simd::{LANES, Simd};
 /// Values that share a scale.
 pub const GROUP: usize = 32;
 /// Columns whose lines are interleaved: those of the widest tile.
-const BLOCK_COLUMNS: usize = 8;
+pub(crate) const BLOCK_COLUMNS: usize = 8;
 /// A group's line: 32 values; the scale; minus the sum of the values (i32) of the first half, the second
 /// and both; the same times the scale (f32). Offsets in 32-bit words behind the values:
 pub(crate) const SCALE: usize = 0;

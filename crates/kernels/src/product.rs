@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use crate::activations::{Activations, GROUP};
+use crate::activations::{Activations, BLOCK_COLUMNS, GROUP};
 use crate::ahead::Ahead;
 use crate::formats::Format;
 use crate::isa::Isa;
@@ -24,7 +24,7 @@ const FILL_COLUMNS: usize = 8;
 const TASKS_PER_THREAD: usize = 12;
 
 /// Values of the widest tile.
-const TILE_VALUES: usize = PANEL_ROWS * 8;
+const TILE_VALUES: usize = PANEL_ROWS * BLOCK_COLUMNS;
 
 /// Weights that are multiplied as floats: float formats, and every format on the exact path. Rows are
 /// dequantized as they are used.
