@@ -158,16 +158,15 @@ impl ActivationsWriter {
         }
     }
 
-    /// Quantizes one column as two: `2 · column` as [`ActivationsWriter::quantize`] does, and the next
-    /// one what that rounded away, so that their sum holds 16 bits of each value.
+    /// The same, and into `rest`'s column what that rounded away, so that both columns' sum holds 16 bits of each
+    /// value.
     ///
     /// # Safety
     /// As [`ActivationsWriter::quantize`], for both columns.
     #[inline(always)]
-    pub unsafe fn quantize_pair<S: Simd>(&self, column: usize, from: &[f32]) {
-        let column = 2 * column;
-        debug_assert!(column + 1 < self.columns && from.len() == self.groups * GROUP);
-        let (mut line, mut rest_line) = (self.line(column), self.line(column + 1));
+    pub unsafe fn quantize_with_rest<S: Simd>(&self, rest: &ActivationsWriter, column: usize, from: &[f32]) {
+        debug_assert!(column < self.columns && column < rest.columns && from.len() == self.groups * GROUP);
+        let (mut line, mut rest_line) = (self.line(column), rest.line(column));
         for group in from.as_chunks::<GROUP>().0 {
             // SAFETY: as above, with two lines.
             unsafe {
@@ -176,7 +175,7 @@ impl ActivationsWriter {
                 quantize_group::<S>(rest, rest_line);
             }
             line = line.wrapping_add(self.width * LINE_BYTES);
-            rest_line = rest_line.wrapping_add(self.width * LINE_BYTES);
+            rest_line = rest_line.wrapping_add(rest.width * LINE_BYTES);
         }
     }
 

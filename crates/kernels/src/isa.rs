@@ -34,7 +34,7 @@ pub(crate) struct Kernels {
     /// Instead of tiles where there are many columns, if the set has it; by encoding.
     pub many_columns: Option<&'static [ManyColumns]>,
     pub quantize: unsafe fn(&ActivationsWriter, usize, &[f32]),
-    pub quantize_pair: unsafe fn(&ActivationsWriter, usize, &[f32]),
+    pub quantize_with_rest: unsafe fn(&ActivationsWriter, &ActivationsWriter, usize, &[f32]),
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     pub rms_norm_in_place: unsafe fn(&mut [f32], &[f32], f32),
     pub silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
@@ -99,8 +99,13 @@ macro_rules! instantiate {
                 unsafe { to.quantize::<$simd>(column, from) }
             }
             $(#[target_feature(enable = $feature)])*
-            unsafe fn quantize_pair(to: &ActivationsWriter, column: usize, from: &[f32]) {
-                unsafe { to.quantize_pair::<$simd>(column, from) }
+            unsafe fn quantize_with_rest(
+                to: &ActivationsWriter,
+                rest: &ActivationsWriter,
+                column: usize,
+                from: &[f32],
+            ) {
+                unsafe { to.quantize_with_rest::<$simd>(rest, column, from) }
             }
             $(#[target_feature(enable = $feature)])*
             pub(super) unsafe fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
@@ -174,7 +179,7 @@ macro_rules! instantiate {
                     None
                 },
                 quantize,
-                quantize_pair,
+                quantize_with_rest,
                 rms_norm: super::$floats::rms_norm,
                 rms_norm_in_place: super::$floats::rms_norm_in_place,
                 silu_mul: super::$floats::silu_mul,

@@ -23,6 +23,8 @@ const FILL_COLUMNS: usize = 8;
 /// Tasks per thread at the most: enough that an interrupted thread's share is taken by others.
 const TASKS_PER_THREAD: usize = 12;
 
+/// See [`refine`].
+const NEAR: f32 = 0.1875;
 /// Values of the widest tile.
 const TILE_VALUES: usize = PANEL_ROWS * BLOCK_COLUMNS;
 
@@ -99,6 +101,8 @@ pub struct Columns {
     /// `[column][inner]`; where only quantized columns are read, a row per thread to write them in.
     float: Vec<f32>,
     quantized: Activations,
+    /// What rounding took, of columns that are to be refined.
+    rest: Activations,
     has_floats: bool,
     rounding: Rounding,
 }
@@ -111,9 +115,8 @@ pub enum Rounding {
     None,
     /// Eight bits a value, with a scale per 32 values.
     Int8,
-    /// Sixteen bits a value, as two columns of eight whose products are summed: nearly free where
-    /// memory is what a product waits for, twice the work where it is not.
-    Int16,
+    /// The same, and eight bits of what that takes from each value, for [`refine`].
+    Int8WithRest,
 }
 
 /// Called with a column's number, its row of the state, and the column to write.
@@ -136,12 +139,20 @@ impl ColumnsShape {
     /// Values of floats and lines of integers that up to as many columns take.
     fn room(&self, threads: usize) -> (usize, usize) {
         let kept = if self.floats { self.count } else { threads };
-        let columns = match self.rounding {
+        let lines = match self.rounding {
             Rounding::None => 0,
-            Rounding::Int8 => self.count,
-            Rounding::Int16 => 2 * self.count,
+            Rounding::Int8 | Rounding::Int8WithRest => Activations::lines_max(self.inner, self.count),
         };
-        (self.inner * kept, Activations::lines_max(self.inner, columns))
+        (self.inner * kept, lines)
+    }
+
+    /// The same of what rounding takes.
+    fn rest_room(&self) -> usize {
+        if self.rounding == Rounding::Int8WithRest {
+            Activations::lines_max(self.inner, self.count)
+        } else {
+            0
+        }
     }
 }
 
@@ -149,23 +160,26 @@ impl Columns {
     /// Without columns; for those of `shapes` and a pool of `threads` it never grows. Its pages are
     /// committed as they are used.
     pub fn with_room(shapes: &[ColumnsShape], threads: usize) -> Self {
-        let (floats, lines) = Self::room(shapes, threads);
+        let (floats, lines, rest) = Self::room(shapes, threads);
         Columns {
             float: Vec::with_capacity(floats),
             quantized: Activations::with_room(lines),
+            rest: Activations::with_room(rest),
             ..Columns::default()
         }
     }
 
     /// Bytes that [`Columns::with_room`] takes.
     pub fn bytes(shapes: &[ColumnsShape], threads: usize) -> usize {
-        let (floats, lines) = Self::room(shapes, threads);
-        floats * size_of::<f32>() + lines * LINE_BYTES
+        let (floats, lines, rest) = Self::room(shapes, threads);
+        floats * size_of::<f32>() + (lines + rest) * LINE_BYTES
     }
 
-    fn room(shapes: &[ColumnsShape], threads: usize) -> (usize, usize) {
-        let rooms = shapes.iter().map(|shape| shape.room(threads));
-        rooms.fold((0, 0), |most, room| (most.0.max(room.0), most.1.max(room.1)))
+    fn room(shapes: &[ColumnsShape], threads: usize) -> (usize, usize, usize) {
+        shapes.iter().fold((0, 0, 0), |most, shape| {
+            let (floats, lines) = shape.room(threads);
+            (most.0.max(floats), most.1.max(lines), most.2.max(shape.rest_room()))
+        })
     }
 
     /// Calls `body(column, row of state, column's values)` for every column, spread over the pool, and
@@ -192,20 +206,15 @@ impl Columns {
             return;
         }
         assert!(state.len().is_multiple_of(count), "state is not one row per column");
-        let quantize = match rounding {
-            Rounding::None => None,
-            Rounding::Int8 => {
-                self.quantized.resize(inner, count);
-                Some(isa.kernels().quantize)
-            }
-            Rounding::Int16 => {
-                self.quantized.resize(inner, 2 * count);
-                Some(isa.kernels().quantize_pair)
-            }
-        };
+        if rounding != Rounding::None {
+            self.quantized.resize(inner, count);
+        }
+        if rounding == Rounding::Int8WithRest {
+            self.rest.resize(inner, count);
+        }
         let stride = state.len() / count;
         let (rows, columns) = (SharedSlice::new(state), SharedSlice::new(&mut self.float));
-        let writer = self.quantized.writer();
+        let (writer, rest) = (self.quantized.writer(), self.rest.writer());
         let share = if count >= 4 * FILL_COLUMNS { FILL_COLUMNS } else { 1 };
         pool.run(count.div_ceil(share), &|task, thread| {
             for column in task * share..count.min((task + 1) * share) {
@@ -214,10 +223,16 @@ impl Columns {
                 let (row, values) =
                     unsafe { (rows.part(column * stride, stride), columns.part(to * inner, inner)) };
                 body(column, row, values);
-                if let Some(quantize) = quantize {
-                    // SAFETY: the CPU has the set; this column of the activations, or pair of columns,
-                    // is the task's own.
-                    unsafe { quantize(&writer, column, values) }
+                // SAFETY: the CPU has the set; this column of the activations, and of what rounding takes, is the
+                // task's own.
+                unsafe {
+                    match rounding {
+                        Rounding::None => {}
+                        Rounding::Int8 => (isa.kernels().quantize)(&writer, column, values),
+                        Rounding::Int8WithRest => {
+                            (isa.kernels().quantize_with_rest)(&writer, &rest, column, values);
+                        }
+                    }
                 }
             }
         });
@@ -304,6 +319,57 @@ pub fn multiply((isa, pool): (Isa, &Pool), products: &[Weights], input: &Columns
     });
 }
 
+/// Adds to each column's highest products what rounding the column to eight bits took from them: of 16 neighbouring
+/// ones, if any of them is as near to the highest as a share of [`NEAR`] of the way to their mean. Rounding moves a
+/// product by a hundredth of their spread, so these are the only ones that can be the highest; they become as exact as
+/// with 16 bits, without their work for all. `output`: of [`multiply`] by one matrix.
+///
+/// # Panics
+/// If sizes do not fit each other, or the columns were not filled for it.
+pub fn refine((isa, pool): (Isa, &Pool), weights: Weights, input: &Columns, output: &mut [f32]) {
+    let Weights::Panels(panels, rows) = weights else { return };
+    assert!(input.rounding == Rounding::Int8WithRest, "columns were filled without what rounding takes");
+    check(&weights, input);
+    each_row(pool, &mut output[..rows * input.count], rows, &|column, products| {
+        let threshold = near(products);
+        for (panel, products) in products.chunks_mut(PANEL_ROWS).enumerate() {
+            if !products.iter().any(|&product| product >= threshold) {
+                continue;
+            }
+            let (integers, scales) = panels.panel(panel);
+            let mut sums = [0f32; PANEL_ROWS];
+            let call = TileCall {
+                integers,
+                scales,
+                codebook: panels.codebook(),
+                groups: panels.columns() / GROUP,
+                input: input.rest.tile(column),
+                output: sums.as_mut_ptr(),
+                output_stride: PANEL_ROWS,
+                rows: products.len(),
+            };
+            // SAFETY: the CPU has the set; the column exists, `sums` has room for its values.
+            unsafe { isa.kernels().tile(panels.layout().index(), 0)(&call) };
+            products.iter_mut().zip(sums).for_each(|(product, rest)| *product += rest);
+        }
+    });
+}
+
+/// How near to the highest of them products have to be: from there the share [`NEAR`] of the way to their mean. The
+/// same on every machine.
+fn near(products: &[f32]) -> f32 {
+    let (mut tops, mut sums) = ([f32::NEG_INFINITY; PANEL_ROWS], [0f32; PANEL_ROWS]);
+    for products in products.chunks(PANEL_ROWS) {
+        for ((top, sum), &product) in tops.iter_mut().zip(&mut sums).zip(products) {
+            *top = if product > *top { product } else { *top };
+            *sum += product;
+        }
+    }
+    let top = tops.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    let mean = sums.iter().sum::<f32>() / products.len() as f32;
+    top - NEAR * (top - mean)
+}
+
 /// Panics unless every read of the product is in bounds.
 fn check(weights: &Weights, input: &Columns) {
     assert!(weights.columns() == input.inner, "columns do not fit the weights");
@@ -337,10 +403,7 @@ impl Part<'_> {
         let first = panel * PANEL_ROWS;
         let rows = PANEL_ROWS.min(self.weights.rows() - first);
         match self.weights {
-            Weights::Panels(panels, _) => match self.input.rounding {
-                Rounding::Int16 => self.multiply_pairs(isa, panels, (panel, rows)),
-                _ => self.multiply_integers(isa, panels, (panel, rows)),
-            },
+            Weights::Panels(panels, _) => self.multiply_integers(isa, panels, (panel, rows)),
             Weights::Float(float) => self.multiply_floats(isa, float, first..first + rows),
         }
     }
@@ -403,41 +466,6 @@ impl Part<'_> {
         (end - column).next_power_of_two().min(widest).ilog2()
     }
 
-    /// As [`Part::multiply_integers`], for columns that are quantized as two.
-    fn multiply_pairs(&self, isa: Isa, panels: &Panels, (panel, rows): (usize, usize)) {
-        let tile = |width: u32| isa.kernels().tile(panels.layout().index(), width);
-        let (integers, scales) = panels.panel(panel);
-        let end = 2 * (self.first_column + self.count);
-        let mut column = 2 * self.first_column;
-        while column < end {
-            // At least 1: columns, blocks and the widest tiles are all even.
-            let width = self.tile_width(isa, column, end);
-            let count = (end - column).min(1 << width);
-            let mut sums = [0f32; TILE_VALUES];
-            let call = TileCall {
-                integers,
-                scales,
-                codebook: panels.codebook(),
-                groups: panels.columns() / GROUP,
-                input: self.input.quantized.tile(column),
-                output: sums.as_mut_ptr(),
-                output_stride: PANEL_ROWS,
-                rows,
-            };
-            // SAFETY: the CPU has the set; the input has lines of that many columns, `sums` room for their values.
-            unsafe { tile(width)(&call) };
-            for pair in sums[..PANEL_ROWS * count].chunks_exact(2 * PANEL_ROWS) {
-                let (value, rest) = pair.split_at(PANEL_ROWS);
-                for row in 0..rows {
-                    // SAFETY: `multiply` proved the bounds of all columns, and no two tasks share a
-                    // panel and a column.
-                    unsafe { *self.output(column / 2, panel * PANEL_ROWS + row) = value[row] + rest[row] };
-                }
-                column += 2;
-            }
-        }
-    }
-
     fn multiply_floats(&self, isa: Isa, float: &FloatRows, rows: std::ops::Range<usize>) {
         let row_bytes = float.data.len() / float.rows;
         FLOAT_ROW.with_borrow_mut(|values| {
@@ -471,9 +499,9 @@ mod tests {
     use crate::formats::{self, FORMATS};
     use crate::panels::PackError;
 
-    /// Of a 16-bit product, as a share of the largest result: 1/127² of a value and the sum's own
+    /// Of a refined product, as a share of the largest result: 1/127² of a value and the sum's own
     /// rounding, with room for sums that cancel. Eight bits are a hundred times further off.
-    const INT16_ERROR: f64 = 2e-3;
+    const REFINED_ERROR: f64 = 2e-3;
 
     /// A small generator, so that cases are reproducible from one seed.
     pub(crate) struct Random(pub u64);
@@ -621,11 +649,11 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(12))]
-        /// Sixteen bits: near the product of the values as they are, whatever the outliers; the same
-        /// bits for every set, batch size and thread count.
+        /// Refined products: those near the highest are near the product of the values as they are, whatever the
+        /// outliers, the others as they were; the same bits for every set, batch size and thread count.
         #[test]
-        fn sixteen_bits_are_near_exact_and_independent_of_batch_threads_and_instruction_set(
-            seed: u64, rows in 1usize..40, blocks in 1usize..4, columns in 1usize..12,
+        fn refined_products_are_near_exact_and_independent_of_batch_threads_and_instruction_set(
+            seed: u64, rows in 1usize..90, blocks in 1usize..4, columns in 1usize..12,
         ) {
             let mut random = Random(seed);
             for &format in FORMATS.iter().filter(|format| format.integer().is_some()) {
@@ -637,17 +665,36 @@ mod tests {
                 let weights = weights(format, &data, (rows, inner), &mut panels);
                 let as_is: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
                 let oracle = naive(format, &data, &as_is, (rows, inner));
-                let pairs = |isa, threads, x: &[f32]| product_of((isa, &Pool::new(threads)), weights, x, Rounding::Int16);
-                let reference = pairs(Isa::detect(), 1, &x);
+                let refined = |isa, threads, x: &[f32]| {
+                    let pool = Pool::new(threads);
+                    let input = self::columns((isa, &pool), x, inner, Rounding::Int8WithRest);
+                    let mut output = vec![f32::NAN; rows * input.count];
+                    multiply((isa, &pool), &[weights], &input, &mut output);
+                    refine((isa, &pool), weights, &input, &mut output);
+                    output
+                };
+                let reference = refined(Isa::detect(), 1, &x);
+                let coarse = product((Isa::detect(), &Pool::new(1)), weights, &x);
                 let size: f64 = oracle.iter().fold(1e-3, |m, v| m.max(v.abs()));
-                for (got, want) in reference.iter().zip(&oracle) {
-                    let error = (f64::from(*got) - want).abs();
-                    prop_assert!(error < size * INT16_ERROR, "{}: {got} for {want}", format.name());
+                let by_column = reference.chunks(rows).zip(coarse.chunks(rows)).zip(oracle.chunks(rows));
+                for ((got, coarse), oracle) in by_column {
+                    let threshold = near(coarse);
+                    let panels = got.chunks(16).zip(coarse.chunks(16)).zip(oracle.chunks(16));
+                    for ((got, coarse), oracle) in panels {
+                        if coarse.iter().all(|&product| product < threshold) {
+                            prop_assert_eq!(got, coarse, "{}", format.name());
+                            continue;
+                        }
+                        for (got, want) in got.iter().zip(oracle) {
+                            let error = (f64::from(*got) - want).abs();
+                            prop_assert!(error < size * REFINED_ERROR, "{}: {got} for {want}", format.name());
+                        }
+                    }
                 }
                 for isa in Isa::available() {
-                    prop_assert_eq!(&pairs(isa, 3, &x), &reference, "{} on {}", format.name(), isa.name());
+                    prop_assert_eq!(&refined(isa, 3, &x), &reference, "{} on {}", format.name(), isa.name());
                 }
-                let alone = pairs(Isa::detect(), 2, &x[..inner]);
+                let alone = refined(Isa::detect(), 2, &x[..inner]);
                 prop_assert_eq!(&alone[..], &reference[..rows], "{} alone", format.name());
             }
         }

@@ -75,6 +75,8 @@ pub enum Logits {
     None,
     /// Those after the last token.
     Last,
+    /// Those after each of so many last tokens.
+    Tail(usize),
     /// Those after every token.
     All,
 }
@@ -351,7 +353,7 @@ impl Decoder {
     /// If the batch is not well-formed or there is no room; then no sequence has advanced.
     pub fn forward(&mut self, works: &[Work]) -> Result<&[f32], ForwardError> {
         let vocabulary = self.model.weights().vocabulary;
-        self.run(works, &Head { vocabulary, rounding: Rounding::Int16, is_draft: false })
+        self.run(works, &Head { vocabulary, rounding: Rounding::Int8WithRest, is_draft: false })
     }
 
     /// As [`Decoder::forward`], with logits for drafting: of the first `vocabulary` tokens only,

@@ -123,7 +123,7 @@ pub(super) fn column_shapes(model: &Model, options: &DecoderOptions, exact: bool
     let of_layer = weights.layers.iter().flat_map(|layer| {
         [&layer.qkv[..], one(&layer.output), &layer.gate_up, one(&layer.down)].map(|l| shape(l, batch))
     });
-    let head = shape(one(&weights.head), (logit_rows(options), Rounding::Int16));
+    let head = shape(one(&weights.head), (logit_rows(options), Rounding::Int8WithRest));
     // Weights for drafting are packed where the model's own need not be.
     let drafts = |shape: ColumnsShape| ColumnsShape { rounding: Rounding::Int8, floats: false, ..shape };
     let is_drafting = |shape: &ColumnsShape| options.guests > 0 && shape.inner.is_multiple_of(COARSE_VALUES);

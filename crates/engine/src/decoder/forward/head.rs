@@ -2,7 +2,7 @@
 
 use std::slice;
 
-use kernels::product::{ColumnsShape, Rounding, each_row, multiply};
+use kernels::product::{ColumnsShape, Rounding, each_row, multiply, refine};
 
 use super::{Decoder, Join, Logits, Work, shape_for};
 use crate::decoder::weights::{Layer, Weights};
@@ -38,6 +38,7 @@ impl Decoder {
             match work.logits {
                 Logits::None => {}
                 Logits::Last => wanted.push(end - 1),
+                Logits::Tail(tokens) => wanted.extend(row.max(end.saturating_sub(tokens))..end),
                 Logits::All => wanted.extend(row..end),
             }
             row = end;
@@ -52,7 +53,7 @@ impl Decoder {
         let vocabulary = head.vocabulary;
         self.logits.resize(wanted.len() * vocabulary, 0.0);
         let join = Join { isa, spec, added: &self.projected, norm: Some(&weights.final_norm) };
-        // Its rounding shows in the logits directly, and a prompt has few wanted rows.
+        // Its rounding shows in the logits directly, so the highest are refined.
         let rounding = if weights.head.is_packed() { head.rounding } else { Rounding::None };
         let shape = ColumnsShape { rounding, ..shape_for(slice::from_ref(&weights.head), wanted.len()) };
         let residual = &mut self.residual[..wanted.len() * hidden];
@@ -62,6 +63,9 @@ impl Decoder {
         self.columns.fill(kernels, shape, residual, &|row, state, out| join.apply(row, post, state, out));
         let rows = weights.head.weights(model.file()).first_rows(vocabulary);
         multiply(kernels, &[rows], &self.columns, &mut self.logits);
+        if rounding == Rounding::Int8WithRest {
+            refine(kernels, rows, &self.columns, &mut self.logits);
+        }
         if spec.logit_scale != 1.0 || spec.logit_soft_cap.is_some() {
             each_row(&self.pool, &mut self.logits, vocabulary, &|_, row| {
                 row.iter_mut().for_each(|x| *x *= spec.logit_scale);
