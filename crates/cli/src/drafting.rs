@@ -262,8 +262,9 @@ impl DraftNeeds {
 
     /// Drafted tokens of a pass.
     pub fn draft_tokens(self, choice: &Choice) -> usize {
-        let verified = if self.by_lookup || self.by_model { STEP_DRAFT_TOKENS } else { 0 };
-        verified.max(self.guests(choice))
+        // Who drafts reads guesses, too.
+        let drafts = self.by_lookup || self.by_model || self.guests(choice) > 0;
+        if drafts { STEP_DRAFT_TOKENS.max(self.guests(choice)) } else { 0 }
     }
 
     /// Bytes of weights that the model has besides its own, to draft with.

@@ -162,7 +162,7 @@ fn looking_up(criterion: &mut Criterion) {
                 index.extend(&[*token]);
                 draft.clear();
                 if let Some(found) = index.find() {
-                    index.continuation(found, 8, &mut draft);
+                    index.continuation(found, &[], 8, &mut draft);
                 }
             }
             index

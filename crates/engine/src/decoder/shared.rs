@@ -31,7 +31,7 @@ pub(crate) struct Held {
 pub(crate) enum Pass {
     /// That writes: a row of logits for each token.
     Step,
-    /// That drafts: one row of logits of so many tokens.
+    /// That drafts: as many rows, of logits of so many tokens.
     Draft(usize),
     /// That only reads.
     Read,
@@ -133,7 +133,7 @@ impl Held {
         let work = |logits| [Work { sequence, tokens, logits }];
         let result = match pass {
             Pass::Step => decoder.forward(&work(Logits::All)),
-            Pass::Draft(vocabulary) => decoder.forward_draft(&work(Logits::Last), vocabulary),
+            Pass::Draft(vocabulary) => decoder.forward_draft(&work(Logits::All), vocabulary),
             Pass::Read => decoder.forward(&work(Logits::None)),
         };
         let took_ms = result.is_ok().then(|| began.elapsed().as_secs_f64() * 1e3);

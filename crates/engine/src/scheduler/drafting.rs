@@ -147,12 +147,17 @@ impl Speculation {
     }
 
     /// Takes a step in which nothing was read: its writers, the tokens they read, the tokens they wrote, and what
-    /// it took without drafting.
-    pub(super) fn note(&mut self, (writers, columns, tokens): (usize, usize, usize), step_ms: f64) {
+    /// it took without drafting. Returns what it took with that, in steps of as many writers without drafts, unless
+    /// that says nothing of what drafts gain.
+    pub(super) fn note(
+        &mut self,
+        (writers, columns, tokens): (usize, usize, usize),
+        step_ms: f64,
+    ) -> Option<f64> {
         let plain = self.costs.at(writers);
         self.costs.note(columns, step_ms);
-        // Steps of jobs that want no drafts say nothing of what drafts gain.
-        if plain > 0.0 && self.expected.1 > 0.0 {
+        // Steps of jobs that want no drafts say nothing.
+        (plain > 0.0 && self.expected.1 > 0.0).then(|| {
             let ms = step_ms + self.draft_ms;
             self.gain.note(tokens as f64 / writers as f64, ms / plain);
             self.measured.steps += 1;
@@ -161,7 +166,8 @@ impl Speculation {
             self.measured.plain_ms += plain * tokens as f64 / writers as f64;
             self.measured.expected_tokens += self.expected.0;
             self.measured.expected_ms += self.expected.1;
-        }
+            ms / plain
+        })
     }
 
     /// Takes in that a job has ended.
@@ -185,11 +191,16 @@ impl Scheduler {
             let began = Instant::now();
             let room_max = if reading > 0 { DRAFT_TOKENS_BESIDE } else { STEP_DRAFT_TOKENS };
             let room = room_max.min(self.batch_tokens - writers - reading);
-            let mut terms = Terms::new(costs, gain, (writers, reading), room);
             let mut jobs: Vec<DraftJob> = emptied(std::mem::take(kept));
             let wants =
                 |entry: &&mut Entry| entry.is_writing() && entry.job.speculative && entry.draft_limit() > 0;
-            jobs.extend(running.iter_mut().filter(wants).map(|entry| entry.draft_job(*answer_tokens)));
+            let mut gains = 0.0;
+            jobs.extend(running.iter_mut().filter(wants).map(|entry| {
+                gains += entry.gain.get_or_insert(gain.of_job()).factor();
+                entry.draft_job(*answer_tokens)
+            }));
+            let mean = if jobs.is_empty() { 1.0 } else { gains / jobs.len() as f64 };
+            let mut terms = Terms::new(costs, mean, (writers, reading), room);
             drafters.draft(&mut jobs, &mut terms);
             *expected = if jobs.is_empty() { (0.0, 0.0) } else { terms.expected() };
             *kept = emptied(jobs);

@@ -8,6 +8,7 @@ use super::job::{Finished, Hold, Job, Output, Priority, ReadingJob, StopReason};
 use crate::decoder::{Decoder, ForwardError, SequenceId, TokenStates};
 use crate::model::Model;
 use crate::sampling::{Sampled, Sampler};
+use crate::speculation::costs::Gain;
 use crate::speculation::{DRAFT_TOKENS_MAX, Draft, DraftJob};
 use crate::stop::StopFilter;
 use crate::tokenizer::StreamDecoder;
@@ -54,6 +55,8 @@ pub(super) struct Entry {
     /// Drafted tokens so far that were written, and that were not.
     accepted_tokens: usize,
     rejected_tokens: usize,
+    /// How much faster drafts have made it, once it was drafted for.
+    pub gain: Option<Gain>,
     sampler: Sampler,
     decoder: StreamDecoder,
     filter: StopFilter,
@@ -94,6 +97,7 @@ impl Entry {
             ahead: Vec::new(),
             accepted_tokens: 0,
             rejected_tokens: 0,
+            gain: None,
             sampler: Sampler::new(job.sampling.clone(), isa, &tokens),
             decoder: StreamDecoder::default(),
             filter: StopFilter::new(&job.stop),
@@ -201,6 +205,7 @@ impl Entry {
             text: &self.tokens,
             expected_tokens: left.min(expected as usize),
             limit,
+            offered: 0.0,
             sampler: &mut self.sampler,
             draft: &mut self.draft,
         }

@@ -423,7 +423,11 @@ impl Scheduler {
         self.pace.note((writers, reading), pass_ms / drafted);
         if let (Some(speculation), 0) = (&mut self.speculation, reading) {
             let tokens = self.plan.iter().map(|planned| planned.chunk).sum();
-            speculation.note((self.plan.len(), writing, tokens), step_ms);
+            if let Some(time) = speculation.note((self.plan.len(), writing, tokens), step_ms) {
+                for &Planned { index, chunk, .. } in &self.plan {
+                    self.running[index].gain.iter_mut().for_each(|gain| gain.note(chunk as f64, time));
+                }
+            }
         }
     }
 

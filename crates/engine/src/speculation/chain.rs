@@ -40,19 +40,21 @@ impl Chain {
                 let offer = drafter.offer(job, terms);
                 if offer > best.1 {
                     best = (index, offer);
+                    job.offered = offer;
                 }
             }
             job.draft.drafter = best.0;
         }
         jobs.sort_unstable_by_key(|job| job.draft.drafter);
         let mut rest = jobs;
-        for (index, drafter) in self.drafters.iter_mut().enumerate() {
+        for index in 0..nobody {
             let count = rest.iter().take_while(|job| job.draft.drafter == index).count();
-            let (chosen, others) = rest.split_at_mut(count);
+            let (chosen, left) = rest.split_at_mut(count);
+            let (before, drafter) = self.drafters.split_at_mut(index);
             if !chosen.is_empty() {
-                drafter.draft(chosen, terms);
+                drafter[0].draft(chosen, terms, before);
             }
-            rest = others;
+            rest = left;
         }
     }
 

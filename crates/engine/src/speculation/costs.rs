@@ -15,8 +15,10 @@ const NEWEST_SPEED: f64 = 0.1;
 const NEWEST_WIDTH: f64 = 0.03;
 /// A step that took so many times what was expected was interrupted: it counts as no more than this.
 const OUTLIER: f64 = 2.0;
-/// Weight of the newest step in the running mean of how much speculation gains.
-const NEWEST_GAIN: f64 = 0.02;
+/// Time that is remembered of how much drafting gains, in steps without drafts.
+const GAIN_MEMORY: f64 = 64.0;
+/// Of that, what everybody's gain counts as in a job's own.
+const GAIN_EXPECTED: f64 = 2.0;
 
 /// How long steps of one model take, by the tokens in them.
 #[derive(Clone, Debug)]
@@ -101,31 +103,41 @@ impl StepCosts {
     }
 }
 
-/// How much faster drafting makes writing, as a running mean over steps.
+/// How much faster drafting makes writing, of late: a job's, or everybody's.
+///
+/// An answer has as many tokens however they are drafted, so each is soonest done at the rate that is its own: a text that
+/// can be copied must not make drafts for the next one, which can't, seem not worth their time.
 #[derive(Clone, Copy, Debug)]
 pub struct Gain {
     tokens: f64,
-    /// What the same tokens would have taken one a step.
-    ms: f64,
+    /// What they took, in steps without drafts.
+    time: f64,
 }
 
 impl Default for Gain {
     fn default() -> Self {
-        Gain { tokens: 1.0, ms: 1.0 }
+        Gain { tokens: 1.0, time: 1.0 }
     }
 }
 
 impl Gain {
+    /// Of a new job, where this is everybody's.
+    #[must_use]
+    pub fn of_job(&self) -> Self {
+        Gain { tokens: GAIN_EXPECTED * self.factor(), time: GAIN_EXPECTED }
+    }
+
     /// Takes a step in: the tokens it gave and the time it took, both relative to a step of the same jobs
     /// without drafts.
     pub fn note(&mut self, tokens: f64, time: f64) {
-        self.tokens += NEWEST_GAIN * (tokens - self.tokens);
-        self.ms += NEWEST_GAIN * (time - self.ms);
+        let kept = ((GAIN_MEMORY - time) / self.time).clamp(0.0, 1.0);
+        self.tokens = self.tokens * kept + tokens;
+        self.time = self.time * kept + time;
     }
 
     /// The factor, at least 1: what loses is not done for long.
     pub fn factor(&self) -> f64 {
-        (self.tokens / self.ms).max(1.0)
+        (self.tokens / self.time).max(1.0)
     }
 }
 
@@ -146,10 +158,11 @@ pub struct Terms<'a> {
 }
 
 impl<'a> Terms<'a> {
-    /// Terms of a step in which `writers` jobs write and `reading` tokens of prompts are read.
-    pub fn new(costs: &'a StepCosts, gain: &Gain, (writers, reading): (usize, usize), room: usize) -> Self {
+    /// Terms of a step in which `writers` jobs write, by drafts so many times as fast as without, and `reading` tokens
+    /// of prompts are read.
+    pub fn new(costs: &'a StepCosts, gain: f64, (writers, reading): (usize, usize), room: usize) -> Self {
         let plain = costs.at(writers);
-        let tokens_per_ms = if plain > 0.0 { gain.factor() * writers as f64 / plain } else { 0.0 };
+        let tokens_per_ms = if plain > 0.0 { gain * writers as f64 / plain } else { 0.0 };
         Terms {
             costs,
             tokens_per_ms,
@@ -287,7 +300,7 @@ mod tests {
             let mut gain = Gain::default();
             let mut best = 0;
             for _ in 0..2000 {
-                let terms = Terms::new(&costs, &gain, (1, 0), 20);
+                let terms = Terms::new(&costs, gain.factor(), (1, 0), 20);
                 let chances = (1..).map(|place| f64::powi(accepted, place));
                 best = terms.best_length(chances, 20.0 * draft_cost).0;
                 let expected = (1.0 - f64::powi(accepted, best as i32 + 1)) / (1.0 - accepted);
@@ -302,7 +315,7 @@ mod tests {
     fn what_does_not_pay_is_not_drafted() {
         let costs = costs(0.1);
         let gain = Gain::default();
-        let mut terms = Terms::new(&costs, &gain, (1, 0), 20);
+        let mut terms = Terms::new(&costs, gain.factor(), (1, 0), 20);
         assert_eq!(terms.best_length([0.05, 0.01].into_iter(), 0.0), (0, 0.0));
         assert_eq!(terms.best_length([0.5].into_iter(), 20.0).0, 0);
         assert_eq!(terms.best_length([0.9; 30].into_iter(), 0.0).0, 20, "the room is a limit");
@@ -310,6 +323,6 @@ mod tests {
         assert!((terms.expected().0 - 10.0).abs() < 1e-9);
         assert_eq!(terms.best_length([0.9; 30].into_iter(), 0.0).0, 2);
         let unknown = StepCosts::default();
-        assert_eq!(Terms::new(&unknown, &gain, (1, 0), 4).price(3), 0.0);
+        assert_eq!(Terms::new(&unknown, gain.factor(), (1, 0), 4).price(3), 0.0);
     }
 }

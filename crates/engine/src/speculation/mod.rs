@@ -36,6 +36,8 @@ pub struct DraftJob<'a> {
     pub expected_tokens: usize,
     /// Longest draft that has room.
     pub limit: usize,
+    /// The best that was offered for it in this step so far.
+    pub offered: f64,
     /// The samplers that drafts go through, as the target's tokens do.
     pub sampler: &'a mut Sampler,
     /// Where the draft goes; empty before.
@@ -109,8 +111,16 @@ pub trait Drafter: Send {
     /// none.
     fn offer(&mut self, job: &DraftJob, terms: &Terms) -> f64;
 
-    /// Drafts for jobs whose offers were taken, and takes the drafts' room from the terms.
-    fn draft(&mut self, jobs: &mut [DraftJob], terms: &mut Terms);
+    /// Drafts for jobs whose offers were taken, and takes the drafts' room from the terms. `others`: drafters whose
+    /// guesses may help.
+    fn draft(&mut self, jobs: &mut [DraftJob], terms: &mut Terms, others: &mut [Box<dyn Drafter>]);
+
+    /// Guesses at no cost, for another drafter, what follows a job's text as of its last offer and `drafted` tokens:
+    /// adds to `guesses` up to `limit` tokens with the chances that that drafter drafts the same up to each.
+    fn guess(&mut self, _job: u64, _drafted: &[u32], _limit: usize, _guesses: &mut Vec<(u32, f64)>) {}
+
+    /// Hears how many tokens of its last guess for a job were drafted, and whether the next one was another.
+    fn learn_guess(&mut self, _job: u64, _right: usize, _is_wrong: bool) {}
 
     /// Hears how many tokens of its draft were right.
     fn learn(&mut self, job: u64, draft: &Draft, accepted: usize);

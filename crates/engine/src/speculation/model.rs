@@ -1,5 +1,8 @@
 //! Drafts with a smaller model of the same vocabulary: [`DraftModel`].
 //!
+//! What another drafter guesses it reads ahead of its own drafting: as far as it would have drafted the same, a pass
+//! yields several tokens.
+//!
 //! It is a guest in that model's decoder: where the model has read a request already, its cache is the
 //! drafter's, and the text is not read a second time. If the model has weights for drafting, they draft; longer
 //! texts that nobody has read are read by its own, so that what they leave is there for all.
@@ -34,10 +37,15 @@ const ROOM_AHEAD: usize = 64;
 const PROBE_TOKENS: usize = 2;
 /// Share of what is left to write that a try may cost by reading the text first.
 const PROBE_SHARE_MAX: f64 = 0.05;
+/// What share of what reading a text costs has to be missed first by not having read it: many a text turns out to be
+/// copied, which look-up does better.
+const MISSED_SHARE: f64 = 0.1;
 /// Widths of its passes that are measured.
-const MEASURED: [usize; 4] = [1, 2, 4, 8];
+const MEASURED: [usize; 5] = [1, 2, 4, 8, 16];
 /// Weight of the newest reading in the running mean of what reading takes.
 const NEWEST_READING: f64 = 0.3;
+/// Weight of the newest pass in the running means of what one yields.
+const NEWEST_YIELD: f64 = 0.1;
 /// The drafter's own probabilities, from which a class of them starts.
 const CLASSES: [f32; 9] = [0.0, 0.2, 0.4, 0.6, 0.75, 0.85, 0.93, 0.97, 0.99];
 /// What share of a class to expect to be right before anything was seen.
@@ -59,11 +67,15 @@ pub struct DraftModel {
     jobs: HashMap<u64, State>,
     seen: [Share; CLASSES.len()],
     mean: Share,
+    /// Tokens that a pass drafts for a job, in the time of one without guesses.
+    yields: f64,
     /// The decoder that the jobs' guests are in.
     host: Weak<SharedDecoder>,
     // Lists of the running step; kept, so that a step allocates nothing.
     players: Vec<Player>,
     works: Vec<Work<'static>>,
+    ahead: Vec<u32>,
+    guesses: Vec<(u32, f64)>,
 }
 
 /// What it knows of a job.
@@ -76,8 +88,11 @@ struct State {
     /// Drafted tokens in the cache after them.
     ahead: Vec<u32>,
     mean: Share,
+    yields: f64,
     probe: Probe,
     is_probing: bool,
+    /// What drafts that nobody offered more than would have gained, had the text been read.
+    missed: f64,
     /// Steps to wait until room is looked for again.
     wait: u32,
 }
@@ -90,6 +105,9 @@ struct Player {
     guest: GuestNumber,
     /// Tokens that the drafter has not read: of the text, or the one it drafted last.
     unread: usize,
+    /// Tokens of the running pass: those, and guesses.
+    columns: usize,
+    guesses: usize,
     /// That all it has drafted is right.
     chance: f64,
     /// Longest draft.
@@ -113,9 +131,12 @@ impl DraftModel {
             jobs: HashMap::new(),
             seen: EXPECTED.map(Share::expected),
             mean: Share::expected(EXPECTED_MEAN),
+            yields: 1.0,
             host: Weak::new(),
             players: Vec::new(),
             works: Vec::new(),
+            ahead: Vec::new(),
+            guesses: Vec::new(),
         }
     }
 
@@ -158,15 +179,17 @@ impl DraftModel {
 }
 
 impl State {
-    fn new(mean: Share) -> Self {
+    fn new(mean: Share, yields: f64) -> Self {
         State {
             guest: None,
             read: 0,
             settled: 0,
             ahead: Vec::new(),
             mean,
+            yields,
             probe: Probe::default(),
             is_probing: false,
+            missed: 0.0,
             wait: 0,
         }
     }
@@ -223,15 +246,15 @@ impl Drafter for DraftModel {
     fn offer(&mut self, job: &DraftJob, terms: &Terms) -> f64 {
         let Some(host) = self.host() else { return 0.0 };
         let ms_each = self.ms_each(terms.writers());
-        let mean = self.mean;
-        let state = self.jobs.entry(job.id).or_insert_with(|| State::new(mean));
+        let (mean, yields) = (self.mean, self.yields);
+        let state = self.jobs.entry(job.id).or_insert_with(|| State::new(mean, yields));
         if state.wait > 0 {
             state.wait = state.wait.saturating_sub(1);
             return 0.0;
         }
         let right = state.mean.mean();
         let chances = || (1..=job.limit as i32).map(|place| right.powi(place));
-        let (length, gain) = terms.best_length(chances(), ms_each);
+        let (length, gain) = terms.best_length(chances(), ms_each / state.yields);
         state.is_probing = gain <= 0.0;
         if state.is_probing && !state.probe.is_due() {
             return 0.0;
@@ -248,7 +271,10 @@ impl Drafter for DraftModel {
             let in_a_step = 1.0 + chances().take(length).sum::<f64>();
             let saved = gain / in_a_step * job.expected_tokens as f64;
             let cheap = PROBE_SHARE_MAX * job.expected_tokens as f64;
-            if terms.time(self.read_ms * unread as f64) > if state.is_probing { cheap } else { saved } {
+            let cost = terms.time(self.read_ms * unread as f64);
+            state.missed += (gain - job.offered).max(0.0);
+            let is_worth = saved > cost && state.missed > MISSED_SHARE * cost;
+            if !(is_worth || state.is_probing && cheap > cost) {
                 return 0.0;
             }
         }
@@ -259,7 +285,7 @@ impl Drafter for DraftModel {
         gain
     }
 
-    fn draft(&mut self, jobs: &mut [DraftJob], terms: &mut Terms) {
+    fn draft(&mut self, jobs: &mut [DraftJob], terms: &mut Terms, others: &mut [Box<dyn Drafter>]) {
         let Some(host) = self.host() else { return };
         let mut players = std::mem::take(&mut self.players);
         players.clear();
@@ -269,7 +295,17 @@ impl Drafter for DraftModel {
             let Some((guest, unread)) = state.catch_up(&mut host.lock(), scope, job) else { continue };
             let limit = if state.is_probing { job.limit.min(PROBE_TOKENS) } else { job.limit };
             let is_probing = state.is_probing;
-            players.push(Player { job: index, guest, unread, chance: 1.0, limit, is_probing });
+            let columns = unread;
+            players.push(Player {
+                job: index,
+                guest,
+                unread,
+                columns,
+                guesses: 0,
+                chance: 1.0,
+                limit,
+                is_probing,
+            });
         }
         let alone = terms.writers() == 1;
         let is_far_behind = |player: &Player| player.unread > CATCH_UP_TOKENS;
@@ -283,7 +319,11 @@ impl Drafter for DraftModel {
         loop {
             let ms_each = self.ms_each(players.len());
             players.retain(|player| self.goes_on(player, (&jobs[player.job], ms_each), terms));
-            if players.is_empty() || !self.round(&host, &mut players, (jobs, terms)) {
+            if players.is_empty() {
+                break;
+            }
+            self.read_ahead(&host, &mut players, (jobs, terms), others);
+            if !self.round(&host, &mut players, (jobs, terms), others) {
                 break;
             }
         }
@@ -323,8 +363,9 @@ impl DraftModel {
         if job.draft.ids().len() >= player.limit || terms.room() == 0 {
             return false;
         }
-        let right = self.jobs.get(&job.id).map_or(0.0, |state| state.mean.mean());
-        player.is_probing || player.chance * right > terms.price(1) + terms.time(ms_each)
+        let Some(state) = self.jobs.get(&job.id) else { return false };
+        let price = terms.price(1) + terms.time(ms_each / state.yields);
+        player.is_probing || player.chance * state.mean.mean() > price
     }
 
     /// Reads a part of a text that the drafter is far behind with, all but its last token. False if that can't be.
@@ -354,33 +395,78 @@ impl DraftModel {
         true
     }
 
-    /// Drafts one more token for each player. False if that can't be.
+    /// Lists what each player reads in the next pass: what it has not read, and what others guess to follow.
+    fn read_ahead(
+        &mut self,
+        host: &SharedDecoder,
+        players: &mut [Player],
+        (jobs, terms): (&[DraftJob], &Terms),
+        others: &mut [Box<dyn Drafter>],
+    ) {
+        let pass_ms = self.ms_each(players.len());
+        let mut columns: usize = players.iter().map(|player| player.unread).sum();
+        let mut room = terms.room().saturating_sub(players.len());
+        room = room.min(host.lock().decoder.batch_tokens().saturating_sub(columns));
+        self.ahead.clear();
+        for player in players {
+            let job = &jobs[player.job];
+            let (text, drafted) = (job.text, job.draft.ids());
+            match drafted {
+                [] => self.ahead.extend(&text[text.len() - player.unread..]),
+                ids => self.ahead.extend(&ids[ids.len() - player.unread..]),
+            }
+            self.guesses.clear();
+            let limit = room.min(player.limit.saturating_sub(drafted.len() + 1));
+            for other in others.iter_mut().filter(|_| limit > 0 && !player.is_probing) {
+                if self.guesses.is_empty() {
+                    other.guess(job.id, drafted, limit, &mut self.guesses);
+                }
+            }
+            // As many as save more time by passes than they take by columns.
+            let (mut best, mut saved_ms) = ((0, 0.0), 0.0);
+            let can_be_drafted = |&&(id, _): &&(u32, f64)| (id as usize) < self.vocabulary;
+            for (index, (_, chance)) in self.guesses.iter().take_while(can_be_drafted).enumerate() {
+                saved_ms += chance * pass_ms;
+                let longer_ms = self.costs.at(columns + index + 1) - self.costs.at(columns);
+                if saved_ms - longer_ms > best.1 {
+                    best = (index + 1, saved_ms - longer_ms);
+                }
+            }
+            player.guesses = best.0;
+            player.columns = player.unread + player.guesses;
+            (columns, room) = (columns + player.guesses, room - player.guesses);
+            self.ahead.extend(self.guesses.iter().take(player.guesses).map(|&(id, _)| id));
+        }
+    }
+
+    /// Drafts one more token for each player, or several where guesses are what it would have drafted. False if that
+    /// can't be.
     fn round(
         &mut self,
         host: &SharedDecoder,
         players: &mut Vec<Player>,
         (jobs, terms): (&mut [DraftJob], &mut Terms),
+        others: &mut [Box<dyn Drafter>],
     ) -> bool {
         let turn = self.seat.take();
         let mut held = host.lock();
-        // Whoever was put out meanwhile drafts no more.
-        players.retain(|player| held.sequence(player.guest).is_some());
         let mut works: Vec<Work> = emptied(std::mem::take(&mut self.works));
-        works.extend(players.iter().filter_map(|player| {
-            let job = &jobs[player.job];
-            let tokens = match job.draft.ids() {
-                [] => &job.text[job.text.len() - player.unread..],
-                ids => &ids[ids.len() - 1..],
-            };
-            Some(Work { sequence: held.sequence(player.guest)?, tokens, logits: Logits::Last })
-        }));
-        let columns = works.iter().map(|work| work.tokens.len()).sum();
-        terms.spend(self.costs.at(columns));
+        let mut ahead = &self.ahead[..];
+        // Whoever was put out meanwhile drafts no more.
+        players.retain(|player| {
+            let (tokens, rest) = ahead.split_at(player.columns);
+            ahead = rest;
+            let sequence = held.sequence(player.guest);
+            let logits = Logits::Tail(1 + player.guesses);
+            works.extend(sequence.map(|sequence| Work { sequence, tokens, logits }));
+            sequence.is_some()
+        });
+        let columns: usize = works.iter().map(|work| work.tokens.len()).sum();
         let began = Instant::now();
         let vocabulary = held.decoder.draft_vocabulary(self.vocabulary);
         let result = held.forward_draft(&works, vocabulary);
-        self.works = emptied(works);
-        let Ok(logits) = result else {
+        let Ok(mut logits) = result else {
+            self.works = emptied(works);
             for player in players {
                 if let Some(state) = self.jobs.get_mut(&jobs[player.job].id) {
                     state.give_up(&mut held);
@@ -389,26 +475,75 @@ impl DraftModel {
             return false;
         };
         drop(turn);
-        for (player, row) in players.iter_mut().zip(logits.chunks_exact(vocabulary)) {
+        let pass_ms = self.costs.at(columns);
+        terms.spend(pass_ms);
+        let guesses: usize = players.iter().map(|player| player.guesses).sum();
+        let longer = self.costs.ratio(columns, columns - guesses);
+        for (player, work) in players.iter_mut().zip(&works) {
             let job = &mut jobs[player.job];
+            let rows;
+            (rows, logits) = logits.split_at((1 + player.guesses) * vocabulary);
+            let guesses = &work.tokens[player.unread..];
+            let before = job.draft.ids().len();
+            let right = self.write(player, (job, terms), (rows.chunks_exact(vocabulary), guesses));
+            let drafted = job.draft.ids().len() - before;
             if let Some(state) = self.jobs.get_mut(&job.id) {
-                match job.draft.ids().last() {
-                    None => state.read = job.text.len(),
-                    Some(&last) => state.ahead.push(last),
+                match before {
+                    0 => state.read = job.text.len(),
+                    _ => state.ahead.extend(&work.tokens[..player.unread]),
                 }
+                state.ahead.extend(&guesses[..right]);
+                for yields in [&mut self.yields, &mut state.yields] {
+                    *yields += NEWEST_YIELD * (drafted.max(1) as f64 / longer - *yields);
+                }
+            }
+            if player.guesses > 0 {
+                let is_wrong = right < player.guesses && drafted > right;
+                others.iter_mut().for_each(|other| other.learn_guess(job.id, right, is_wrong));
+            }
+            player.unread = 1;
+        }
+        for (player, work) in players.iter().zip(&works) {
+            if let Some(state) = self.jobs.get(&jobs[player.job].id) {
+                held.decoder.truncate(work.sequence, state.read + state.ahead.len());
+            }
+        }
+        self.works = emptied(works);
+        self.costs.note(columns, began.elapsed().as_secs_f64() * 1e3);
+        true
+    }
+
+    /// Drafts from a player's rows of logits, the first after what it had not read, the others after guesses, as far as
+    /// these are drafted. Returns how many are.
+    fn write<'a>(
+        &self,
+        player: &mut Player,
+        (job, terms): (&mut DraftJob, &mut Terms),
+        (rows, guesses): (impl Iterator<Item = &'a [f32]>, &[u32]),
+    ) -> usize {
+        let mean = self.jobs.get(&job.id).map_or(0.0, |state| state.mean.mean());
+        let mut right = 0;
+        for row in rows {
+            // What is drawn is verified, whatever it is: so whether to draw is decided before.
+            let is_worth = right == 0 || player.chance * mean > terms.price(1);
+            if !is_worth || job.draft.ids().len() >= player.limit || terms.room() == 0 {
+                player.limit = 0;
+                break;
             }
             let confidence = job.draft.propose(job.sampler, row);
             player.chance *= self.seen[Self::class(confidence)].mean();
-            // Whether a drawn token is verified must not depend on which it is.
             let is_drawn = job.draft.proposals().last().is_some_and(|p| p.distribution().is_some());
             if player.chance < terms.price(1) && !player.is_probing && !is_drawn {
                 job.draft.pop();
                 player.limit = 0;
-            } else {
-                terms.take(std::iter::once(player.chance));
+                break;
             }
+            terms.take(std::iter::once(player.chance));
+            if guesses.get(right) != job.draft.ids().last() {
+                break;
+            }
+            right += 1;
         }
-        self.costs.note(columns, began.elapsed().as_secs_f64() * 1e3);
-        true
+        right
     }
 }

@@ -1,5 +1,6 @@
 //! Drafts what followed the text's end where it stood before: in the prompt, the answer so far, or recent
-//! answers of the same client ("prompt look-up", Saxena 2023; LLMA, Yang et al. 2023).
+//! answers of the same client ("prompt look-up", Saxena 2023; LLMA, Yang et al. 2023). To a draft model it says what
+//! it would guess, which that can read in one pass instead of writing it token by token.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -26,7 +27,7 @@ const EXPECTED: [f64; 7] = [0.25, 0.35, 0.5, 0.65, 0.8, 0.85, 0.9];
 pub struct PromptLookup {
     jobs: HashMap<u64, State>,
     answers: VecDeque<(Option<Arc<str>>, Vec<u32>)>,
-    seen: Shares,
+    seen: Seen,
     /// Of the running draft; kept for the next.
     found: Vec<u32>,
 }
@@ -61,13 +62,22 @@ impl Shares {
     }
 }
 
+/// Shares of right tokens, of drafts and of guesses.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    drafts: Shares,
+    guesses: Shares,
+}
+
 /// What it knows of a job.
 struct State {
     index: SuffixIndex,
     /// Tokens of the job's text in the index.
     read: usize,
     found: Option<Match>,
-    seen: Shares,
+    /// Tokens that spoke for the last guess.
+    guessed: usize,
+    seen: Seen,
     probe: Probe,
 }
 
@@ -94,7 +104,7 @@ impl PromptLookup {
                 index.extend(text);
                 index.break_here();
             }
-            State { index, read: 0, found: None, seen: *seen, probe: Probe::default() }
+            State { index, read: 0, found: None, guessed: 0, seen: *seen, probe: Probe::default() }
         });
         state.index.extend(&job.text[state.read..]);
         state.read = job.text.len();
@@ -111,24 +121,24 @@ impl Drafter for PromptLookup {
         let state = self.state(job);
         state.found = state.index.find();
         let Some(found) = state.found else { return 0.0 };
-        let (_, gain) = terms.best_length(state.seen.chances(found.length).take(job.limit), 0.0);
+        let (_, gain) = terms.best_length(state.seen.drafts.chances(found.length).take(job.limit), 0.0);
         if gain <= 0.0 && state.probe.is_due() {
             return f64::MIN_POSITIVE;
         }
         gain
     }
 
-    fn draft(&mut self, jobs: &mut [DraftJob], terms: &mut Terms) {
+    fn draft(&mut self, jobs: &mut [DraftJob], terms: &mut Terms, _: &mut [Box<dyn Drafter>]) {
         for job in jobs {
             let Some(state) = self.jobs.get_mut(&job.id) else { continue };
             let Some(found) = state.found else { continue };
-            let chances = state.seen.chances(found.length).take(job.limit);
+            let chances = state.seen.drafts.chances(found.length).take(job.limit);
             // A probe is one token.
             let wanted = terms.best_length(chances, 0.0).0.max(1).min(terms.room());
             job.draft.matched = found.length;
             self.found.clear();
-            state.index.continuation(found, wanted, &mut self.found);
-            let chances = || state.seen.chances(found.length);
+            state.index.continuation(found, &[], wanted, &mut self.found);
+            let chances = || state.seen.drafts.chances(found.length);
             for (&id, chance) in self.found.iter().zip(chances()) {
                 job.draft.push(id, chance as f32);
             }
@@ -136,11 +146,29 @@ impl Drafter for PromptLookup {
         }
     }
 
+    fn guess(&mut self, job: u64, drafted: &[u32], limit: usize, guesses: &mut Vec<(u32, f64)>) {
+        let Some(state) = self.jobs.get_mut(&job) else { return };
+        let Some(found) = state.index.find_after(drafted) else { return };
+        state.guessed = found.length;
+        self.found.clear();
+        state.index.continuation(found, drafted, limit, &mut self.found);
+        guesses.extend(self.found.iter().copied().zip(state.seen.guesses.chances(found.length)));
+    }
+
+    fn learn_guess(&mut self, job: u64, right: usize, is_wrong: bool) {
+        let Some(state) = self.jobs.get_mut(&job) else { return };
+        for place in 0..right + usize::from(is_wrong) {
+            for seen in [&mut self.seen, &mut state.seen] {
+                seen.guesses.note(state.guessed + place, place < right);
+            }
+        }
+    }
+
     fn learn(&mut self, job: u64, draft: &Draft, accepted: usize) {
         let Some(state) = self.jobs.get_mut(&job) else { return };
         for place in 0..draft.ids().len().min(accepted + 1) {
             for seen in [&mut self.seen, &mut state.seen] {
-                seen.note(draft.matched + place, place < accepted);
+                seen.drafts.note(draft.matched + place, place < accepted);
             }
         }
         if accepted > 0 {

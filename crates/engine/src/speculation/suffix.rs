@@ -108,36 +108,49 @@ impl SuffixIndex {
     /// The longest earlier occurrence of the text's end, followed by at least one token of its own text;
     /// of equally long ones the newest.
     pub fn find(&self) -> Option<Match> {
+        self.find_after(&[])
+    }
+
+    /// The same of the text with `more` after it, which the index does not hold.
+    pub fn find_after(&self, more: &[u32]) -> Option<Match> {
         let text = &self.tokens[self.start..];
-        let mut place = self.triples.newest(&self.tokens, text).unwrap_or(NONE);
+        let more = &more[more.len().saturating_sub(MATCH_MAX)..];
+        let text = &text[text.len().saturating_sub(MATCH_MAX - more.len())..];
+        let (mut end, length) = ([0; MATCH_MAX], text.len() + more.len());
+        end[..text.len()].copy_from_slice(text);
+        end[text.len()..length].copy_from_slice(more);
+        let end = &end[..length];
+        let mut place = self.triples.newest(&self.tokens, end).unwrap_or(NONE);
         let mut best: Option<Match> = None;
         for _ in 0..CANDIDATES_MAX {
             if place == NONE || best.is_some_and(|found| found.length == MATCH_MAX) {
                 break;
             }
             let next = place as usize;
-            let length = agreement(&self.tokens[..next], text);
+            let length = agreement(&self.tokens[..next], end);
             if best.is_none_or(|found| found.length < length) {
                 best = Some(Match { length, next });
             }
             place = self.previous[next];
         }
         best.or_else(|| {
-            let next = self.pairs.newest(&self.tokens, text)? as usize;
+            let next = self.pairs.newest(&self.tokens, end)? as usize;
             Some(Match { length: PAIR, next })
         })
     }
 
-    /// Appends up to `limit` tokens that follow a match to `out`. At the end of an earlier text there are
-    /// no more; at the end of the present one it goes on with those it has appended itself, so that a
-    /// period is repeated.
-    pub fn continuation(&self, found: Match, limit: usize, out: &mut Vec<u32>) {
+    /// Appends up to `limit` tokens that follow a match of the text with `more` after it to `out`. At the end of an
+    /// earlier text there are no more; at the end of the present one it goes on with `more` and then with those it has
+    /// appended itself, so that a period is repeated.
+    pub fn continuation(&self, found: Match, more: &[u32], limit: usize, out: &mut Vec<u32>) {
         let appended = out.len();
+        let texts = self.tokens.len() + more.len();
         for place in found.next..found.next + limit {
             let token = match self.tokens.get(place) {
                 Some(&BREAK) => return,
                 Some(&token) => token,
-                None => out[appended + place - self.tokens.len()],
+                None if place < texts => more[place - self.tokens.len()],
+                None => out[appended + place - texts],
             };
             out.push(token);
         }
@@ -223,15 +236,15 @@ mod tests {
     fn draft(index: &SuffixIndex, limit: usize) -> Vec<u32> {
         let mut out = vec![7777];
         if let Some(found) = index.find() {
-            index.continuation(found, limit, &mut out);
+            index.continuation(found, &[], limit, &mut out);
         }
         out.split_off(1)
     }
 
-    /// Every place of every text is compared with the last text's end, the newest first; of those that
+    /// Every place of every text is compared with the end of the last one and `more`, the newest first; of those that
     /// share three tokens only the first [`CANDIDATES_MAX`] count.
-    fn naive(texts: &[Vec<u32>]) -> Option<Match> {
-        let end = texts.last()?;
+    fn naive(texts: &[Vec<u32>], more: &[u32]) -> Option<Match> {
+        let end = [texts.last()?, more].concat();
         let mut starts = vec![0];
         for text in &texts[..texts.len() - 1] {
             starts.push(starts[starts.len() - 1] + text.len() + usize::from(!text.is_empty()));
@@ -338,7 +351,9 @@ mod tests {
                 for end in 0..=text.len() {
                     so_far[number].truncate(0);
                     so_far[number].extend(&text[..end]);
-                    prop_assert_eq!(index.find(), naive(&so_far), "{:?}", so_far);
+                    prop_assert_eq!(index.find(), naive(&so_far, &[]), "{:?}", so_far);
+                    let more = &text[end / 2..end];
+                    prop_assert_eq!(index.find_after(more), naive(&so_far, more), "{:?} {:?}", so_far, more);
                     prop_assert_eq!(index.len(), end);
                     text.get(end..end + 1).into_iter().for_each(|token| index.extend(token));
                 }
@@ -347,16 +362,19 @@ mod tests {
 
         #[test]
         fn a_continuation_is_what_follows(
-            text in prop::collection::vec(0u32..3, 3..60), limit in 0usize..20,
+            text in prop::collection::vec(0u32..3, 3..60), more in 0usize..10, limit in 0usize..20,
         ) {
-            let index = index_of(&[&text]);
-            let found = index.find();
+            let (held, more) = text.split_at(text.len().saturating_sub(more).max(3));
+            let index = index_of(&[held]);
+            let found = index.find_after(more);
             let mut endless = text.clone();
             if let Some(found) = found {
                 for place in found.next..found.next + limit {
                     endless.push(endless[place]);
                 }
-                prop_assert_eq!(draft(&index, limit), &endless[text.len()..]);
+                let mut out = Vec::new();
+                index.continuation(found, more, limit, &mut out);
+                prop_assert_eq!(out, &endless[text.len()..]);
                 let length = found.length;
                 prop_assert_eq!(&text[found.next - length..found.next], &text[text.len() - length..]);
             }
