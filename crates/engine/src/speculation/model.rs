@@ -475,8 +475,7 @@ impl DraftModel {
             return false;
         };
         drop(turn);
-        let pass_ms = self.costs.at(columns);
-        terms.spend(pass_ms);
+        terms.spend(self.costs.at(columns));
         let guesses: usize = players.iter().map(|player| player.guesses).sum();
         let longer = self.costs.ratio(columns, columns - guesses);
         for (player, work) in players.iter_mut().zip(&works) {
@@ -493,9 +492,9 @@ impl DraftModel {
                     _ => state.ahead.extend(&work.tokens[..player.unread]),
                 }
                 state.ahead.extend(&guesses[..right]);
-                for yields in [&mut self.yields, &mut state.yields] {
-                    *yields += NEWEST_YIELD * (drafted.max(1) as f64 / longer - *yields);
-                }
+                let newest = drafted.max(1) as f64 / longer;
+                state.yields += NEWEST_YIELD * (newest - state.yields);
+                self.yields += NEWEST_YIELD * (newest - self.yields);
             }
             if player.guesses > 0 {
                 let is_wrong = right < player.guesses && drafted > right;
