@@ -136,23 +136,16 @@ pub struct ColumnsShape {
 }
 
 impl ColumnsShape {
-    /// Values of floats and lines of integers that up to as many columns take.
-    fn room(&self, threads: usize) -> (usize, usize) {
+    /// Values of floats, lines of integers and lines of what rounding takes that up to as many columns have.
+    fn room(&self, threads: usize) -> (usize, usize, usize) {
         let kept = if self.floats { self.count } else { threads };
-        let lines = match self.rounding {
-            Rounding::None => 0,
-            Rounding::Int8 | Rounding::Int8WithRest => Activations::lines_max(self.inner, self.count),
+        let lines = Activations::lines_max(self.inner, self.count);
+        let (lines, rest) = match self.rounding {
+            Rounding::None => (0, 0),
+            Rounding::Int8 => (lines, 0),
+            Rounding::Int8WithRest => (lines, lines),
         };
-        (self.inner * kept, lines)
-    }
-
-    /// The same of what rounding takes.
-    fn rest_room(&self) -> usize {
-        if self.rounding == Rounding::Int8WithRest {
-            Activations::lines_max(self.inner, self.count)
-        } else {
-            0
-        }
+        (self.inner * kept, lines, rest)
     }
 }
 
@@ -177,8 +170,8 @@ impl Columns {
 
     fn room(shapes: &[ColumnsShape], threads: usize) -> (usize, usize, usize) {
         shapes.iter().fold((0, 0, 0), |most, shape| {
-            let (floats, lines) = shape.room(threads);
-            (most.0.max(floats), most.1.max(lines), most.2.max(shape.rest_room()))
+            let (floats, lines, rest) = shape.room(threads);
+            (most.0.max(floats), most.1.max(lines), most.2.max(rest))
         })
     }
 

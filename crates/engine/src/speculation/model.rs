@@ -105,8 +105,7 @@ struct Player {
     guest: GuestNumber,
     /// Tokens that the drafter has not read: of the text, or the one it drafted last.
     unread: usize,
-    /// Tokens of the running pass: those, and guesses.
-    columns: usize,
+    /// Guessed tokens that it reads after those in the running pass.
     guesses: usize,
     /// That all it has drafted is right.
     chance: f64,
@@ -295,17 +294,7 @@ impl Drafter for DraftModel {
             let Some((guest, unread)) = state.catch_up(&mut host.lock(), scope, job) else { continue };
             let limit = if state.is_probing { job.limit.min(PROBE_TOKENS) } else { job.limit };
             let is_probing = state.is_probing;
-            let columns = unread;
-            players.push(Player {
-                job: index,
-                guest,
-                unread,
-                columns,
-                guesses: 0,
-                chance: 1.0,
-                limit,
-                is_probing,
-            });
+            players.push(Player { job: index, guest, unread, guesses: 0, chance: 1.0, limit, is_probing });
         }
         let alone = terms.writers() == 1;
         let is_far_behind = |player: &Player| player.unread > CATCH_UP_TOKENS;
@@ -433,7 +422,6 @@ impl DraftModel {
                 }
             }
             player.guesses = best.0;
-            player.columns = player.unread + player.guesses;
             (columns, room) = (columns + player.guesses, room - player.guesses);
             self.ahead.extend(self.guesses.iter().take(player.guesses).map(|&(id, _)| id));
         }
@@ -454,7 +442,7 @@ impl DraftModel {
         let mut ahead = &self.ahead[..];
         // Whoever was put out meanwhile drafts no more.
         players.retain(|player| {
-            let (tokens, rest) = ahead.split_at(player.columns);
+            let (tokens, rest) = ahead.split_at(player.unread + player.guesses);
             ahead = rest;
             let sequence = held.sequence(player.guest);
             let logits = Logits::Tail(1 + player.guesses);
