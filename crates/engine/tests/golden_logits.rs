@@ -150,7 +150,7 @@ fn logits_depend_on_the_tokens_only(model: &str, kv_type: KvType) {
 /// it much; the bounds are what is measured, and a fifth.)
 #[test]
 fn quantized_caches_stay_near_the_exact_answer() {
-    for (kv_type, mean_max) in [(KvType::Q8, 0.04), (KvType::K8V4, 0.6), (KvType::Q4, 0.6)] {
+    for (kv_type, mean_max) in [(KvType::Q8, 0.04), (KvType::K8V4, 0.09), (KvType::Q4, 0.13)] {
         let mut found = Vec::new();
         for line in lines("tiny/logits_f32.jsonl") {
             let model = line["model"].as_str().unwrap();

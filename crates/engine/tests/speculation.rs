@@ -17,6 +17,7 @@ use engine::speculation::costs::{StepCosts, Terms};
 use engine::speculation::model::DraftModel;
 use engine::speculation::prompt_lookup::PromptLookup;
 use engine::speculation::{Draft, DraftJob, Drafter, STEP_DRAFT_TOKENS};
+use kernels::attention::KvType;
 use kernels::isa::Isa;
 use kernels::pool::Pool;
 
@@ -44,8 +45,11 @@ fn decoder_of(
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/tiny").join(name);
     let options = LoadOptions { draft_vocabulary, ..LoadOptions::default() };
     let model = Arc::new(Model::load(&path, options, pool).unwrap());
+    // A type with rests, which drafts begin and cut off, and one without.
+    let kv_type = if name == "tiny-gemma3.gguf" { KvType::Q4 } else { KvType::F16 };
     let options = DecoderOptions {
         guests: sequences,
+        kv_type,
         draft_tokens: STEP_DRAFT_TOKENS,
         ..DecoderOptions::new(sequences, KV_TOKENS)
     };
@@ -421,7 +425,7 @@ fn what_coarse_drafts_leave_is_found_by_drafts_alone() {
         };
         let mut text: Vec<u32> = (0..200).map(|i| (i * 37) % 300 + 3).collect();
         let (seen, finished) = answer(&mut large, &text, 200);
-        assert!(finished.accepted_tokens + finished.rejected_tokens > 100, "{name}: {finished:?}");
+        assert!(finished.accepted_tokens + finished.rejected_tokens > 70, "{name}: {finished:?}");
         text.extend(seen.texts.iter().filter_map(|(_, token)| token.as_ref().map(|token| token.id)));
         text.extend((0..10).map(|i| (i * 53) % 300 + 3));
         let before = host.tokens_read();

@@ -13,7 +13,10 @@ use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput};
 use kernels::attention::{AttentionShape, BLOCK_POSITIONS, KvType};
 use kernels::formats::{FORMATS, Format};
 use kernels::isa::Isa;
-use kernels::kv::{AttentionBatch, AttentionScratch, KvMemory, KvShape, SequenceRows};
+use kernels::kv::{
+    AttentionBatch, AttentionScratch, KvMemory, KvRows, KvShape, LayerCache, LayerCacheMut, SequenceRows,
+    write,
+};
 use kernels::panels::Panels;
 use kernels::pool::Pool;
 use kernels::product::{Columns, ColumnsShape, FloatRows, Rounding, Weights, multiply};
@@ -104,17 +107,17 @@ fn attention(criterion: &mut Criterion, pool: &Pool) {
         let name = format!("attention {KV_HEADS}x{} heads of {}", heads.1, heads.0);
         let mut group = criterion.benchmark_group(name);
         for context in CONTEXTS {
-            attend(&mut group, pool, heads, (1, context));
+            bench_attention(&mut group, pool, heads, (1, context));
         }
         for prompt in PROMPTS {
-            attend(&mut group, pool, heads, prompt);
+            bench_attention(&mut group, pool, heads, prompt);
         }
         group.finish();
     }
 }
 
 /// The last `tokens` of `context` positions, one layer after the other.
-fn attend(
+fn bench_attention(
     group: &mut BenchmarkGroup<'_, WallTime>,
     pool: &Pool,
     (head_dim, heads): (usize, usize),
@@ -141,14 +144,19 @@ fn attend(
     let mut layer = 0;
     group.bench_function(BenchmarkId::new(format!("{tokens} tokens"), context), |bencher| {
         bencher.iter(|| {
-            let last = SequenceRows { table: &table, position, row: 0, tokens };
+            let last = SequenceRows { table: &table, rests_table: &[], position, row: 0, tokens };
             let batch = AttentionBatch {
                 queries: &queries,
                 query_stride: width,
                 output: black_box(&mut output),
                 sequences: &[last],
             };
-            cache.attend((isa, pool), layer, &shape, (batch, &mut scratch));
+            kernels::kv::attend(
+                (isa, pool),
+                (LayerCache { memory: &cache, layer }, None),
+                &shape,
+                (batch, &mut scratch),
+            );
             layer = (layer + 1) % cache.shape().layers;
         });
     });
@@ -160,13 +168,16 @@ fn filled_cache(isa: Isa, head_dim: usize, context: usize) -> KvMemory {
     let one = KvShape { layers: 1, kv_heads: KV_HEADS, head_dim, blocks, kv_type: KvType::F16 };
     let layers = CACHE_BYTES.div_ceil(one.block_bytes() * blocks);
     let mut cache = KvMemory::new(KvShape { layers, ..one });
-    let values = ramp(KV_HEADS * head_dim + context);
-    for position in 0..context {
-        let part = &values[position..][..KV_HEADS * head_dim];
-        let place = ((position / BLOCK_POSITIONS) as u32, position % BLOCK_POSITIONS);
-        for layer in 0..layers {
-            cache.write(isa, layer, place, (part, part));
-        }
+    let width = KV_HEADS * head_dim;
+    let values = ramp(width + context);
+    let rows: Vec<f32> = (0..context).flat_map(|at| [&values[at..][..width]; 2].concat()).collect();
+    let rows = KvRows { values: &rows, stride: 2 * width, keys_at: 0 };
+    let table: Vec<u32> = (0..blocks as u32).collect();
+    let sequence = SequenceRows { table: &table, rests_table: &[], position: 0, row: 0, tokens: context };
+    let mut scratch = AttentionScratch::new(head_dim, 1, 0);
+    for layer in 0..layers {
+        let mut to = LayerCacheMut { memory: &mut cache, layer };
+        write((isa, &Pool::new(1)), (&mut to, None), (&[sequence], rows), &mut scratch);
     }
     cache
 }

@@ -47,7 +47,7 @@ pub(crate) struct Kernels {
     pub float_row: unsafe fn(&[f32], &FloatRow),
     pub attend: Attend,
     pub finish_attention: FinishAttention,
-    pub store_kv: unsafe fn(&KvSlot, &[f32], &[f32]),
+    pub store_kv: unsafe fn(&KvSlot, &mut [f32], &mut [f32]),
 }
 
 impl Kernels {
@@ -166,7 +166,7 @@ macro_rules! instantiate {
                 unsafe { attention::finish::<$simd>(task, results, output, scratch) }
             }
             $(#[target_feature(enable = $feature)])*
-            pub(super) unsafe fn store_kv(to: &KvSlot, key: &[f32], value: &[f32]) {
+            pub(super) unsafe fn store_kv(to: &KvSlot, key: &mut [f32], value: &mut [f32]) {
                 unsafe { attention::store_kv::<$simd>(to, key, value) }
             }
             const COLUMNS_MAX: usize = <$simd as Simd>::COLUMNS_MAX;

@@ -1,15 +1,18 @@
 //! Memory of a key-value cache: blocks of 64 positions for a group of layers, and attention over it.
 
+mod write;
+
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::attention::{
-    AttentionShape, BLOCK_POSITIONS, HeadCache, KvSlot, KvType, Partial, QueryRows, ROWS_MAX, Task,
-    ThreadScratch, first_visible, rotation, visible_chunks,
+    AttentionShape, BLOCK_POSITIONS, HeadCache, KvType, Partial, QueryRows, ROWS_MAX, Task, ThreadScratch,
+    first_visible, visible_chunks,
 };
 use crate::isa::Isa;
 use crate::lines::{LINE_BYTES, Lines};
 use crate::pool::{Pool, SharedSlice};
+pub use write::{KvRows, LayerCacheMut, write};
 
 /// Sizes of a [`KvMemory`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,8 +60,6 @@ const TASKS_PER_THREAD: usize = 4;
 pub struct KvMemory {
     shape: KvShape,
     memory: Lines,
-    /// A key and a value that are being rotated; empty for types without rotation.
-    rotated: Vec<f32>,
 }
 
 /// Query tokens of one sequence in a batch.
@@ -66,12 +67,23 @@ pub struct KvMemory {
 pub struct SequenceRows<'a> {
     /// Block number of each 64 positions of the sequence.
     pub table: &'a [u32],
+    /// The same of their rests, as far as the tokens see them; empty without such.
+    pub rests_table: &'a [u32],
     /// Position of the first token.
     pub position: usize,
     /// Row of the first token in the batch; the others follow.
     pub row: usize,
     /// Tokens.
     pub tokens: usize,
+}
+
+/// One layer of a cache.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerCache<'a> {
+    /// The cache.
+    pub memory: &'a KvMemory,
+    /// The layer.
+    pub layer: usize,
 }
 
 /// Queries and outputs of a batch.
@@ -96,8 +108,7 @@ impl KvMemory {
         assert!(shape.head_dim.is_multiple_of(16), "head_dim must be a multiple of 16");
         shape.kv_type.check(shape.head_dim).unwrap_or_else(|error| panic!("{error}"));
         let lines = (shape.block_bytes() * shape.blocks).div_ceil(LINE_BYTES);
-        let rotated = if shape.kv_type.is_quantized() { vec![0.0; 2 * shape.head_dim] } else { Vec::new() };
-        KvMemory { shape, memory: Lines::zeroed(lines), rotated }
+        KvMemory { shape, memory: Lines::zeroed(lines) }
     }
 
     /// Its sizes.
@@ -108,104 +119,101 @@ impl KvMemory {
     fn head_offset(&self, layer: usize, head: usize) -> usize {
         (layer * self.shape.kv_heads + head) * self.shape.head_bytes()
     }
+}
 
-    /// Writes one token's keys and values (`[kv_head][head_dim]` each) of `layer` at `slot` of `block`.
-    ///
-    /// # Panics
-    /// If layer, block, slot or lengths are out of range.
-    pub fn write(
-        &mut self,
-        isa: Isa,
-        layer: usize,
-        (block, slot): (u32, usize),
-        (keys, values): (&[f32], &[f32]),
-    ) {
-        let KvShape { layers, kv_heads, head_dim, blocks, kv_type } = self.shape;
-        assert!(layer < layers && (block as usize) < blocks && slot < BLOCK_POSITIONS);
-        assert!(keys.len() == kv_heads * head_dim && values.len() == keys.len());
-        let base = self.memory.as_mut_ptr().cast::<u8>();
-        for head in 0..kv_heads {
-            let offset = block as usize * self.shape.block_bytes() + self.head_offset(layer, head);
-            let keys_at = base.wrapping_add(offset);
-            let to = KvSlot {
-                keys: keys_at,
-                values: keys_at.wrapping_add(self.shape.half_bytes().0),
-                slot,
-                kv_type,
-            };
-            let part = head * head_dim..(head + 1) * head_dim;
-            let (mut key, mut value) = (&keys[part.clone()], &values[part]);
-            if kv_type.is_quantized() {
-                let rotated = self.rotated.split_at_mut(head_dim);
-                rotated.0.copy_from_slice(key);
-                rotated.1.copy_from_slice(value);
-                rotation::rotate_key(kv_type, rotated.0);
-                rotation::rotate(rotated.1);
-                (key, value) = (rotated.0, rotated.1);
+/// Attention of a layer for a batch of rows; every row's own key must have been written. With `rests`, rows see
+/// their own block with those. Tasks are tiles of query tokens × key-value heads; where these are few, × spans of the
+/// sequence.
+///
+/// # Panics
+/// If rows, tables or lengths do not fit, or `scratch` is for other heads or fewer threads.
+pub fn attend(
+    (isa, pool): (Isa, &Pool),
+    (cache, rests): (LayerCache, Option<LayerCache>),
+    shape: &AttentionShape,
+    (batch, scratch): (AttentionBatch, &mut AttentionScratch),
+) {
+    let kv_heads = cache.memory.shape.kv_heads;
+    let width = kv_heads * shape.group * shape.head_dim;
+    cache.check(shape, kv_heads);
+    if let Some(rests) = rests {
+        rests.check(shape, kv_heads);
+        assert_eq!(rests.memory.shape.kv_type, cache.memory.shape.kv_type);
+    }
+    assert!(scratch.threads.len() >= pool.threads() && scratch.head_dim == shape.head_dim);
+    assert!((1..=ROWS_MAX).contains(&shape.group));
+    for sequence in batch.sequences {
+        sequence.check(shape, (cache, rests));
+        let end = sequence.row + sequence.tokens;
+        assert!(end * batch.query_stride <= batch.queries.len() && end * width <= batch.output.len());
+        assert!(width <= batch.query_stride);
+    }
+    let job = Job {
+        cache,
+        rests,
+        shape,
+        queries: (batch.queries, batch.query_stride),
+        output: (SharedSlice::new(batch.output), width),
+        sequences: batch.sequences,
+    };
+    let units = job.tiles() * kv_heads;
+    let chunks = job.chunks_max();
+    let spans = (TASKS_PER_THREAD * pool.threads()).div_ceil(units.max(1)).min(chunks);
+    if spans <= 1 || pool.threads() == 1 {
+        let scratches = SharedSlice::new(&mut scratch.threads);
+        return pool.run(units, &|unit, thread| {
+            let (task, output) = job.task(unit);
+            // SAFETY: every thread has its own scratch; the CPU has the set; rows and blocks were
+            // checked; units write disjoint outputs.
+            unsafe {
+                let scratch = &mut scratches.part(thread, 1)[0];
+                (isa.kernels().attend)(&task, task.chunks(), None, scratch);
+                (isa.kernels().finish_attention)(&task, None, output, scratch);
             }
-            // SAFETY: the CPU has the set; the slot lies in memory borrowed mutably here.
-            unsafe { (isa.kernels().store_kv)(&to, key, value) };
-        }
+        });
+    }
+    scratch.split(units, spans, chunks * Partial::size(job.rows_max(), shape.head_dim));
+    job.attend_spans((isa, pool), (units, spans), scratch);
+}
+
+impl<'a> LayerCache<'a> {
+    /// Panics unless it holds such heads.
+    fn check(&self, shape: &AttentionShape, kv_heads: usize) {
+        let own = &self.memory.shape;
+        assert!(self.layer < own.layers && own.head_dim == shape.head_dim && own.kv_heads == kv_heads);
     }
 
-    /// Attention of `layer` for a batch of rows; every row's own key must have been written. Tasks are tiles
-    /// of query tokens × key-value heads; where these are few, × spans of the sequence.
-    ///
-    /// # Panics
-    /// If rows, tables or lengths do not fit, or `scratch` is for other heads or fewer threads.
-    pub fn attend(
-        &self,
-        (isa, pool): (Isa, &Pool),
-        layer: usize,
-        shape: &AttentionShape,
-        (batch, scratch): (AttentionBatch, &mut AttentionScratch),
-    ) {
-        let kv_heads = self.shape.kv_heads;
-        let width = kv_heads * shape.group * shape.head_dim;
-        assert!(layer < self.shape.layers && shape.head_dim == self.shape.head_dim);
-        assert!(scratch.threads.len() >= pool.threads() && scratch.head_dim == shape.head_dim);
-        assert!((1..=ROWS_MAX).contains(&shape.group));
-        for sequence in batch.sequences {
-            self.check(shape, sequence);
-            let end = sequence.row + sequence.tokens;
-            assert!(end * batch.query_stride <= batch.queries.len() && end * width <= batch.output.len());
-            assert!(width <= batch.query_stride);
+    /// One head's view of it.
+    fn head(&self, head: usize, table: &'a [u32]) -> HeadCache<'a> {
+        let shape = &self.memory.shape;
+        let keys_offset = self.memory.head_offset(self.layer, head);
+        HeadCache {
+            memory: self.memory.memory.as_ptr().cast(),
+            block_stride: shape.block_bytes(),
+            keys_offset,
+            values_offset: keys_offset + shape.half_bytes().0,
+            table,
+            kv_type: shape.kv_type,
         }
-        let job = Job {
-            memory: self,
-            layer,
-            shape,
-            queries: (batch.queries, batch.query_stride),
-            output: (SharedSlice::new(batch.output), width),
-            sequences: batch.sequences,
-        };
-        let units = job.tiles() * kv_heads;
-        let chunks = job.chunks_max();
-        let spans = (TASKS_PER_THREAD * pool.threads()).div_ceil(units.max(1)).min(chunks);
-        if spans <= 1 || pool.threads() == 1 {
-            let scratches = SharedSlice::new(&mut scratch.threads);
-            return pool.run(units, &|unit, thread| {
-                let (task, output) = job.task(unit);
-                // SAFETY: every thread has its own scratch; the CPU has the set; rows and blocks were
-                // checked; units write disjoint outputs.
-                unsafe {
-                    let scratch = &mut scratches.part(thread, 1)[0];
-                    (isa.kernels().attend)(&task, task.chunks(), None, scratch);
-                    (isa.kernels().finish_attention)(&task, None, output, scratch);
-                }
-            });
-        }
-        scratch.split(units, spans, chunks * Partial::size(job.rows_max(), shape.head_dim));
-        job.attend_spans((isa, pool), (units, spans), scratch);
     }
+}
 
+impl SequenceRows<'_> {
     /// Panics unless every block that the rows see exists.
-    fn check(&self, shape: &AttentionShape, rows: &SequenceRows) {
-        assert!(rows.tokens > 0, "a sequence without tokens");
-        let first = first_visible(rows.position, shape.window) / BLOCK_POSITIONS;
-        let last = (rows.position + rows.tokens - 1) / BLOCK_POSITIONS;
-        let visible = &rows.table[first..=last];
-        assert!(visible.iter().all(|&b| (b as usize) < self.shape.blocks), "a visible block is missing");
+    fn check(&self, shape: &AttentionShape, (cache, rests): (LayerCache, Option<LayerCache>)) {
+        assert!(self.tokens > 0, "a sequence without tokens");
+        let exist = |memory: &KvMemory, visible: &[u32]| {
+            assert!(
+                visible.iter().all(|&b| (b as usize) < memory.shape.blocks),
+                "a visible block is missing"
+            );
+        };
+        let block_of = |position: usize| position / BLOCK_POSITIONS;
+        let (first, last) = (block_of(self.position), block_of(self.position + self.tokens - 1));
+        exist(cache.memory, &self.table[block_of(first_visible(self.position, shape.window))..=last]);
+        if let Some(rests) = rests {
+            exist(rests.memory, &self.rests_table[first..=last]);
+        }
     }
 }
 
@@ -262,8 +270,8 @@ impl AttentionScratch {
 
 /// What all tasks of one attention job share. A unit is one key-value head of one tile of query tokens.
 struct Job<'a> {
-    memory: &'a KvMemory,
-    layer: usize,
+    cache: LayerCache<'a>,
+    rests: Option<LayerCache<'a>>,
     shape: &'a AttentionShape,
     /// Queries and the values between their rows.
     queries: (&'a [f32], usize),
@@ -298,7 +306,8 @@ impl<'a> Job<'a> {
     /// A unit's rows, and where its output goes.
     fn task(&self, unit: usize) -> (Task<'a>, *mut f32) {
         let tile = self.tile_tokens();
-        let (mut index, kv_head) = (unit / self.memory.shape.kv_heads, unit % self.memory.shape.kv_heads);
+        let kv_heads = self.cache.memory.shape.kv_heads;
+        let (mut index, kv_head) = (unit / kv_heads, unit % kv_heads);
         let mut sequences = self.sequences.iter();
         let sequence = loop {
             let sequence = sequences.next().expect("a job has as many units as its sequences' tiles");
@@ -311,16 +320,8 @@ impl<'a> Job<'a> {
             index -= count;
         };
         let first = index * tile;
-        let kv = &self.memory.shape;
-        let keys_offset = self.memory.head_offset(self.layer, kv_head);
-        let cache = HeadCache {
-            memory: self.memory.memory.as_ptr().cast(),
-            block_stride: kv.block_bytes(),
-            keys_offset,
-            values_offset: keys_offset + kv.half_bytes().0,
-            table: sequence.table,
-            kv_type: kv.kv_type,
-        };
+        let cache = self.cache.head(kv_head, sequence.table);
+        let rests = self.rests.map(|rests| rests.head(kv_head, sequence.rests_table));
         let (row, head) = (sequence.row + first, kv_head * self.shape.group * self.shape.head_dim);
         let ((queries, query_stride), (output, output_stride)) = (self.queries, self.output);
         let rows = QueryRows {
@@ -330,7 +331,7 @@ impl<'a> Job<'a> {
             position: sequence.position + first,
             tokens: tile.min(sequence.tokens - first),
         };
-        (Task { shape: self.shape, cache, rows }, output.address(row * output_stride + head))
+        (Task { shape: self.shape, cache, rests, rows }, output.address(row * output_stride + head))
     }
 
     /// Every unit in `spans` tasks, each over a span of its chunks; whoever does a unit's last span merges.
@@ -380,23 +381,30 @@ mod tests {
 
     const LAYERS: usize = 2;
 
-    /// A cache with noise in the blocks of two sequences of `positions`, and their block tables.
-    fn filled(shape: KvShape, positions: usize) -> (KvMemory, [Vec<u32>; 2]) {
+    /// A cache with noise in the blocks of two sequences of `positions`, its rests if it has such, and the block
+    /// tables of both.
+    fn filled(shape: KvShape, positions: usize) -> (KvMemory, Option<KvMemory>, [Vec<u32>; 2]) {
         let mut memory = KvMemory::new(shape);
+        let mut rests = shape.kv_type.has_rests().then(|| KvMemory::new(shape));
         // Blocks of the two take turns, the first's backwards.
         let count = shape.blocks as u32 / 2;
-        let tables = [(0..count).rev().map(|b| 2 * b).collect(), (0..count).map(|b| 2 * b + 1).collect()];
-        let noise = noise(positions + 2 * shape.kv_heads * shape.head_dim, 7);
+        let tables: [Vec<u32>; 2] =
+            [(0..count).rev().map(|b| 2 * b).collect(), (0..count).map(|b| 2 * b + 1).collect()];
+        let width = shape.kv_heads * shape.head_dim;
+        let noise = noise(positions + 2 * width, 7);
+        let mut scratch = AttentionScratch::new(shape.head_dim, 1, 0);
         for (index, table) in tables.iter().enumerate() {
-            let table: &Vec<u32> = table;
-            for position in 0..positions {
-                let part = |at: usize| &noise[position + at..][..shape.kv_heads * shape.head_dim];
-                let place = (table[position / BLOCK_POSITIONS], position % BLOCK_POSITIONS);
-                let values = part(index * shape.kv_heads * shape.head_dim);
-                memory.write(Isa::detect(), 1, place, (part(3), values));
-            }
+            let rows: Vec<f32> = (0..positions)
+                .flat_map(|at| [&noise[at + 3..][..width], &noise[at + index * width..][..width]].concat())
+                .collect();
+            let sequence = SequenceRows { table, rests_table: table, position: 0, row: 0, tokens: positions };
+            let rows = KvRows { values: &rows, stride: 2 * width, keys_at: 0 };
+            let mut cache = LayerCacheMut { memory: &mut memory, layer: 1 };
+            let mut rests = rests.as_mut().map(|memory| LayerCacheMut { memory, layer: 1 });
+            let to = (&mut cache, rests.as_mut());
+            write((Isa::detect(), &Pool::new(1)), to, (&[sequence], rows), &mut scratch);
         }
-        (memory, tables)
+        (memory, rests, tables)
     }
 
     fn noise(length: usize, seed: u64) -> Vec<f32> {
@@ -408,13 +416,15 @@ mod tests {
         (0..length).map(|_| next()).collect()
     }
 
-    fn attend(
+    fn attended(
         (isa, threads): (Isa, usize),
-        memory: &KvMemory,
+        (memory, rests): (&KvMemory, Option<&KvMemory>),
         shape: &AttentionShape,
         (queries, sequences): (&[f32], &[SequenceRows]),
     ) -> Vec<f32> {
         let stride = memory.shape.kv_heads * shape.group * shape.head_dim;
+        let layer = |memory| LayerCache { memory, layer: 1 };
+        let caches = (layer(memory), rests.map(layer));
         let mut output = vec![f32::NAN; queries.len()];
         let mut scratch = AttentionScratch::new(shape.head_dim, threads, 0);
         let pool = Pool::new(threads);
@@ -422,7 +432,7 @@ mod tests {
         for _ in 0..2 {
             output.fill(f32::NAN);
             let batch = AttentionBatch { queries, query_stride: stride, output: &mut output, sequences };
-            memory.attend((isa, &pool), 1, shape, (batch, &mut scratch));
+            attend((isa, &pool), caches, shape, (batch, &mut scratch));
         }
         output
     }
@@ -443,16 +453,30 @@ mod tests {
         ) {
             let head_dim = if kv_type.check(16 * vectors).is_ok() { 16 * vectors } else { 32 * vectors };
             let blocks = 2 * positions.div_ceil(BLOCK_POSITIONS);
-            let (memory, tables) =
+            let (memory, rests, tables) =
                 filled(KvShape { layers: LAYERS, kv_heads, head_dim, blocks, kv_type }, positions);
+            let memories = (&memory, rests.as_ref());
             let scale = 1.0 / (head_dim as f32).sqrt();
             let shape = AttentionShape { head_dim, group, scale, window, soft_cap: None };
             let counts = [tokens.0.min(positions), tokens.1.min(positions)];
+            // The rests of earlier blocks are gone.
+            let rests_tables = [0, 1].map(|at| -> Vec<u32> {
+                let first = (positions - counts[at]) / BLOCK_POSITIONS;
+                let left = |(block, &number)| if block < first { u32::MAX } else { number };
+                if rests.is_some() { tables[at].iter().enumerate().map(left).collect() } else { Vec::new() }
+            });
             let mut row = 0;
-            let sequences: Vec<SequenceRows> = tables.iter().zip(counts).filter(|(_, count)| *count > 0)
-                .map(|(table, tokens)| {
+            let sequences: Vec<SequenceRows> = tables.iter().zip(&rests_tables).zip(counts)
+                .filter(|(_, count)| *count > 0)
+                .map(|((table, rests_table), tokens)| {
                     row += tokens;
-                    SequenceRows { table, position: positions - tokens, row: row - tokens, tokens }
+                    SequenceRows {
+                        table,
+                        rests_table,
+                        position: positions - tokens,
+                        row: row - tokens,
+                        tokens,
+                    }
                 })
                 .collect();
             let width = kv_heads * group * head_dim;
@@ -462,12 +486,12 @@ mod tests {
                 for token in 0..sequence.tokens {
                     let one = SequenceRows { position: sequence.position + token, row: 0, tokens: 1, ..*sequence };
                     let at = (sequence.row + token) * width..(sequence.row + token + 1) * width;
-                    let got = attend((Isa::detect(), 1), &memory, &shape, (&queries[at.clone()], &[one]));
+                    let got = attended((Isa::detect(), 1), memories, &shape, (&queries[at.clone()], &[one]));
                     alone[at].copy_from_slice(&got);
                 }
             }
             for isa in Isa::available() {
-                let got = attend((isa, threads), &memory, &shape, (&queries, &sequences));
+                let got = attended((isa, threads), memories, &shape, (&queries, &sequences));
                 prop_assert!(got == alone, "{} with {threads} threads", isa.name());
             }
         }

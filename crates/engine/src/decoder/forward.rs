@@ -6,15 +6,15 @@ mod rows;
 use std::slice;
 use std::sync::Arc;
 
-use kernels::attention::{AttentionShape, BLOCK_POSITIONS, KvType, KvTypeError};
+use kernels::attention::{AttentionShape, KvType, KvTypeError};
 use kernels::isa::Isa;
-use kernels::kv::{AttentionBatch, AttentionScratch, SequenceRows};
+use kernels::kv::{AttentionBatch, AttentionScratch, KvRows, LayerCacheMut, SequenceRows, attend, write};
 use kernels::pool::Pool;
 use kernels::product::{Columns, ColumnsShape, Rounding, Weights, announce, each_row, multiply};
 
 use self::head::Head;
 use self::rows::{FinishQkv, Join};
-use super::kv::{KvBlocks, KvCache, KvError};
+use super::kv::{KvBlocks, KvCache, KvError, LayerParts};
 use super::rope::RopeTable;
 use super::sizes::{Room, column_shapes, positions_max};
 use super::smoothing::{self, Smoothing, Watch};
@@ -517,24 +517,15 @@ impl Decoder {
 
     /// Writes the batch's keys and values and attends to all that is visible.
     fn attend(&mut self, spec: &DecoderSpec, index: usize, rows: &[Rows], width: usize) {
-        let (group, layer) = self.kv.layers[index];
-        let (wide, narrow) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-        for rows in rows {
-            for token in 0..rows.tokens {
-                let position = rows.position + token;
-                let block = self.kv.table(rows.sequence, group)[position / BLOCK_POSITIONS];
-                let (keys, values) = self.wide[(rows.row + token) * width..][wide..width].split_at(narrow);
-                let slot = position % BLOCK_POSITIONS;
-                self.kv.groups[group].memory.write(self.isa, layer, (block, slot), (keys, values));
-            }
-        }
+        let kernels = (self.isa, &*self.pool);
+        let LayerParts { mut cache, mut rests, tables } = self.kv.layer(index);
         let mut sequences: Vec<SequenceRows> = emptied(std::mem::take(&mut self.sequences));
-        sequences.extend(rows.iter().map(|r| SequenceRows {
-            table: self.kv.table(r.sequence, group),
-            position: r.position,
-            row: r.row,
-            tokens: r.tokens,
+        sequences.extend(rows.iter().map(|r| {
+            let (table, rests_table) = tables.of(r.sequence);
+            SequenceRows { table, rests_table, position: r.position, row: r.row, tokens: r.tokens }
         }));
+        let kv = KvRows { values: &self.wide, stride: width, keys_at: spec.heads * spec.head_dim };
+        write(kernels, (&mut cache, rests.as_mut()), (&sequences, kv), &mut self.scratch);
         let shape = AttentionShape {
             head_dim: spec.head_dim,
             group: spec.heads / spec.kv_heads,
@@ -548,8 +539,8 @@ impl Decoder {
             output: &mut self.attended,
             sequences: &sequences,
         };
-        let memory = &self.kv.groups[group].memory;
-        memory.attend((self.isa, &self.pool), layer, &shape, (batch, &mut self.scratch));
+        let caches = (cache.shared(), rests.map(LayerCacheMut::shared));
+        attend(kernels, caches, &shape, (batch, &mut self.scratch));
         self.sequences = emptied(sequences);
     }
 

@@ -7,7 +7,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::elements::Elements;
-use super::{BLOCK_POSITIONS, Partial, ROWS_MAX, Task, first_visible};
+use super::{BLOCK_POSITIONS, Detail, HeadCache, Partial, ROWS_MAX, Task};
 use crate::lines::LINE_BYTES;
 use crate::simd::{LANES, Simd, exp};
 use crate::vector::soft_cap_lanes;
@@ -37,7 +37,9 @@ pub(super) struct BlockCall<'a> {
     pub task: &'a Task<'a>,
     /// Which 64 positions of the sequence.
     pub block: usize,
-    /// The block after it, if this thread will go on with it.
+    /// How much of it is seen.
+    pub detail: Detail,
+    /// The block after it, if this thread will go on with one.
     pub next: Option<usize>,
     /// Scaled queries, `[row tile][head_dim][row]`.
     pub queries: &'a [f32],
@@ -46,10 +48,20 @@ pub(super) struct BlockCall<'a> {
 impl BlockCall<'_> {
     /// This head's keys and values in `block`.
     fn addresses(&self, block: usize) -> (*const u8, *const u8) {
-        let cache = &self.task.cache;
-        let base = cache.memory.wrapping_add(cache.table[block] as usize * cache.block_stride);
-        (base.wrapping_add(cache.keys_offset), base.wrapping_add(cache.values_offset))
+        addresses(&self.task.cache, block)
     }
+
+    /// The rests of its keys and values in the block, if they are seen.
+    pub fn rests(&self) -> Option<(*const u8, *const u8)> {
+        let rests = self.task.rests.as_ref().filter(|_| self.detail == Detail::WithRests);
+        rests.map(|rests| addresses(rests, self.block))
+    }
+}
+
+/// A head's keys and values in `block`.
+fn addresses(cache: &HeadCache, block: usize) -> (*const u8, *const u8) {
+    let base = cache.memory.wrapping_add(cache.table[block] as usize * cache.block_stride);
+    (base.wrapping_add(cache.keys_offset), base.wrapping_add(cache.values_offset))
 }
 
 /// Calls a function for tiles of 1 to 6 rows.
@@ -71,8 +83,8 @@ macro_rules! with_rows {
     };
 }
 
-/// Takes one block of positions into `chunk`. `scores` and `unpacked` are working memory: `[row][64]`, and a
-/// half of a block in floats.
+/// Takes one block of positions into `chunk`. `scores` and `unpacked` are working memory: `[row][64]`, and
+/// twice a half of a block in floats.
 ///
 /// # Safety
 /// The instruction set is there; the block exists; `queries`, `scores` and `chunk` hold the task's rows.
@@ -85,7 +97,7 @@ pub(super) unsafe fn attend_block<S: Simd, E: Elements>(
     let (count, head_dim) = (call.task.count(), call.task.shape.head_dim);
     assert!(count <= ROWS_MAX && scores.len() >= count * BLOCK_POSITIONS);
     assert!(call.queries.len() >= count * head_dim && chunk.weighted.len() == count * head_dim);
-    assert!(unpacked.len() >= BLOCK_POSITIONS * head_dim);
+    assert!(unpacked.len() >= 2 * BLOCK_POSITIONS * head_dim);
     let (keys, values) = call.addresses(call.block);
     // Who reads the keys first asks for the values meanwhile, who reads those first for the next keys.
     let mut ahead = Ahead { from: values, step: 1 };
@@ -134,6 +146,11 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
+    /// Asks for nothing new.
+    pub fn nothing() -> Self {
+        Ahead { from: std::ptr::null(), step: 0 }
+    }
+
     /// Asks for what corresponds to the `bytes` that begin `at` bytes into what is read.
     ///
     /// # Safety
@@ -227,8 +244,9 @@ unsafe fn soften<S: Simd>(
     // In three passes over all rows, so that one row's chain of operations overlaps the next one's.
     for token in 0..rows.tokens {
         let position = rows.position + token;
-        let low = first_visible(position, shape.window).saturating_sub(first).min(BLOCK_POSITIONS);
-        let high = (position + 1).saturating_sub(first).min(BLOCK_POSITIONS);
+        let seen = call.task.seen(call.detail, position);
+        let low = seen.start.saturating_sub(first).min(BLOCK_POSITIONS);
+        let high = seen.end.saturating_sub(first).min(BLOCK_POSITIONS);
         if low >= high {
             continue;
         }

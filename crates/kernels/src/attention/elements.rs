@@ -36,7 +36,7 @@ pub(super) trait Elements: 'static {
     /// `to`.
     ///
     /// # Safety
-    /// The instruction set and the block are there; `to` holds a half of it.
+    /// The instruction set and the block are there; `to` holds twice a half of it.
     #[inline(always)]
     unsafe fn floats<S: Simd, const VALUES: bool>(
         _: &BlockCall,
@@ -82,16 +82,43 @@ impl Elements for Single {
         to: &mut [f32],
         ahead: &mut Ahead,
     ) -> *const u8 {
-        let half = (half, call.task.shape.head_dim);
-        // SAFETY: as the caller vouches.
+        let (kv_type, head_dim) = (call.task.cache.kv_type, call.task.shape.head_dim);
+        let (to, rests) = to.split_at_mut(BLOCK_POSITIONS * head_dim);
+        // SAFETY: as the caller vouches; rests are stored as what they are of.
         unsafe {
-            match (call.task.cache.kv_type, VALUES) {
-                (KvType::Q8 | KvType::K8V4, false) => unpack_keys::<S>(half, to, ahead),
-                (KvType::Q8, true) => unpack_values::<S, Bytes>(half, to, ahead),
-                (KvType::Q4, false) => unpack_ranked::<S>(half, to, ahead),
-                (KvType::K8V4 | KvType::Q4, true) => unpack_values::<S, Nibbles>(half, to, ahead),
-                (KvType::F32 | KvType::F16, _) => half.0,
+            let floats = unpack::<S, VALUES>(kv_type, (half, head_dim), to, ahead);
+            if let Some((keys, values)) = call.rests() {
+                let half = if VALUES { values } else { keys };
+                unpack::<S, VALUES>(kv_type, (half, head_dim), rests, &mut Ahead::nothing());
+                for at in (0..to.len()).step_by(LANES) {
+                    let sum = S::add(S::load(to.as_ptr().add(at)), S::load(rests.as_ptr().add(at)));
+                    S::store(to.as_mut_ptr().add(at), sum);
+                }
             }
+            floats
+        }
+    }
+}
+
+/// A half of a block as floats: in `to`, if it was none.
+///
+/// # Safety
+/// The instruction set, the half and the room are there.
+#[inline(always)]
+unsafe fn unpack<S: Simd, const VALUES: bool>(
+    kv_type: KvType,
+    half: (*const u8, usize),
+    to: &mut [f32],
+    ahead: &mut Ahead,
+) -> *const u8 {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        match (kv_type, VALUES) {
+            (KvType::Q8 | KvType::K8V4, false) => unpack_keys::<S>(half, to, ahead),
+            (KvType::Q8, true) => unpack_values::<S, Bytes>(half, to, ahead),
+            (KvType::Q4, false) => unpack_ranked::<S>(half, to, ahead),
+            (KvType::K8V4 | KvType::Q4, true) => unpack_values::<S, Nibbles>(half, to, ahead),
+            (KvType::F32 | KvType::F16, _) => half.0,
         }
     }
 }

@@ -98,6 +98,14 @@ impl KvType {
         (elements / group * key_bytes, elements / group * value_bytes)
     }
 
+    /// Whether a block that is still being written has a second one, of the same type, for the rests: what the
+    /// stored elements lack of what was written. Tokens see the positions of their own block with them, those of
+    /// earlier blocks without. Most of attention's weight lies on what is near, and so would most of the elements' error.
+    /// A full block needs no rests, so sequences share blocks as they do with the other types.
+    pub fn has_rests(self) -> bool {
+        matches!(self, KvType::K8V4 | KvType::Q4)
+    }
+
     /// Whether heads of `head_dim` dimensions can be stored so.
     ///
     /// # Errors

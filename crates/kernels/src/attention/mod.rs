@@ -115,7 +115,7 @@ pub(crate) struct ThreadScratch {
     query: Vec<f32>,    // [head_dim], one that is being rotated
     queries: Vec<f32>,  // [row tile][head_dim][row], scaled
     scores: Vec<f32>,   // [row][64]
-    unpacked: Vec<f32>, // a half of a block
+    unpacked: Vec<f32>, // a half of a block, and of its rest
     chunk: Vec<f32>,    // a partial
     all: Vec<f32>,      // a partial
 }
@@ -128,16 +128,21 @@ impl ThreadScratch {
             query: vec![0.0; head_dim],
             queries: vec![0.0; ROWS_MAX * head_dim],
             scores: vec![0.0; ROWS_MAX * BLOCK_POSITIONS],
-            unpacked: vec![0.0; BLOCK_POSITIONS * head_dim],
+            unpacked: vec![0.0; 2 * BLOCK_POSITIONS * head_dim],
             chunk: vec![0.0; partial],
             all: vec![0.0; partial],
         }
     }
 
+    /// Room for one token's key and value.
+    pub fn token(&mut self, head_dim: usize) -> (&mut [f32], &mut [f32]) {
+        self.unpacked[..2 * head_dim].split_at_mut(head_dim)
+    }
+
     /// Values of all buffers.
     pub fn values(head_dim: usize) -> usize {
         let queries = head_dim + ROWS_MAX * (head_dim + BLOCK_POSITIONS);
-        queries + BLOCK_POSITIONS * head_dim + 2 * Partial::size(ROWS_MAX, head_dim)
+        queries + 2 * BLOCK_POSITIONS * head_dim + 2 * Partial::size(ROWS_MAX, head_dim)
     }
 }
 
@@ -157,7 +162,19 @@ pub(crate) fn visible_chunks(position: usize, tokens: usize, window: Option<usiz
 pub(crate) struct Task<'a> {
     pub shape: &'a AttentionShape,
     pub cache: HeadCache<'a>,
+    /// The rests of what is stored there, where rows read those of their own block; if its type
+    /// [has such](KvType::has_rests).
+    pub rests: Option<HeadCache<'a>>,
     pub rows: QueryRows,
+}
+
+/// How precisely a block is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Detail {
+    /// As the cache has it. So rows of later blocks see it; where there are no rests, all do.
+    Stored,
+    /// With its rests. So rows of the same block see it.
+    WithRests,
 }
 
 impl Task<'_> {
@@ -176,6 +193,30 @@ impl Task<'_> {
         let first = first_visible(self.rows.position, self.shape.window) / BLOCK_POSITIONS;
         let end = (self.rows.position + self.rows.tokens).div_ceil(BLOCK_POSITIONS);
         first.max(chunk * CHUNK_BLOCKS)..end.min((chunk + 1) * CHUNK_BLOCKS)
+    }
+
+    /// Blocks of `chunk` in order, each in the details that any of the rows sees.
+    fn sights(&self, chunk: usize) -> impl Iterator<Item = (usize, Detail)> {
+        let block_of = |position: usize| position / BLOCK_POSITIONS;
+        let (first, last) =
+            (block_of(self.rows.position), block_of(self.rows.position + self.rows.tokens - 1));
+        let has_rests = self.rests.is_some();
+        self.blocks(chunk).flat_map(move |block| {
+            let stored = (!has_rests || block < last).then_some((block, Detail::Stored));
+            let with_rests = (has_rests && block >= first).then_some((block, Detail::WithRests));
+            stored.into_iter().chain(with_rests)
+        })
+    }
+
+    /// Positions that the token at `position` sees in such detail.
+    fn seen(&self, detail: Detail, position: usize) -> Range<usize> {
+        let first = first_visible(position, self.shape.window);
+        let own =
+            if self.rests.is_some() { position / BLOCK_POSITIONS * BLOCK_POSITIONS } else { position + 1 };
+        match detail {
+            Detail::Stored => first..own,
+            Detail::WithRests => first.max(own)..position + 1,
+        }
     }
 
     /// Values from the first token's first head to row `row`.
@@ -295,10 +336,10 @@ unsafe fn attend_chunk<S: Simd>(
     (scores, unpacked): (&mut [f32], &mut [f32]),
 ) {
     chunk.reset();
-    let blocks = task.blocks(index);
-    for block in blocks.clone() {
-        let next = Some(block + 1).filter(|next| *next < blocks.end);
-        let call = BlockCall { task, block, next, queries };
+    let mut sights = task.sights(index).peekable();
+    while let Some((block, detail)) = sights.next() {
+        let next = sights.peek().map(|(block, _)| *block);
+        let call = BlockCall { task, block, detail, next, queries };
         // SAFETY: as the caller vouches.
         unsafe {
             match task.cache.kv_type {
@@ -356,20 +397,52 @@ mod tests {
     use super::*;
     use crate::isa::Isa;
 
+    /// Keys and values as they are stored, and what they stand for, turned back.
+    struct Stock {
+        memory: Vec<u8>,
+        keys: Vec<f32>,
+        values: Vec<f32>,
+    }
+
     struct Case {
         shape: AttentionShape,
         positions: usize,
-        memory: Vec<u8>,
-        table: Vec<u32>,
-        keys: Vec<f32>,    // as stored, turned back
-        values: Vec<f32>,  // likewise
-        queries: Vec<f32>, // [position][group][head_dim]
         kv_type: KvType,
+        table: Vec<u32>,
+        stored: Stock,
+        /// What is stored of the rests; keys and values are those of both together.
+        rests: Option<Stock>,
+        queries: Vec<f32>, // [position][group][head_dim]
     }
 
     fn noise(seed: &mut u64) -> f32 {
         *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((*seed >> 33) % 20_001) as f32 / 10_000.0 - 1.0
+    }
+
+    /// Stores keys and values, of which it leaves the rests.
+    fn stock(kv_type: KvType, d: usize, table: &[u32], (keys, values): (&mut [f32], &mut [f32])) -> Stock {
+        let (keys_bytes, values_bytes) = kv_type.bytes_of(BLOCK_POSITIONS * d);
+        let stride = keys_bytes + values_bytes;
+        let mut memory = vec![0u8; table.len() * stride];
+        let (mut known_keys, mut known_values) = (Vec::new(), Vec::new());
+        for (p, (key, value)) in keys.chunks_exact_mut(d).zip(values.chunks_exact_mut(d)).enumerate() {
+            let at = table[p / BLOCK_POSITIONS] as usize * stride;
+            let base = memory.as_mut_ptr().wrapping_add(at);
+            let slot = KvSlot {
+                keys: base,
+                values: base.wrapping_add(keys_bytes),
+                slot: p % BLOCK_POSITIONS,
+                kv_type,
+            };
+            // SAFETY: the detected set is there; the slot lies in `memory`.
+            unsafe { (Isa::detect().kernels().store_kv)(&slot, key, value) };
+            let block = &memory[at..][..stride];
+            let stored = Stored { kv_type, head_dim: d, slot: slot.slot };
+            known_keys.extend((0..d).map(|i| stored.key(&block[..keys_bytes], i)));
+            known_values.extend((0..d).map(|i| stored.value(&block[keys_bytes..], i)));
+        }
+        Stock { memory, keys: known_keys, values: known_values }
     }
 
     fn case(shape: AttentionShape, positions: usize, kv_type: KvType) -> Case {
@@ -378,46 +451,32 @@ mod tests {
         let mut make = |n: usize| (0..n).map(|_| noise(&mut seed)).collect::<Vec<f32>>();
         let (mut keys, mut values) = (make(positions * d), make(positions * d));
         let queries = make(positions * shape.group * d).into_iter().map(|x| x * 4.0).collect();
-        let blocks = positions.div_ceil(BLOCK_POSITIONS);
-        let (keys_bytes, values_bytes) = kv_type.bytes_of(BLOCK_POSITIONS * d);
-        let stride = keys_bytes + values_bytes;
         // Blocks in reverse order: the table must be followed.
-        let table: Vec<u32> = (0..blocks as u32).rev().collect();
-        let mut memory = vec![0u8; blocks * stride];
-        for p in 0..positions {
-            let base = memory.as_mut_ptr().wrapping_add(table[p / BLOCK_POSITIONS] as usize * stride);
-            let slot = KvSlot {
-                keys: base,
-                values: base.wrapping_add(keys_bytes),
-                slot: p % BLOCK_POSITIONS,
-                kv_type,
-            };
-            let (key, value) = (&mut keys[p * d..][..d], &mut values[p * d..][..d]);
-            let turn = |key: &mut [f32], value: &mut [f32]| {
-                if kv_type.is_quantized() {
-                    rotation::rotate_key(kv_type, key);
-                    rotation::rotate(value);
-                }
-            };
-            turn(key, value);
-            // SAFETY: the detected set is there; the slot lies in `memory`.
-            unsafe { (Isa::detect().kernels().store_kv)(&slot, key, value) };
-            let block = &memory[table[p / BLOCK_POSITIONS] as usize * stride..][..stride];
-            let stored = Stored { kv_type, head_dim: d, slot: slot.slot };
-            for i in 0..d {
-                key[i] = stored.key(&block[..keys_bytes], i);
-                value[i] = stored.value(&block[keys_bytes..], i);
+        let table: Vec<u32> = (0..positions.div_ceil(BLOCK_POSITIONS) as u32).rev().collect();
+        let turn = |keys: &mut [f32], values: &mut [f32]| {
+            if kv_type.is_quantized() {
+                keys.chunks_exact_mut(d).for_each(|key| rotation::rotate_key(kv_type, key));
+                values.chunks_exact_mut(d).for_each(rotation::rotate);
             }
-            turn(key, value);
+        };
+        turn(&mut keys, &mut values);
+        let mut store = || stock(kv_type, d, &table, (&mut keys, &mut values));
+        let mut stored = store();
+        let mut rests = kv_type.has_rests().then(store);
+        if let Some(rests) = &mut rests {
+            rests.keys.iter_mut().zip(&stored.keys).for_each(|(rest, stored)| *rest += stored);
+            rests.values.iter_mut().zip(&stored.values).for_each(|(rest, stored)| *rest += stored);
+            turn(&mut rests.keys, &mut rests.values);
         }
-        Case { shape, positions, memory, table, keys, values, queries, kv_type }
+        turn(&mut stored.keys, &mut stored.values);
+        Case { shape, positions, kv_type, table, stored, rests, queries }
     }
 
     fn run(case: &Case, isa: Isa, from: usize, tokens: usize) -> Vec<f32> {
         let (d, group) = (case.shape.head_dim, case.shape.group);
         let (keys_bytes, values_bytes) = case.kv_type.bytes_of(BLOCK_POSITIONS * d);
-        let cache = HeadCache {
-            memory: case.memory.as_ptr(),
+        let cache = |stock: &Stock| HeadCache {
+            memory: stock.memory.as_ptr(),
             block_stride: keys_bytes + values_bytes,
             keys_offset: 0,
             values_offset: keys_bytes,
@@ -432,7 +491,8 @@ mod tests {
             tokens,
         };
         let mut output = vec![0f32; tokens * group * d];
-        let (task, mut scratch) = (Task { shape: &case.shape, cache, rows }, ThreadScratch::new(d));
+        let (cache, rests) = (cache(&case.stored), case.rests.as_ref().map(cache));
+        let (task, mut scratch) = (Task { shape: &case.shape, cache, rests, rows }, ThreadScratch::new(d));
         let kernels = isa.kernels();
         // SAFETY: the set is available; all buffers have the stated sizes.
         unsafe {
@@ -446,14 +506,18 @@ mod tests {
         let (d, group) = (case.shape.head_dim, case.shape.group);
         let mut output = Vec::new();
         for p in 0..case.positions {
+            let seen = |k: usize| match &case.rests {
+                Some(with_rests) if k / BLOCK_POSITIONS == p / BLOCK_POSITIONS => with_rests,
+                _ => &case.stored,
+            };
             for g in 0..group {
                 let q = &case.queries[(p * group + g) * d..][..d];
                 let visible = first_visible(p, case.shape.window)..=p;
                 let scores: Vec<f64> = visible
                     .clone()
                     .map(|k| {
-                        let s: f64 =
-                            q.iter().zip(&case.keys[k * d..][..d]).map(|(a, b)| f64::from(a * b)).sum();
+                        let key = &seen(k).keys[k * d..][..d];
+                        let s: f64 = q.iter().zip(key).map(|(a, b)| f64::from(a * b)).sum();
                         let s = s * f64::from(case.shape.scale);
                         case.shape.soft_cap.map_or(s, |c| f64::from(c) * (s / f64::from(c)).tanh())
                     })
@@ -462,11 +526,8 @@ mod tests {
                 let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
                 let total: f64 = weights.iter().sum();
                 for i in 0..d {
-                    let sum: f64 = visible
-                        .clone()
-                        .zip(&weights)
-                        .map(|(k, w)| w * f64::from(case.values[k * d + i]))
-                        .sum();
+                    let weighted = |(k, w): (usize, &f64)| w * f64::from(seen(k).values[k * d + i]);
+                    let sum: f64 = visible.clone().zip(&weights).map(weighted).sum();
                     output.push(sum / total);
                 }
             }
@@ -484,6 +545,7 @@ mod tests {
             (64, 3, None, None, KvType::Q8),
             (96, 5, Some(100), Some(5.0), KvType::Q8),
             (64, 3, Some(200), None, KvType::K8V4),
+            (64, 1, Some(40), None, KvType::Q4),
             (128, 2, None, Some(5.0), KvType::K8V4),
             (64, 7, None, None, KvType::Q4),
             (96, 2, Some(70), Some(5.0), KvType::Q4),

@@ -79,12 +79,12 @@ fn offsets(head_dim: usize) -> (usize, usize) {
     (planes, planes + BLOCK_POSITIONS * wide(head_dim) / QUAD)
 }
 
-/// Writes one position's key.
+/// Writes one position's key, and leaves what the elements lack of it in `key`.
 ///
 /// # Safety
 /// The instruction set is there, and the slot's memory is exclusively the caller's.
 #[inline(always)]
-pub(super) unsafe fn store_key<S: Simd>(to: &KvSlot, key: &[f32]) {
+pub(super) unsafe fn store_key<S: Simd>(to: &KvSlot, key: &mut [f32]) {
     let (head_dim, wide) = (key.len(), wide(key.len()));
     let (planes, scales) = offsets(head_dim);
     let (strip, lane) = (to.slot / LANES, to.slot % LANES);
@@ -95,7 +95,7 @@ pub(super) unsafe fn store_key<S: Simd>(to: &KvSlot, key: &[f32]) {
         for (group, dimensions) in groups(head_dim).enumerate() {
             let mut codes = [0u8; GROUP_MAX];
             let codes = &mut codes[..dimensions.len()];
-            let part = &key[dimensions.clone()];
+            let part = &mut key[dimensions.clone()];
             let is_wide = dimensions.start < wide;
             let scale = if is_wide { quantize_q6(part, codes) } else { quantize_q4::<S>(part, codes) };
             *to.keys.add(scales + group * BLOCK_POSITIONS + to.slot) = scale;
@@ -110,18 +110,18 @@ pub(super) unsafe fn store_key<S: Simd>(to: &KvSlot, key: &[f32]) {
     }
 }
 
-/// Rounds elements to odd multiples of a scale, −63 to 63 of them. Returns the scale's code.
+/// Rounds elements to odd multiples of a scale, −63 to 63 of them. Returns the scale's code, and leaves what these
+/// lack in `from`.
 #[inline(always)]
-fn quantize_q6(from: &[f32], codes: &mut [u8]) -> u8 {
+fn quantize_q6(from: &mut [f32], codes: &mut [u8]) -> u8 {
     let extreme = from.iter().fold(0f32, |extreme, x| extreme.max(x.abs()));
     let scale = scale::at_least(extreme.min(f32::MAX) / WIDE_MAX);
-    let factor = match scale::decoded(scale) {
-        0.0 => 0.0,
-        scale => 0.5 / scale,
-    };
+    let step = scale::decoded(scale);
+    let factor = if step == 0.0 { 0.0 } else { 0.5 / step };
     for (code, x) in codes.iter_mut().zip(from) {
         // NaN becomes the lowest.
-        *code = (x * factor + 32.0).clamp(0.0, 63.0) as u8;
+        *code = (*x * factor + 32.0).clamp(0.0, 63.0) as u8;
+        *x -= (2.0 * f32::from(*code) - WIDE_MAX) * step;
     }
     scale
 }

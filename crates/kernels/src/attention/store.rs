@@ -30,12 +30,13 @@ pub struct KvSlot {
     pub kv_type: KvType,
 }
 
-/// Writes one token's key and value of one head, rotated already if the type wants it.
+/// Writes one token's key and value of one head, rotated already if the type wants it. If it [has
+/// rests](KvType::has_rests), they are left in both.
 ///
 /// # Safety
 /// The instruction set is there, and the slot's memory is exclusively the caller's.
 #[inline(always)]
-pub(crate) unsafe fn store_kv<S: Simd>(to: &KvSlot, key: &[f32], value: &[f32]) {
+pub(crate) unsafe fn store_kv<S: Simd>(to: &KvSlot, key: &mut [f32], value: &mut [f32]) {
     let head_dim = key.len();
     assert!(value.len() == head_dim && head_dim.is_multiple_of(LANES) && to.slot < BLOCK_POSITIONS);
     assert!(to.kv_type.check(head_dim).is_ok());
@@ -106,14 +107,14 @@ unsafe fn store_f16<S: Simd>(to: &KvSlot, key: &[f32], value: &[f32]) {
 /// # Safety
 /// As [`store_kv`], of which it is a part.
 #[inline(always)]
-unsafe fn store_key_q8<S: Simd>(to: &KvSlot, key: &[f32]) {
+unsafe fn store_key_q8<S: Simd>(to: &KvSlot, key: &mut [f32]) {
     let head_dim = key.len();
     // SAFETY: as the caller vouches.
     unsafe {
         let scales = to.keys.add(scales_offset::<Bytes>(head_dim));
         for d in (0..head_dim).step_by(SCALE_GROUP) {
             let mut quants = [0i8; SCALE_GROUP];
-            let scale = quantize_q8::<S>(key[d..][..SCALE_GROUP].as_ptr(), &mut quants);
+            let scale = quantize_q8::<S>(key[d..][..SCALE_GROUP].as_mut_ptr(), &mut quants);
             store_scale(scales, (d, to.slot), scale);
             for (i, &q) in quants.iter().enumerate() {
                 *to.keys.cast::<i8>().add(to.key_at(head_dim, d + i)) = q;
@@ -125,14 +126,14 @@ unsafe fn store_key_q8<S: Simd>(to: &KvSlot, key: &[f32]) {
 /// # Safety
 /// As [`store_kv`], of which it is a part.
 #[inline(always)]
-unsafe fn store_value_q8<S: Simd>(to: &KvSlot, value: &[f32]) {
+unsafe fn store_value_q8<S: Simd>(to: &KvSlot, value: &mut [f32]) {
     let head_dim = value.len();
     // SAFETY: as the caller vouches.
     unsafe {
         let scales = to.values.add(scales_offset::<Bytes>(head_dim));
         for d in (0..head_dim).step_by(SCALE_GROUP) {
             let mut quants = [0i8; SCALE_GROUP];
-            let scale = quantize_q8::<S>(value[d..][..SCALE_GROUP].as_ptr(), &mut quants);
+            let scale = quantize_q8::<S>(value[d..][..SCALE_GROUP].as_mut_ptr(), &mut quants);
             store_scale(scales, (d, to.slot), scale);
             let row = to.values.cast::<i8>().add(to.slot * head_dim + d);
             row.copy_from_nonoverlapping(quants.as_ptr(), SCALE_GROUP);
@@ -143,7 +144,7 @@ unsafe fn store_value_q8<S: Simd>(to: &KvSlot, value: &[f32]) {
 /// # Safety
 /// As [`store_kv`], of which it is a part.
 #[inline(always)]
-unsafe fn store_value_q4<S: Simd>(to: &KvSlot, value: &[f32]) {
+unsafe fn store_value_q4<S: Simd>(to: &KvSlot, value: &mut [f32]) {
     let head_dim = value.len();
     // SAFETY: as the caller vouches; two dimensions share a byte.
     unsafe {
@@ -151,7 +152,7 @@ unsafe fn store_value_q4<S: Simd>(to: &KvSlot, value: &[f32]) {
         for d in (0..head_dim).step_by(SCALE_GROUP) {
             let mut codes = [0u8; SCALE_GROUP];
             *scales.add(d / SCALE_GROUP * BLOCK_POSITIONS + to.slot) =
-                quantize_q4::<S>(&value[d..][..SCALE_GROUP], &mut codes);
+                quantize_q4::<S>(&mut value[d..][..SCALE_GROUP], &mut codes);
             let row = to.values.add((to.slot * head_dim + d) / 2);
             for i in 0..LANES {
                 *row.add(i) = codes[i] | codes[i + LANES] << 4;
@@ -200,12 +201,13 @@ fn inverse(x: f32) -> f32 {
     if x == 0.0 { 0.0 } else { 1.0 / x }
 }
 
-/// Rounds 32 elements to whole multiples of a scale, −127 to 127 of them. Returns the scale.
+/// Rounds 32 elements to whole multiples of a scale, −127 to 127 of them. Returns the scale, and leaves what these lack
+/// in `from`.
 ///
 /// # Safety
 /// The instruction set and 32 elements are there.
 #[inline(always)]
-unsafe fn quantize_q8<S: Simd>(from: *const f32, quants: &mut [i8; SCALE_GROUP]) -> u16 {
+unsafe fn quantize_q8<S: Simd>(from: *mut f32, quants: &mut [i8; SCALE_GROUP]) -> u16 {
     // SAFETY: as the caller vouches.
     unsafe {
         let (a, b) = (clamp::<S>(S::load(from), f32::MAX), clamp::<S>(S::load(from.add(LANES)), f32::MAX));
@@ -214,52 +216,89 @@ unsafe fn quantize_q8<S: Simd>(from: *const f32, quants: &mut [i8; SCALE_GROUP])
         for (half, x) in [(0, a), (LANES, b)] {
             let whole = clamp::<S>(S::round(S::mul(x, factor)), Q8_MAX);
             S::i_store_i8(quants.as_mut_ptr().add(half), S::f_to_i(whole));
+            S::store(from.add(half), S::sub(x, S::mul(whole, S::splat(scale))));
         }
         bits
     }
 }
 
 /// The nearest levels of at most [`GROUP_MAX`] elements under a scale that suits them: that of the smallest sum of
-/// squared errors for the levels nearest under one that is given by the largest. Returns the scale's code.
+/// squared errors for the levels nearest under one that is given by the largest. Returns the scale's code, and leaves
+/// what the levels lack in `from`.
 ///
 /// # Safety
 /// The instruction set is there.
 #[inline(always)]
-pub(super) unsafe fn quantize_q4<S: Simd>(from: &[f32], codes: &mut [u8]) -> u8 {
+pub(super) unsafe fn quantize_q4<S: Simd>(from: &mut [f32], codes: &mut [u8]) -> u8 {
     let mut x = [0f32; GROUP_MAX];
     let mut largest = 0f32;
-    for (x, &from) in x.iter_mut().zip(from) {
+    for (x, &mut from) in x.iter_mut().zip(&mut *from) {
         *x = if from.is_nan() { 0.0 } else { from.clamp(-F16_MAX, F16_MAX) };
         largest = largest.max(x.abs());
     }
-    nearest_levels(&x[..from.len()], inverse(largest / Q4_MAX), codes);
-    let mut levels = [0f32; GROUP_MAX];
-    levels.iter_mut().zip(&*codes).for_each(|(level, code)| *level = f32::from(LEVELS[usize::from(*code)]));
-    // SAFETY: as the caller vouches; both arrays hold whole vectors.
+    let first = inverse(largest / Q4_MAX);
+    // SAFETY: as the caller vouches; the array holds whole vectors.
     let fitted = unsafe {
         let (mut fit, mut square) = (S::splat(0.0), S::splat(0.0));
         for at in (0..from.len()).step_by(LANES) {
-            let level = S::load(levels.as_ptr().add(at));
+            let mut levels = [0f32; LANES];
+            nearest::<S>(&x[at..at + LANES], first, &mut levels);
+            levels[(from.len() - at).min(LANES)..].fill(0.0);
+            let level = S::load(levels.as_ptr());
             fit = S::fma(S::load(x.as_ptr().add(at)), level, fit);
             square = S::fma(level, level, square);
         }
         S::sum(fit) / S::sum(square)
     };
     let scale = scale::nearest(fitted);
-    nearest_levels(&x[..from.len()], inverse(scale::decoded(scale)), codes);
+    let step = scale::decoded(scale);
+    for at in (0..from.len()).step_by(LANES) {
+        let mut levels = [0f32; LANES];
+        // SAFETY: as above.
+        let found = unsafe { nearest::<S>(&x[at..at + LANES], inverse(step), &mut levels) };
+        let count = (from.len() - at).min(LANES);
+        let mut rests = [0f32; LANES];
+        for ((rest, x), level) in rests.iter_mut().zip(&x[at..]).zip(levels) {
+            *rest = x - level * step;
+        }
+        from[at..at + count].copy_from_slice(&rests[..count]);
+        codes[at..at + count].copy_from_slice(&found[..count]);
+    }
     scale
 }
 
-/// The codes of the levels nearest to `x` times `factor`.
+/// Between which magnitudes of levels the nearest changes: [`LEVELS`] are symmetric.
+static BORDERS: [f32; 7] = {
+    let mut borders = [0.0; 7];
+    let mut at = 0;
+    while at < borders.len() {
+        borders[at] = (LEVELS[8 + at] as f32 + LEVELS[9 + at] as f32) / 2.0;
+        at += 1;
+    }
+    borders
+};
+
+/// Codes of the levels nearest to 16 elements times `factor`, and the levels.
+///
+/// # Safety
+/// The instruction set is there.
 #[inline(always)]
-fn nearest_levels(x: &[f32], factor: f32, codes: &mut [u8]) {
-    codes.fill(0);
-    for step in LEVELS.windows(2) {
-        let middle = f32::from(i16::from(step[0]) + i16::from(step[1])) / 2.0;
-        for (code, x) in codes.iter_mut().zip(x) {
-            *code += u8::from(x * factor > middle);
+unsafe fn nearest<S: Simd>(x: &[f32], factor: f32, levels: &mut [f32; LANES]) -> [u8; LANES] {
+    let (mut scaled, mut outward, mut codes) = ([0f32; LANES], [0i32; LANES], [0u8; LANES]);
+    for (scaled, x) in scaled.iter_mut().zip(x) {
+        *scaled = x * factor;
+    }
+    for border in BORDERS {
+        for (outward, scaled) in outward.iter_mut().zip(&scaled) {
+            *outward += i32::from(scaled.abs() > border);
         }
     }
+    for ((code, outward), scaled) in codes.iter_mut().zip(outward).zip(scaled) {
+        *code = if scaled > 0.0 { 8 + outward } else { 7 - outward } as u8;
+    }
+    // SAFETY: as the caller vouches; both arrays hold a vector.
+    unsafe { S::store(levels.as_mut_ptr(), S::load_nibbles::<false>(codes.as_ptr(), &LEVELS)) };
+    codes
 }
 
 #[cfg(test)]
@@ -274,6 +313,17 @@ mod tests {
 
     /// Writes one position into a block of zeros; returns its keys' and values' bytes.
     fn written(isa: Isa, kv_type: KvType, slot: usize, (key, value): (&[f32], &[f32])) -> (Vec<u8>, Vec<u8>) {
+        let (mut key, mut value) = (key.to_vec(), value.to_vec());
+        written_with_rests(isa, kv_type, slot, (&mut key, &mut value))
+    }
+
+    /// The same, with the rests in key and value.
+    fn written_with_rests(
+        isa: Isa,
+        kv_type: KvType,
+        slot: usize,
+        (key, value): (&mut [f32], &mut [f32]),
+    ) -> (Vec<u8>, Vec<u8>) {
         let bytes = kv_type.bytes_of(BLOCK_POSITIONS * key.len());
         let (mut keys, mut values) = (vec![0u8; bytes.0], vec![0u8; bytes.1]);
         let to = KvSlot { keys: keys.as_mut_ptr(), values: values.as_mut_ptr(), slot, kv_type };
@@ -341,11 +391,48 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// What is stored and its rest are what was written; stored too, the rest leaves a tenth of the error.
+        #[test]
+        fn rests_are_what_is_lacking(
+            kv_type in prop::sample::select(KvType::choices().filter(|kv_type| kv_type.has_rests()).collect::<Vec<_>>()),
+            groups in 1usize..5,
+            slot in 0usize..BLOCK_POSITIONS,
+            vectors in (prop::collection::vec(-1f32..1.0, 128), prop::collection::vec(-1f32..1.0, 128)),
+        ) {
+            let head_dim = 32 * groups;
+            let stored = Stored { kv_type, head_dim, slot };
+            let (key, value) = (&vectors.0[..head_dim], &vectors.1[..head_dim]);
+            for isa in Isa::available() {
+                let mut rests = (key.to_vec(), value.to_vec());
+                let first = written_with_rests(isa, kv_type, slot, (&mut rests.0, &mut rests.1));
+                let second = written(isa, kv_type, slot, (&rests.0, &rests.1));
+                let mut off = [[0f32; 2]; 2];
+                for d in 0..head_dim {
+                    let of = [
+                        (key[d], rests.0[d], stored.key(&first.0, d), stored.key(&second.0, d)),
+                        (value[d], rests.1[d], stored.value(&first.1, d), stored.value(&second.1, d)),
+                    ];
+                    for ((written, rest, first, second), off) in of.into_iter().zip(&mut off) {
+                        prop_assert!((first + rest - written).abs() < 1e-6, "{first} and {rest} of {written}");
+                        off[0] = off[0].max((written - first).abs());
+                        off[1] = off[1].max((written - first - second).abs());
+                    }
+                }
+                prop_assert!(off.iter().all(|[before, after]| *after < 0.15 * before), "{off:?}");
+            }
+        }
+    }
+
     #[test]
     fn what_is_no_number_or_too_large_stays_finite() {
         let key = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30, -1e-30, 0.0, 1.0, f32::MIN].repeat(8);
         for kv_type in KvType::choices() {
-            let all = Isa::available().map(|isa| written(isa, kv_type, 17, (&key, &key)));
+            let all = Isa::available().flat_map(|isa| {
+                let (mut key, mut value) = (key.clone(), key.clone());
+                // And so do its rests.
+                [(); 2].map(|()| written_with_rests(isa, kv_type, 17, (&mut key, &mut value)))
+            });
             for (keys, values) in all {
                 let stored = Stored { kv_type, head_dim: key.len(), slot: 17 };
                 for d in 0..key.len() {

@@ -8,12 +8,11 @@ use crate::real::{Check, golden};
 pub const CHECK: Check =
     Check { name: "kv_types", about: "perplexity at 4096 tokens with quantized caches against f32", run };
 
-/// How far each type may move a model's perplexity, as a share: what was measured, and a little more
-/// (docs/memory.md tells both); q8 and k8v4 keep to 0.1 % and 1 %. Qwen2.5 is there for its keys' large biases.
+/// How far each type may move a model's perplexity, as a share; docs/memory.md tells what was measured. Qwen2.5 is there for its keys' large biases.
 const COSTS: &[(&str, &[(&str, f64)])] = &[
-    ("smollm2-135m", &[("q8", 0.001), ("k8v4", 0.01), ("q4", 0.025)]),
-    ("gemma3-270m", &[("q8", 0.001), ("k8v4", 0.01), ("q4", 0.025)]),
-    ("qwen2.5-coder-0.5b", &[("q8", 0.001), ("k8v4", 0.01), ("q4", 0.03)]),
+    ("smollm2-135m", &[("q8", 0.001), ("k8v4", 0.005), ("q4", 0.01)]),
+    ("gemma3-270m", &[("q8", 0.001), ("k8v4", 0.005), ("q4", 0.01)]),
+    ("qwen2.5-coder-0.5b", &[("q8", 0.001), ("k8v4", 0.005), ("q4", 0.01)]),
 ];
 /// Gone through unless everything is, as the quickest.
 const QUICKEST: &[&str] = &["smollm2-135m"];

@@ -1,7 +1,8 @@
 //! The key-value cache: sequences, their block tables, and the memory of each group of layers.
 //!
 //! Layers that see the same range of positions form a group and share block numbers. Blocks that a
-//! window has passed go back to the pool, so a sliding-window layer holds its window and no more. Full
+//! window has passed go back to the pool, so a sliding-window layer holds its window and no more. So does the
+//! group of rests ([`KvType::has_rests`](kernels::attention::KvType::has_rests)) the block that is being written. Full
 //! blocks of settled tokens go into an index ([`prefix`]), where later sequences find them; they count as
 //! free as soon as nobody uses them.
 
@@ -9,7 +10,7 @@ mod lru;
 mod prefix;
 
 use kernels::attention::{BLOCK_POSITIONS, first_visible};
-use kernels::kv::{KvMemory, KvShape};
+use kernels::kv::{KvMemory, KvShape, LayerCacheMut};
 
 use self::prefix::{NONE, Prefixes};
 use super::DecoderOptions;
@@ -44,20 +45,58 @@ pub enum KvError {
     },
 }
 
-/// What a group of layers with one visible range gets.
+/// What a token sees of a group's blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sight {
+    /// All of them.
+    All,
+    /// Those that hold so many positions, its own the last.
+    Window(usize),
+    /// Its own: of rests.
+    Own,
+}
+
+impl Sight {
+    fn of_layer(window: Option<usize>) -> Self {
+        window.map_or(Sight::All, Sight::Window)
+    }
+
+    /// The first block that the token at `position` sees.
+    fn first_block(self, position: usize) -> usize {
+        match self {
+            Sight::All => 0,
+            Sight::Window(window) => first_visible(position, Some(window)) / BLOCK_POSITIONS,
+            Sight::Own => position / BLOCK_POSITIONS,
+        }
+    }
+
+    /// Blocks that a sequence holds at once, but for those that a long pass adds; `None`: all. `rollback`: see
+    /// [`KvCache::rollback`].
+    fn blocks_at_once(self, rollback: usize) -> Option<usize> {
+        match self {
+            Sight::All => None,
+            // A window begins and ends within a block.
+            Sight::Window(window) => Some(window.div_ceil(BLOCK_POSITIONS) + 2),
+            // A pass may end in the next block, and what may be cut off have begun in the one before.
+            Sight::Own => Some(2 + rollback.div_ceil(BLOCK_POSITIONS)),
+        }
+    }
+}
+
+/// See [`KvCache::rollback`].
+fn rollback(options: &DecoderOptions) -> usize {
+    if options.guests > 0 { DRAFT_TOKENS_MAX + 1 } else { 0 }
+}
+
+/// What a group of layers whose tokens see the same gets.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct GroupSize {
-    /// Positions that a token sees; `None`: all.
-    pub window: Option<usize>,
+    pub sight: Sight,
     pub shape: KvShape,
 }
 
-/// Blocks that a sequence holds of a window: it begins and ends within one.
-fn window_blocks(window: usize) -> usize {
-    window.div_ceil(BLOCK_POSITIONS) + 2
-}
-
-/// The groups of a cache, and group and index within it by layer.
+/// The groups of a cache, and group and index within it by layer. If the type has rests, their group comes last
+/// and holds all layers.
 pub(super) fn group_sizes(
     spec: &DecoderSpec,
     options: &DecoderOptions,
@@ -66,30 +105,41 @@ pub(super) fn group_sizes(
     let sequences = options.sequences_in_all();
     // A sequence's last block is seldom full.
     let all = kv_tokens.div_ceil(BLOCK_POSITIONS) + sequences;
+    let size = |sight: Sight, layers| {
+        // While a batch is written, what its first tokens see must still be there.
+        let held = |at_once: usize| at_once * sequences + batch_tokens.div_ceil(BLOCK_POSITIONS);
+        let blocks = sight.blocks_at_once(rollback(options)).map_or(all, |at_once| all.min(held(at_once)));
+        let (kv_heads, head_dim) = (spec.kv_heads, spec.head_dim);
+        GroupSize { sight, shape: KvShape { layers, kv_heads, head_dim, blocks, kv_type } }
+    };
     let mut groups: Vec<GroupSize> = Vec::new();
     let mut layers = Vec::with_capacity(spec.layers.len());
     for layer in &spec.layers {
-        let group = groups.iter().position(|g| g.window == layer.window).unwrap_or_else(|| {
-            // While a batch is written, its first tokens' windows must still be there.
-            let of_window = |w: usize| window_blocks(w) * sequences + batch_tokens.div_ceil(BLOCK_POSITIONS);
-            let blocks = layer.window.map_or(all, |w| all.min(of_window(w)));
-            let (kv_heads, head_dim) = (spec.kv_heads, spec.head_dim);
-            let shape = KvShape { layers: 0, kv_heads, head_dim, blocks, kv_type };
-            groups.push(GroupSize { window: layer.window, shape });
+        let sight = Sight::of_layer(layer.window);
+        let group = groups.iter().position(|g| g.sight == sight).unwrap_or_else(|| {
+            groups.push(size(sight, 0));
             groups.len() - 1
         });
         layers.push((group, groups[group].shape.layers));
         groups[group].shape.layers += 1;
     }
+    groups.extend(kv_type.has_rests().then(|| size(Sight::Own, spec.layers.len())));
     (groups, layers)
 }
 
-/// Layers with one visible range.
+/// Layers whose tokens see the same.
 #[derive(Debug)]
 pub(super) struct Group {
-    pub window: Option<usize>,
+    sight: Sight,
     pub memory: KvMemory,
     free: Vec<u32>,
+}
+
+impl Group {
+    /// Whether sequences share its blocks.
+    fn is_shared(&self) -> bool {
+        self.sight != Sight::Own
+    }
 }
 
 /// One sequence's place in the cache.
@@ -112,6 +162,29 @@ struct Sequence {
     tail: Vec<u32>,
     /// Whether its next block found no place in the index: then none does.
     is_apart: bool,
+}
+
+/// What a pass needs of a layer.
+pub(super) struct LayerParts<'a> {
+    pub cache: LayerCacheMut<'a>,
+    /// Of types that have such. Their group is the last.
+    pub rests: Option<LayerCacheMut<'a>>,
+    pub tables: Tables<'a>,
+}
+
+/// Block tables for a layer.
+pub(super) struct Tables<'a> {
+    sequences: &'a [Sequence],
+    group: usize,
+    rests_group: Option<usize>,
+}
+
+impl<'a> Tables<'a> {
+    /// Those of a sequence, for the cache and the rests.
+    pub fn of(&self, sequence: usize) -> (&'a [u32], &'a [u32]) {
+        let tables = &self.sequences[sequence].tables;
+        (&tables[self.group], self.rests_group.map_or(&[], |group| &tables[group]))
+    }
 }
 
 /// Blocks of a cache, over all groups.
@@ -151,9 +224,9 @@ impl KvCache {
         let (sizes, layers) = group_sizes(spec, options);
         let groups: Vec<Group> = sizes
             .into_iter()
-            .map(|GroupSize { window, shape }| {
+            .map(|GroupSize { sight, shape }| {
                 let free = (0..shape.blocks as u32).rev().collect();
-                Group { window, memory: KvMemory::new(shape), free }
+                Group { sight, memory: KvMemory::new(shape), free }
             })
             .collect();
         // As long as they can get: writing must not allocate.
@@ -172,7 +245,7 @@ impl KvCache {
             layers,
             context_tokens: spec.context_tokens,
             in_flight: options.batch_tokens.div_ceil(BLOCK_POSITIONS),
-            rollback: if options.guests > 0 { DRAFT_TOKENS_MAX + 1 } else { 0 },
+            rollback: rollback(options),
         }
     }
 
@@ -246,10 +319,7 @@ impl KvCache {
     fn fill(&mut self, sequence: usize) -> usize {
         let sequence = &mut self.sequences[sequence];
         let (groups, prefixes) = (&self.groups, &mut self.prefixes);
-        let first_seen = |group: &Group, blocks: usize| match blocks {
-            0 => 0,
-            blocks => first_visible(blocks * BLOCK_POSITIONS, group.window) / BLOCK_POSITIONS,
-        };
+        let first_seen = |group: &Group, blocks: usize| group.sight.first_block(blocks * BLOCK_POSITIONS);
         // Where a window is not complete, the next token could not be computed.
         let is_complete = |blocks: usize| {
             groups.iter().enumerate().all(|(index, group)| {
@@ -280,9 +350,11 @@ impl KvCache {
         let sequence = &mut self.sequences[sequence];
         // From the end: children before their parents.
         for (at, node) in sequence.chain.drain(..).enumerate().rev() {
-            for (group, table) in sequence.tables.iter().enumerate() {
-                if table[at] != PASSED {
-                    self.prefixes.unpin(node, group);
+            for (index, (group, table)) in self.groups.iter_mut().zip(&sequence.tables).enumerate() {
+                match table[at] {
+                    PASSED => {}
+                    _ if group.is_shared() => self.prefixes.unpin(node, index),
+                    block => group.free.push(block),
                 }
             }
             self.prefixes.let_go(node);
@@ -296,6 +368,19 @@ impl KvCache {
     /// Tokens written.
     pub fn position(&self, sequence: usize) -> usize {
         self.sequences[sequence].position
+    }
+
+    /// A layer's memory, and where in it sequences lie.
+    pub fn layer(&mut self, layer: usize) -> LayerParts<'_> {
+        let (group, at) = self.layers[layer];
+        let rests_group = self.groups.iter().position(|group| !group.is_shared());
+        let shared_groups = rests_group.unwrap_or(self.groups.len());
+        let (shared, rests) = self.groups.split_at_mut(shared_groups);
+        LayerParts {
+            cache: LayerCacheMut { memory: &mut shared[group].memory, layer: at },
+            rests: rests.first_mut().map(|rests| LayerCacheMut { memory: &mut rests.memory, layer }),
+            tables: Tables { sequences: &self.sequences, group, rests_group },
+        }
     }
 
     /// Block numbers of a sequence for a group.
@@ -334,14 +419,14 @@ impl KvCache {
         let group = &self.groups[index];
         let in_use = || self.sequences.iter().filter(|s| s.in_use);
         let whole = |s: &Sequence| s.promised.div_ceil(BLOCK_POSITIONS);
-        match group.window {
+        match group.sight.blocks_at_once(self.rollback) {
             None => {
                 let wanted = in_use().map(|s| whole(s).saturating_sub(s.tables[index].len()));
                 wanted.sum::<usize>() <= self.available(index)
             }
-            Some(window) => {
+            Some(held) => {
                 // Shared blocks count more than once: windows overlap seldom.
-                let at_once = |s: &Sequence| whole(s).min(window_blocks(window));
+                let at_once = |s: &Sequence| whole(s).min(held);
                 let beyond: usize = in_use().map(|s| whole(s) - at_once(s)).sum();
                 let at_once: usize = in_use().map(at_once).sum();
                 at_once + beyond.min(self.in_flight) <= group.memory.shape().blocks
@@ -380,10 +465,10 @@ impl KvCache {
     /// An empty block, if need be one that was kept for later.
     fn take_block(&mut self, group: usize) -> Option<u32> {
         if self.groups[group].free.is_empty() {
-            match self.groups[group].window {
-                Some(_) => return self.prefixes.take_block(group),
+            match self.groups[group].sight {
+                Sight::Window(_) | Sight::Own => return self.prefixes.take_block(group),
                 // Without these blocks, a node is of no use.
-                None => forget_oldest(&mut self.prefixes, &mut self.groups),
+                Sight::All => forget_oldest(&mut self.prefixes, &mut self.groups),
             };
         }
         self.groups[group].free.pop()
@@ -436,7 +521,7 @@ impl KvCache {
         };
         for (index, (group, table)) in self.groups.iter_mut().zip(tables).enumerate() {
             let own = table[at];
-            if own == PASSED {
+            if own == PASSED || !group.is_shared() {
                 continue;
             }
             match self.prefixes.block(node, index) {
@@ -469,7 +554,7 @@ impl KvCache {
         let Sequence { position, tables, chain, .. } = &mut self.sequences[sequence];
         let certain = position.saturating_sub(self.rollback);
         for (index, (group, table)) in self.groups.iter_mut().zip(tables).enumerate() {
-            let passed = (first_visible(certain, group.window) / BLOCK_POSITIONS).min(table.len());
+            let passed = group.sight.first_block(certain).min(table.len());
             for at in (0..passed).rev() {
                 let block = std::mem::replace(&mut table[at], PASSED);
                 if block == PASSED {
@@ -477,8 +562,8 @@ impl KvCache {
                     break;
                 }
                 match chain.get(at) {
-                    Some(&node) => self.prefixes.unpin(node, index),
-                    None => group.free.push(block),
+                    Some(&node) if group.is_shared() => self.prefixes.unpin(node, index),
+                    _ => group.free.push(block),
                 }
             }
         }
@@ -494,6 +579,8 @@ fn forget_oldest(prefixes: &mut Prefixes, groups: &mut [Group]) -> bool {
 mod tests {
     use std::collections::{HashMap, HashSet};
     use std::hash::{DefaultHasher, Hash, Hasher};
+
+    use kernels::attention::KvType;
 
     use super::*;
     use crate::spec::{Activation, LayerSpec, RopePairs};
@@ -562,8 +649,9 @@ mod tests {
     }
 
     impl Rig {
-        fn new(windows: &[Option<usize>], seed: u64) -> Self {
-            let options = DecoderOptions { batch_tokens: 160, guests: 2, ..DecoderOptions::new(3, 2000) };
+        fn new((windows, kv_type): (&[Option<usize>], KvType), seed: u64) -> Self {
+            let options =
+                DecoderOptions { batch_tokens: 160, guests: 2, kv_type, ..DecoderOptions::new(3, 2000) };
             let cache = KvCache::new(&spec(windows), &options);
             let (live, written) = (Vec::new(), HashMap::new());
             Rig { cache, live, written, random: Random(seed), hits: 0, full: 0 }
@@ -658,7 +746,11 @@ mod tests {
             assert_eq!(self.cache.position(*sequence), tokens.len());
             for (index, group) in self.cache.groups.iter().enumerate() {
                 let table = self.cache.table(*sequence, index);
-                for at in (first_visible(tokens.len(), group.window)..tokens.len()).step_by(13) {
+                let first = match group.sight {
+                    Sight::Window(window) => first_visible(tokens.len(), Some(window)),
+                    sight => sight.first_block(tokens.len()) * BLOCK_POSITIONS,
+                };
+                for at in (first..tokens.len()).step_by(13) {
                     let place = (index, table[at / BLOCK_POSITIONS], at % BLOCK_POSITIONS);
                     assert_eq!(self.written.get(&place), Some(&value(*scope, &tokens[..=at])), "{at}");
                 }
@@ -684,11 +776,16 @@ mod tests {
 
     #[test]
     fn a_hundred_thousand_operations_beside_a_naive_cache() {
-        let mixtures: [&[Option<usize>]; 4] =
-            [&[None], &[Some(100), None, Some(100)], &[Some(64), Some(300)], &[Some(500), None]];
-        for (seed, windows) in mixtures.into_iter().enumerate() {
-            let mut rig = Rig::new(windows, seed as u64);
-            for operation in 0..25_000 {
+        let mixtures: [(&[Option<usize>], KvType); 5] = [
+            (&[None], KvType::F16),
+            (&[Some(100), None, Some(100)], KvType::Q8),
+            (&[Some(64), Some(300)], KvType::F16),
+            (&[None], KvType::Q4),
+            (&[Some(500), None], KvType::Q4),
+        ];
+        for (seed, mixture) in mixtures.into_iter().enumerate() {
+            let mut rig = Rig::new(mixture, seed as u64);
+            for operation in 0..20_000 {
                 match (rig.random.below(40), rig.live.len()) {
                     (0..4, _) | (_, 0) => rig.begin(),
                     (4, live) => {
@@ -826,8 +923,12 @@ mod tests {
     fn the_pools_of_gemma_3_weigh_what_the_formula_says() {
         let layers: Vec<_> = (0..26).map(|layer| (layer % 6 != 5).then_some(512)).collect();
         let gemma = DecoderSpec { head_dim: 256, context_tokens: 40_000, ..spec(&layers) };
-        for (tokens, mib) in [(8192, 43), (32_768, 139)] {
-            let mut cache = KvCache::new(&gemma, &DecoderOptions::new(1, tokens));
+        let types = [(KvType::F16, 64), (KvType::Q8, 34), (KvType::Q4, 18)];
+        for (tokens, (kv_type, bytes_of_32)) in
+            [8192, 32_768].into_iter().flat_map(|t| types.map(|of| (t, of)))
+        {
+            let options = DecoderOptions { kv_type, ..DecoderOptions::new(1, tokens) };
+            let mut cache = KvCache::new(&gemma, &options);
             let prompt: Vec<u32> = (0..tokens as u32).collect();
             let sequence = cache.take().unwrap();
             for tokens in prompt.chunks(128) {
@@ -835,8 +936,9 @@ mod tests {
                 cache.advance(sequence, tokens.len());
                 cache.settle(sequence, tokens);
             }
-            assert_eq!(cache.blocks().used_bytes, (22 * 512 + 4 * tokens) * 2 * 256 * 2);
-            assert_eq!(cache.blocks().used_bytes >> 20, mib);
+            // A sequence that ends with a block has no rests.
+            let elements = (22 * 512 + 4 * tokens) * 2 * 256;
+            assert_eq!(cache.blocks().used_bytes, elements / 32 * bytes_of_32);
             cache.give_back(sequence);
         }
     }
