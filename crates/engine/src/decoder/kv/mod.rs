@@ -6,16 +6,18 @@
 //! blocks of settled tokens go into an index ([`prefix`]), where later sequences find them; they count as
 //! free as soon as nobody uses them.
 
+mod groups;
 mod lru;
 mod prefix;
 
-use kernels::attention::{BLOCK_POSITIONS, first_visible};
-use kernels::kv::{KvMemory, KvShape, LayerCacheMut};
+use kernels::attention::BLOCK_POSITIONS;
+use kernels::kv::{KvMemory, LayerCacheMut};
 
+pub(super) use self::groups::group_sizes;
+use self::groups::{GroupSize, Sight, rollback};
 use self::prefix::{NONE, Prefixes};
 use super::DecoderOptions;
 use crate::spec::DecoderSpec;
-use crate::speculation::DRAFT_TOKENS_MAX;
 
 /// Marks a block that a window has passed.
 const PASSED: u32 = NONE;
@@ -43,88 +45,6 @@ pub enum KvError {
         /// Sequences there are.
         sequences: usize,
     },
-}
-
-/// What a token sees of a group's blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sight {
-    /// All of them.
-    All,
-    /// Those that hold so many positions, its own the last.
-    Window(usize),
-    /// Its own: of rests.
-    Own,
-}
-
-impl Sight {
-    fn of_layer(window: Option<usize>) -> Self {
-        window.map_or(Sight::All, Sight::Window)
-    }
-
-    /// The first block that the token at `position` sees.
-    fn first_block(self, position: usize) -> usize {
-        match self {
-            Sight::All => 0,
-            Sight::Window(window) => first_visible(position, Some(window)) / BLOCK_POSITIONS,
-            Sight::Own => position / BLOCK_POSITIONS,
-        }
-    }
-
-    /// Blocks that a sequence holds at once, but for those that a long pass adds; `None`: all. `rollback`: see
-    /// [`KvCache::rollback`].
-    fn blocks_at_once(self, rollback: usize) -> Option<usize> {
-        match self {
-            Sight::All => None,
-            // A window begins and ends within a block.
-            Sight::Window(window) => Some(window.div_ceil(BLOCK_POSITIONS) + 2),
-            // A pass may end in the next block, and what may be cut off have begun in the one before.
-            Sight::Own => Some(2 + rollback.div_ceil(BLOCK_POSITIONS)),
-        }
-    }
-}
-
-/// See [`KvCache::rollback`].
-fn rollback(options: &DecoderOptions) -> usize {
-    if options.guests > 0 { DRAFT_TOKENS_MAX + 1 } else { 0 }
-}
-
-/// What a group of layers whose tokens see the same gets.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct GroupSize {
-    pub sight: Sight,
-    pub shape: KvShape,
-}
-
-/// The groups of a cache, and group and index within it by layer. If the type has rests, their group comes last
-/// and holds all layers.
-pub(super) fn group_sizes(
-    spec: &DecoderSpec,
-    options: &DecoderOptions,
-) -> (Vec<GroupSize>, Vec<(usize, usize)>) {
-    let &DecoderOptions { kv_tokens, kv_type, batch_tokens, .. } = options;
-    let sequences = options.sequences_in_all();
-    // A sequence's last block is seldom full.
-    let all = kv_tokens.div_ceil(BLOCK_POSITIONS) + sequences;
-    let size = |sight: Sight, layers| {
-        // While a batch is written, what its first tokens see must still be there.
-        let held = |at_once: usize| at_once * sequences + batch_tokens.div_ceil(BLOCK_POSITIONS);
-        let blocks = sight.blocks_at_once(rollback(options)).map_or(all, |at_once| all.min(held(at_once)));
-        let (kv_heads, head_dim) = (spec.kv_heads, spec.head_dim);
-        GroupSize { sight, shape: KvShape { layers, kv_heads, head_dim, blocks, kv_type } }
-    };
-    let mut groups: Vec<GroupSize> = Vec::new();
-    let mut layers = Vec::with_capacity(spec.layers.len());
-    for layer in &spec.layers {
-        let sight = Sight::of_layer(layer.window);
-        let group = groups.iter().position(|g| g.sight == sight).unwrap_or_else(|| {
-            groups.push(size(sight, 0));
-            groups.len() - 1
-        });
-        layers.push((group, groups[group].shape.layers));
-        groups[group].shape.layers += 1;
-    }
-    groups.extend(kv_type.has_rests().then(|| size(Sight::Own, spec.layers.len())));
-    (groups, layers)
 }
 
 /// Layers whose tokens see the same.
@@ -580,7 +500,7 @@ mod tests {
     use std::collections::{HashMap, HashSet};
     use std::hash::{DefaultHasher, Hash, Hasher};
 
-    use kernels::attention::KvType;
+    use kernels::attention::{KvType, first_visible};
 
     use super::*;
     use crate::spec::{Activation, LayerSpec, RopePairs};
@@ -776,16 +696,17 @@ mod tests {
 
     #[test]
     fn a_hundred_thousand_operations_beside_a_naive_cache() {
-        let mixtures: [(&[Option<usize>], KvType); 5] = [
+        let mixtures: [(&[Option<usize>], KvType); 6] = [
             (&[None], KvType::F16),
-            (&[Some(100), None, Some(100)], KvType::Q8),
+            (&[Some(100), None, Some(100)], KvType::F16),
             (&[Some(64), Some(300)], KvType::F16),
+            (&[Some(500), None], KvType::F16),
             (&[None], KvType::Q4),
             (&[Some(500), None], KvType::Q4),
         ];
         for (seed, mixture) in mixtures.into_iter().enumerate() {
             let mut rig = Rig::new(mixture, seed as u64);
-            for operation in 0..20_000 {
+            for operation in 0..25_000 {
                 match (rig.random.below(40), rig.live.len()) {
                     (0..4, _) | (_, 0) => rig.begin(),
                     (4, live) => {
@@ -924,8 +845,9 @@ mod tests {
         let layers: Vec<_> = (0..26).map(|layer| (layer % 6 != 5).then_some(512)).collect();
         let gemma = DecoderSpec { head_dim: 256, context_tokens: 40_000, ..spec(&layers) };
         let types = [(KvType::F16, 64), (KvType::Q8, 34), (KvType::Q4, 18)];
-        for (tokens, (kv_type, bytes_of_32)) in
-            [8192, 32_768].into_iter().flat_map(|t| types.map(|of| (t, of)))
+        let sizes = [(8192, 43), (32_768, 139)];
+        for ((tokens, mib), (kv_type, bytes_of_32)) in
+            sizes.into_iter().flat_map(|size| types.map(|of| (size, of)))
         {
             let options = DecoderOptions { kv_type, ..DecoderOptions::new(1, tokens) };
             let mut cache = KvCache::new(&gemma, &options);
@@ -939,6 +861,7 @@ mod tests {
             // A sequence that ends with a block has no rests.
             let elements = (22 * 512 + 4 * tokens) * 2 * 256;
             assert_eq!(cache.blocks().used_bytes, elements / 32 * bytes_of_32);
+            assert!(kv_type != KvType::F16 || cache.blocks().used_bytes >> 20 == mib);
             cache.give_back(sequence);
         }
     }
