@@ -10,6 +10,8 @@ use crate::simd::{LANES, Simd};
 pub const GROUP: usize = 32;
 /// Columns whose lines are interleaved: those of the widest tile.
 pub(crate) const BLOCK_COLUMNS: usize = 8;
+/// The same, at most, where many columns are multiplied otherwise.
+const BLOCK_COLUMNS_MAX: usize = 16;
 /// A group's line: 32 values; the scale; minus the sum of the values (i32) of the first half, the second
 /// and both; the same times the scale (f32). Offsets in 32-bit words behind the values:
 pub(crate) const SCALE: usize = 0;
@@ -25,7 +27,7 @@ pub(crate) const NEGATED_SCALED_SUM: usize = 4;
 pub(crate) struct Activations {
     groups: usize,
     columns: usize,
-    /// Columns of a block, a power of two: fewer than [`BLOCK_COLUMNS`] only if there are no more. The last block
+    /// Columns of a block, a power of two: fewer than those of the widest tile only if there are no more. The last block
     /// may have lines of no column, which tiles read and whose results nobody does.
     width: usize,
     lines: Vec<Line>,
@@ -34,7 +36,7 @@ pub(crate) struct Activations {
 impl Activations {
     /// Lines of `columns` columns of `inner` values, or of fewer columns, at most.
     pub fn lines_max(inner: usize, columns: usize) -> usize {
-        inner.div_ceil(GROUP) * columns.next_multiple_of(block_width(columns))
+        inner.div_ceil(GROUP) * columns.next_multiple_of(block_width(columns, BLOCK_COLUMNS_MAX))
     }
 
     /// Without columns, and with room for so many lines.
@@ -42,15 +44,17 @@ impl Activations {
         Activations { lines: Vec::with_capacity(lines), ..Activations::default() }
     }
 
-    /// Makes room for `columns` columns of `inner` values; allocates only when it grows.
+    /// Makes room for `columns` columns of `inner` values, in blocks of `block_columns` at most; allocates only when it
+    /// grows.
     ///
     /// # Panics
     /// If `inner` is not a multiple of 32.
-    pub fn resize(&mut self, inner: usize, columns: usize) {
+    pub fn resize(&mut self, inner: usize, columns: usize, block_columns: usize) {
+        debug_assert!(block_columns <= BLOCK_COLUMNS_MAX);
         assert!(inner.is_multiple_of(GROUP), "{inner} values are not whole groups of {GROUP}");
         self.groups = inner / GROUP;
         self.columns = columns;
-        self.width = block_width(columns);
+        self.width = block_width(columns, block_columns);
         let lines = self.groups * columns.next_multiple_of(self.width);
         if self.lines.len() < lines {
             self.lines.resize(lines, Line([0; LINE_BYTES]));
@@ -76,9 +80,9 @@ impl Activations {
     }
 }
 
-/// Columns of a block where there are so many.
-fn block_width(columns: usize) -> usize {
-    columns.clamp(1, BLOCK_COLUMNS).next_power_of_two()
+/// Columns of a block of `most` at most, where there are so many columns.
+fn block_width(columns: usize, most: usize) -> usize {
+    columns.clamp(1, most).next_power_of_two()
 }
 
 /// Index of a column's line of group 0.

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use crate::activations::ActivationsWriter;
+use crate::activations::{ActivationsWriter, BLOCK_COLUMNS};
 use crate::attention::{KvSlot, Task, ThreadScratch};
 use crate::panels::encoding::{Constants, Encoding, with_encodings};
 use crate::panels::tile::{TileCall, tile};
-use crate::panels::unpacked::{self, ColumnsCall};
+use crate::panels::unpacked::{self, ColumnsCall, TILE_COLUMNS};
 #[cfg(target_arch = "aarch64")]
 use crate::simd::neon::{BASELINE, DOTPROD, I8MM, Neon};
 use crate::simd::scalar::Scalar;
@@ -16,8 +16,18 @@ use crate::{attention, vector};
 /// Tiles of one encoding, by columns: 1, 2, 4, 8. Those of more than `columns_max` are missing.
 pub(crate) type Tiles = [Option<unsafe fn(&TileCall)>; 4];
 
-/// Many columns of one encoding.
-pub(crate) type ManyColumns = unsafe fn(&ColumnsCall);
+/// How a set multiplies many columns, if not tile after tile.
+#[derive(Clone, Copy)]
+pub(crate) struct ManyColumns {
+    /// By encoding.
+    pub kernels: &'static [unsafe fn(&ColumnsCall)],
+    /// From how many columns on.
+    pub least: usize,
+    /// They are taken in multiples of this.
+    pub multiple: usize,
+    /// Columns whose lines the kernels read together: a block of quantized activations must have as many.
+    pub tile: usize,
+}
 
 /// Values, (shift, factor), output.
 type ExpShifted = unsafe fn(&[f32], (f32, f32), &mut [f32]) -> f64;
@@ -31,8 +41,10 @@ type FinishAttention = unsafe fn(&Task, Option<&mut [f32]>, *mut f32, &mut Threa
 pub(crate) struct Kernels {
     tiles: &'static [Tiles],
     pub columns_max: usize,
-    /// Instead of tiles where there are many columns, if the set has it; by encoding.
-    pub many_columns: Option<&'static [ManyColumns]>,
+    /// Bytes of quantized activations that one pass over the weights works on, so that they stay in the
+    /// second-level cache while panels stream by.
+    pub pass_bytes: usize,
+    many_columns: Option<ManyColumns>,
     pub quantize: unsafe fn(&ActivationsWriter, usize, &[f32]),
     pub quantize_with_rest: unsafe fn(&ActivationsWriter, &ActivationsWriter, usize, &[f32]),
     pub rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
@@ -51,6 +63,16 @@ pub(crate) struct Kernels {
 }
 
 impl Kernels {
+    /// How `columns` columns are multiplied, if not tile after tile.
+    pub fn many_columns(&self, columns: usize) -> Option<ManyColumns> {
+        self.many_columns.filter(|many| columns >= many.least)
+    }
+
+    /// Columns of a block of quantized activations, of which there are `columns`.
+    pub fn block_columns(&self, columns: usize) -> usize {
+        self.many_columns(columns).map_or(BLOCK_COLUMNS, |many| many.tile.max(BLOCK_COLUMNS))
+    }
+
     /// The tile of an encoding for 2^`width` columns, at most `columns_max`.
     pub fn tile(&self, encoding: usize, width: u32) -> unsafe fn(&TileCall) {
         self.tiles[encoding][width as usize].expect("tiles of up to columns_max columns are there")
@@ -173,8 +195,14 @@ macro_rules! instantiate {
             pub(super) static KERNELS: Kernels = Kernels {
                 tiles: with_encodings!(tiles(panel_tile)),
                 columns_max: COLUMNS_MAX,
+                pass_bytes: 384 << 10,
                 many_columns: if <$simd as Simd>::UNPACKS {
-                    Some(with_encodings!(many_columns(panel_columns)))
+                    Some(ManyColumns {
+                        kernels: with_encodings!(many_columns(panel_columns)),
+                        least: TILE_COLUMNS,
+                        multiple: TILE_COLUMNS,
+                        tile: TILE_COLUMNS,
+                    })
                 } else {
                     None
                 },
@@ -218,6 +246,33 @@ instantiate!(
     "f16c"
 );
 
+/// AVX-512 with AMX for the products of many columns.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx {
+    use super::*;
+    use crate::panels::amx;
+
+    // AMX itself is assembly, which needs no feature.
+    #[target_feature(enable = "avx512f", enable = "avx512bw", enable = "avx512vl", enable = "avx512dq")]
+    #[target_feature(enable = "avx512vnni", enable = "avx2", enable = "fma", enable = "f16c")]
+    // SAFETY: its contract is that of the function it calls.
+    unsafe fn panel_columns<E: Constants>(call: &ColumnsCall) {
+        // SAFETY: as the caller vouches.
+        unsafe { amx::columns::<E>(call) }
+    }
+
+    pub(super) static KERNELS: Kernels = Kernels {
+        pass_bytes: 768 << 10,
+        many_columns: Some(ManyColumns {
+            kernels: with_encodings!(many_columns(panel_columns)),
+            least: amx::COLUMNS_MIN,
+            multiple: 1,
+            tile: amx::TILE_COLUMNS,
+        }),
+        ..avx512::KERNELS
+    };
+}
+
 #[cfg(target_arch = "aarch64")]
 instantiate!(neon, Neon<BASELINE>, floats of neon, "neon");
 #[cfg(target_arch = "aarch64")]
@@ -240,6 +295,8 @@ struct Entry {
 
 /// Every instruction set there are kernels for, best first. `label` is what bench results say.
 static REGISTRY: &[Entry] = &[
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    Entry { name: "amx", label: "amx", available: has_amx, kernels: &amx::KERNELS },
     #[cfg(target_arch = "x86_64")]
     Entry { name: "avx512", label: "avx512vnni", available: has_avx512, kernels: &avx512::KERNELS },
     #[cfg(target_arch = "x86_64")]
@@ -260,6 +317,23 @@ static REGISTRY: &[Entry] = &[
     Entry { name: "neon", label: "neon", available: || true, kernels: &neon::KERNELS },
     Entry { name: "scalar", label: "scalar", available: || true, kernels: &scalar::KERNELS },
 ];
+
+/// Whether the CPU has AMX for bytes and the system lets this process use it, which is asked for once.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn has_amx() -> bool {
+    static HAS: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    // Bits of leaf 7's EDX (Intel's manual, CPUID), and the system call's numbers (Linux, x86/xstate).
+    const TILE_AND_INT8: u32 = 1 << 24 | 1 << 25;
+    const REQUEST_PERMISSION: libc::c_int = 0x1023;
+    const TILE_DATA: libc::c_ulong = 18;
+    *HAS.get_or_init(|| {
+        let edx = std::arch::x86_64::__cpuid_count(7, 0).edx;
+        has_avx512() && edx & TILE_AND_INT8 == TILE_AND_INT8 && {
+            // SAFETY: the call takes two numbers; it gives 0 if the system has such registers and grants them.
+            unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0 }
+        }
+    })
+}
 
 #[cfg(target_arch = "x86_64")]
 fn has_avx512() -> bool {
@@ -311,7 +385,7 @@ impl Isa {
         REGISTRY.iter().filter(|entry| (entry.available)()).map(|entry| Isa { entry })
     }
 
-    /// The one called `name` (`scalar`; `avx2`, `avxvnni`, `avx512`; `neon`, `neon_dotprod`, `neon_i8mm`).
+    /// The one called `name` (`scalar`; `avx2`, `avxvnni`, `avx512`, `amx`; `neon`, `neon_dotprod`, `neon_i8mm`).
     ///
     /// # Errors
     /// If there are no kernels of that name or the CPU lacks the instructions.

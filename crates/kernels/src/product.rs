@@ -8,14 +8,11 @@ use crate::formats::Format;
 use crate::isa::Isa;
 use crate::lines::LINE_BYTES;
 use crate::panels::tile::TileCall;
-use crate::panels::unpacked::{ColumnsCall, TILE_COLUMNS};
+use crate::panels::unpacked::ColumnsCall;
 use crate::panels::{PANEL_ROWS, Panels};
 use crate::pool::{Pool, SharedSlice};
 use crate::vector::FloatRow;
 
-/// Bytes of quantized activations that one pass over the weights works on, so that they stay in the
-/// second-level cache while panels stream by.
-const COLUMN_BLOCK_BYTES: usize = 384 << 10;
 /// Columns of a pass at the least: fewer would re-read the weights too often.
 const COLUMN_BLOCK_MIN: usize = 32;
 /// Columns that one task fills where there are many: a block of the quantized layout.
@@ -200,10 +197,10 @@ impl Columns {
         }
         assert!(state.len().is_multiple_of(count), "state is not one row per column");
         if rounding != Rounding::None {
-            self.quantized.resize(inner, count);
+            self.quantized.resize(inner, count, isa.kernels().block_columns(count));
         }
         if rounding == Rounding::Int8WithRest {
-            self.rest.resize(inner, count);
+            self.rest.resize(inner, count, isa.kernels().block_columns(count));
         }
         let stride = state.len() / count;
         let (rows, columns) = (SharedSlice::new(state), SharedSlice::new(&mut self.float));
@@ -289,7 +286,10 @@ pub fn multiply((isa, pool): (Isa, &Pool), products: &[Weights], input: &Columns
         return;
     }
     let output = SharedSlice::new(output);
-    let block = (COLUMN_BLOCK_BYTES / input.inner).max(COLUMN_BLOCK_MIN) / 8 * 8;
+    let block_columns = isa.kernels().block_columns(columns);
+    let most = (isa.kernels().pass_bytes / input.inner).max(COLUMN_BLOCK_MIN) / block_columns * block_columns;
+    // Of equal blocks, so that none has few columns left.
+    let block = columns.div_ceil(columns.div_ceil(most)).next_multiple_of(block_columns);
     let blocks = columns.div_ceil(block);
     let panels: usize = products.iter().map(Weights::panels).sum();
     // Equal shares of panels, the same for every column block.
@@ -420,15 +420,15 @@ impl Part<'_> {
             output_stride: self.stride,
             rows,
         };
-        if let Some(many) = isa.kernels().many_columns
-            && self.count >= TILE_COLUMNS
+        let activations = &self.input.quantized;
+        if let Some(many) = isa.kernels().many_columns(self.count)
+            && activations.tile_columns(column) >= many.tile
         {
-            let tiles = self.count / TILE_COLUMNS;
-            let activations = &self.input.quantized;
-            let all = ColumnsCall { first: call(column), activations, column, tiles };
+            let columns = self.count / many.multiple * many.multiple;
+            let all = ColumnsCall { first: call(column), activations, column, columns };
             // SAFETY: as below.
-            unsafe { many[panels.layout().index()](&all) };
-            column += tiles * TILE_COLUMNS;
+            unsafe { many.kernels[panels.layout().index()](&all) };
+            column += columns;
         }
         while column < end {
             let width = self.tile_width(isa, column, end);
@@ -711,12 +711,12 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(3))]
-        /// More columns than one stretch has, of more groups than are unpacked together, which need not
-        /// be whole parts.
+        #![proptest_config(ProptestConfig::with_cases(6))]
+        /// As many columns as are multiplied by unpacked weights, and more than one stretch has, of more groups than are
+        /// unpacked together, which need not be whole parts.
         #[test]
         fn many_columns_are_the_same_on_every_instruction_set(
-            seed: u64, rows in 1usize..20, groups in 9usize..24, columns in 120usize..150,
+            seed: u64, rows in 1usize..20, groups in 9usize..40, columns in 44usize..150,
         ) {
             let mut random = Random(seed);
             for &format in FORMATS.iter().filter(|format| Panels::supports(**format)) {

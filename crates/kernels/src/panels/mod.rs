@@ -7,6 +7,8 @@
 //! values, without shuffles. The scales lie behind each other likewise, 16 rows contiguous. Bytes per
 //! weight are those of the source format, give or take 3%.
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub(crate) mod amx;
 pub(crate) mod encoding;
 mod pack;
 pub(crate) mod tile;

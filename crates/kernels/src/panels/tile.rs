@@ -18,7 +18,7 @@ use super::encoding::Constants;
 
 /// How far ahead of their use weights are asked for: what a tile of eight columns computes hides the
 /// way from memory only if more is under way than the processor's own window covers.
-const PREFETCH_BYTES: usize = 4096;
+pub(super) const PREFETCH_BYTES: usize = 4096;
 
 /// Where a tile reads and writes.
 #[derive(Clone, Copy, Debug)]
@@ -177,12 +177,7 @@ pub(super) unsafe fn group<S: Simd, E: Constants, G: Group<S>, const C: usize>(
             let second = half::<S, E, G, C, 1>(integers, input);
             for c in 0..C {
                 weighted[c] = S::fma(scales.scale[1], S::i_to_f(second[c]), weighted[c]);
-                sums[c] = S::fma(weighted[c], S::splat(float(input, SCALE, c)), sums[c]);
-                if E::MIN {
-                    let (low, high) = (NEGATED_SCALED_SUM, NEGATED_SCALED_SUM + 1);
-                    sums[c] = S::fma(scales.min[0], S::splat(float(input, low, c)), sums[c]);
-                    sums[c] = S::fma(scales.min[1], S::splat(float(input, high, c)), sums[c]);
-                }
+                sums[c] = add_weighted::<S, E>((weighted[c], c), scales, input, sums[c]);
             }
         } else {
             let mut dots = start::<S, E, C>(input, 2);
@@ -190,11 +185,33 @@ pub(super) unsafe fn group<S: Simd, E: Constants, G: Group<S>, const C: usize>(
             add_half::<S, E, G, C, 1>(integers, input, &mut dots);
             for c in 0..C {
                 let weighted = S::mul(scales.scale[0], S::i_to_f(dots[c]));
-                sums[c] = S::fma(weighted, S::splat(float(input, SCALE, c)), sums[c]);
-                if E::MIN {
-                    let all = S::splat(float(input, NEGATED_SCALED_SUM + 2, c));
-                    sums[c] = S::fma(scales.min[0], all, sums[c]);
-                }
+                sums[c] = add_weighted::<S, E>((weighted, c), scales, input, sums[c]);
+            }
+        }
+    }
+}
+
+/// `sum` and a group's share of it: of column `c`, its dot products times the weights' scales (`weighted`), times the
+/// activations' scale; and the minimum's.
+///
+/// # Safety
+/// The instruction set is there, and the group and column.
+#[inline(always)]
+pub(super) unsafe fn add_weighted<S: Simd, E: Constants>(
+    (weighted, c): (S::F, usize),
+    scales: &Scales<S>,
+    input: &TileInput,
+    sum: S::F,
+) -> S::F {
+    // SAFETY: as the caller vouches.
+    unsafe {
+        let sum = S::fma(weighted, S::splat(float(input, SCALE, c)), sum);
+        match (E::MIN, E::HALVES) {
+            (false, _) => sum,
+            (true, false) => S::fma(scales.min[0], S::splat(float(input, NEGATED_SCALED_SUM + 2, c)), sum),
+            (true, true) => {
+                let sum = S::fma(scales.min[0], S::splat(float(input, NEGATED_SCALED_SUM, c)), sum);
+                S::fma(scales.min[1], S::splat(float(input, NEGATED_SCALED_SUM + 1, c)), sum)
             }
         }
     }

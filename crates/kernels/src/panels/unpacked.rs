@@ -8,18 +8,21 @@
 use std::mem::MaybeUninit;
 
 use crate::activations::Activations;
+use crate::lines::LINE_BYTES;
 use crate::simd::Simd;
 
 use super::encoding::Constants;
-use super::tile::{Group, Scales, TileCall, group, store, super_scales, weights};
+use super::tile::{Group, PREFETCH_BYTES, Scales, TileCall, group, store, super_scales, weights};
 
 /// Columns multiplied together: what one load of weights serves.
 pub(crate) const TILE_COLUMNS: usize = 4;
 /// Tiles whose sums wait in memory: with the unpacked weights they leave half of a first-level cache to
 /// the activations passing by.
 const STRETCH_TILES: usize = 32;
-/// Groups unpacked together: those of a block with scales of scales.
-const PART_GROUPS: usize = 8;
+/// Groups of a block with scales of scales.
+const BLOCK_GROUPS: usize = 8;
+/// Groups unpacked together.
+const PART_GROUPS: usize = BLOCK_GROUPS;
 
 /// Several columns of one panel.
 #[derive(Clone, Copy, Debug)]
@@ -30,8 +33,8 @@ pub(crate) struct ColumnsCall<'a> {
     pub activations: &'a Activations,
     /// Number of the first column, which begins a tile.
     pub column: usize,
-    /// Whole tiles of columns.
-    pub tiles: usize,
+    /// Columns; here, whole tiles of them.
+    pub columns: usize,
 }
 
 /// Up to [`PART_GROUPS`] groups, unpacked.
@@ -70,8 +73,9 @@ unsafe impl<S: Simd> Group<S> for Unpacked<S> {
 #[inline(always)]
 pub(crate) unsafe fn columns<S: Simd, E: Constants>(call: &ColumnsCall) {
     let mut from = 0;
-    while from < call.tiles {
-        let tiles = STRETCH_TILES.min(call.tiles - from);
+    let all = call.columns / TILE_COLUMNS;
+    while from < all {
+        let tiles = STRETCH_TILES.min(all - from);
         // SAFETY: part of what the caller vouches for.
         unsafe { stretch::<S, E>(call, from, tiles) };
         from += tiles;
@@ -93,7 +97,8 @@ unsafe fn stretch<S: Simd, E: Constants>(call: &ColumnsCall, from: usize, tiles:
         let mut done = 0;
         while done < call.first.groups {
             let groups = PART_GROUPS.min(call.first.groups - done);
-            unpack::<S, E>(&mut panel, groups, part);
+            let to = ((&raw mut (*part).vectors).cast(), (&raw mut (*part).scales).cast());
+            unpack::<S, E, false>(&mut panel, groups, to);
             for (tile, sums) in sums[..tiles].iter_mut().enumerate() {
                 let mut input = call.activations.tile(call.column + (from + tile) * TILE_COLUMNS);
                 input.skip(done);
@@ -116,20 +121,25 @@ unsafe fn stretch<S: Simd, E: Constants>(call: &ColumnsCall, from: usize, tiles:
     }
 }
 
-/// Unpacks `groups` groups and steps over them.
+/// Unpacks `groups` groups to vectors and scales and steps over them; `SIGNED`: less their zero point.
 ///
 /// # Safety
-/// As [`columns`]; blocks with scales of scales are whole.
+/// As [`columns`]; blocks with scales of scales are whole, and there is room for as many groups.
 #[inline(always)]
-unsafe fn unpack<S: Simd, E: Constants>(panel: &mut TileCall, groups: usize, to: *mut Part<S>) {
+pub(super) unsafe fn unpack<S: Simd, E: Constants, const SIGNED: bool>(
+    panel: &mut TileCall,
+    groups: usize,
+    (all_vectors, all_scales): (*mut [S::B; 8], *mut Scales<S>),
+) {
     // SAFETY: as the caller vouches; writes within the part.
     unsafe {
         let table = S::b_table(panel.codebook.unwrap_or(&[0; 16]));
+        let zero = S::b_splat(if E::ZERO_LOG2 > 0 { 1 << E::ZERO_LOG2 } else { 0 });
         let kinds = if E::MIN { 2 } else { 1 };
         let mut block = None;
         for g in 0..groups {
             let (d, dmin) = match block {
-                Some(block) if E::SUPER => block,
+                Some(block) if E::SUPER && g % BLOCK_GROUPS > 0 => block,
                 _ => {
                     let d = S::load_f16(panel.scales.cast());
                     let dmin = if E::MIN { S::load_f16(panel.scales.add(32).cast()) } else { d };
@@ -147,10 +157,17 @@ unsafe fn unpack<S: Simd, E: Constants>(panel: &mut TileCall, groups: usize, to:
                     panel.scales = panel.scales.add(16 * kinds);
                 }
             }
-            (&raw mut (*to).scales[g]).write(Scales { scale: [first.0, second.0], min: [first.1, second.1] });
-            let vectors = (&raw mut (*to).vectors[g]).cast::<S::B>();
+            all_scales.add(g).write(Scales { scale: [first.0, second.0], min: [first.1, second.1] });
+            for line in 0..E::BITS as usize {
+                S::prefetch(panel.integers.wrapping_add(PREFETCH_BYTES + line * LINE_BYTES));
+            }
+            let vectors = all_vectors.add(g).cast::<S::B>();
             macro_rules! vectors {
-                ($($v:literal)*) => { $(vectors.add($v).write(weights::<S, E, $v>(panel.integers, table));)* };
+                ($($v:literal)*) => { $(
+                    let vector = weights::<S, E, $v>(panel.integers, table);
+                    let signed = SIGNED && E::ZERO_LOG2 > 0;
+                    vectors.add($v).write(if signed { S::b_sub(vector, zero) } else { vector });
+                )* };
             }
             vectors!(0 1 2 3 4 5 6 7);
             panel.integers = panel.integers.add(64 * E::BITS as usize);

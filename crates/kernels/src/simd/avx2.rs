@@ -222,6 +222,14 @@ unsafe impl<const VNNI: bool> Simd for Avx2<VNNI> {
         unsafe { [_mm256_broadcastsi128_si256(_mm_loadu_si128(from.as_ptr().cast())); 2] }
     }
     #[inline(always)]
+    unsafe fn b_splat(x: u8) -> I {
+        unsafe { [_mm256_set1_epi8(x as i8); 2] }
+    }
+    #[inline(always)]
+    unsafe fn b_sub(a: I, b: I) -> I {
+        unsafe { halves!(a in a, b in b => _mm256_sub_epi8(a, b)) }
+    }
+    #[inline(always)]
     unsafe fn b_low(a: I) -> I {
         unsafe { halves!(x in a => _mm256_and_si256(x, _mm256_set1_epi8(15))) }
     }

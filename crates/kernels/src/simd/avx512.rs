@@ -153,6 +153,14 @@ unsafe impl Simd for Avx512 {
         unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(from.as_ptr().cast())) }
     }
     #[inline(always)]
+    unsafe fn b_splat(x: u8) -> __m512i {
+        unsafe { _mm512_set1_epi8(x as i8) }
+    }
+    #[inline(always)]
+    unsafe fn b_sub(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_sub_epi8(a, b) }
+    }
+    #[inline(always)]
     unsafe fn b_low(a: __m512i) -> __m512i {
         unsafe { _mm512_and_si512(a, _mm512_set1_epi8(15)) }
     }

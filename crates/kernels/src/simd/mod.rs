@@ -96,6 +96,10 @@ pub unsafe trait Simd: Copy + 'static {
     unsafe fn b_load(from: *const u8) -> Self::B;
     /// Loads 16 bytes and repeats them four times: a table for [`Simd::b_lookup`].
     unsafe fn b_table(from: &[u8; 16]) -> Self::B;
+    /// All bytes `x`.
+    unsafe fn b_splat(x: u8) -> Self::B;
+    /// a − b of each byte, modulo 256.
+    unsafe fn b_sub(a: Self::B, b: Self::B) -> Self::B;
     /// The low four bits of each byte.
     unsafe fn b_low(a: Self::B) -> Self::B;
     /// The high four bits of each byte.

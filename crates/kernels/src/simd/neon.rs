@@ -219,6 +219,14 @@ unsafe impl<const DOTS: u32> Simd for Neon<DOTS> {
         unsafe { [vld1q_u8(from.as_ptr()); 4] }
     }
     #[inline(always)]
+    unsafe fn b_splat(x: u8) -> B {
+        unsafe { [vdupq_n_u8(x); 4] }
+    }
+    #[inline(always)]
+    unsafe fn b_sub(a: B, b: B) -> B {
+        unsafe { quarters!(i => vsubq_u8(a[i], b[i])) }
+    }
+    #[inline(always)]
     unsafe fn b_low(a: B) -> B {
         unsafe { quarters!(i => vandq_u8(a[i], vdupq_n_u8(15))) }
     }

@@ -156,6 +156,14 @@ unsafe impl Simd for Scalar {
         std::array::from_fn(|i| from[i % 16])
     }
     #[inline(always)]
+    unsafe fn b_splat(x: u8) -> Self::B {
+        [x; 64]
+    }
+    #[inline(always)]
+    unsafe fn b_sub(a: Self::B, b: Self::B) -> Self::B {
+        std::array::from_fn(|i| a[i].wrapping_sub(b[i]))
+    }
+    #[inline(always)]
     unsafe fn b_low(a: Self::B) -> Self::B {
         a.map(|x| x & 15)
     }
