@@ -16,13 +16,16 @@ use crate::{attention, vector};
 /// Tiles of one encoding, by columns: 1, 2, 4, 8. Those of more than `columns_max` are missing.
 pub(crate) type Tiles = [Option<unsafe fn(&TileCall)>; 4];
 
+/// Many columns of one encoding.
+pub(crate) type ColumnsKernel = unsafe fn(&ColumnsCall);
+
 /// How a set multiplies many columns, if not tile after tile.
 #[derive(Clone, Copy)]
 pub(crate) struct ManyColumns {
-    /// By encoding.
-    pub kernels: &'static [unsafe fn(&ColumnsCall)],
-    /// From how many columns on.
-    pub least: usize,
+    /// By encoding, each with the fewest columns for which it pays.
+    kernels: &'static [(ColumnsKernel, usize)],
+    /// The fewest of all.
+    least: usize,
     /// They are taken in multiples of this.
     pub multiple: usize,
     /// Columns whose lines the kernels read together: a block of quantized activations must have as many.
@@ -63,14 +66,17 @@ pub(crate) struct Kernels {
 }
 
 impl Kernels {
-    /// How `columns` columns are multiplied, if not tile after tile.
-    pub fn many_columns(&self, columns: usize) -> Option<ManyColumns> {
-        self.many_columns.filter(|many| columns >= many.least)
+    /// How `columns` columns are multiplied with weights of an encoding, if not tile after tile.
+    pub fn many_columns(&self, encoding: usize, columns: usize) -> Option<(ColumnsKernel, ManyColumns)> {
+        let many = self.many_columns?;
+        let (kernel, least) = many.kernels[encoding];
+        (columns >= least).then_some((kernel, many))
     }
 
     /// Columns of a block of quantized activations, of which there are `columns`.
     pub fn block_columns(&self, columns: usize) -> usize {
-        self.many_columns(columns).map_or(BLOCK_COLUMNS, |many| many.tile.max(BLOCK_COLUMNS))
+        let many = self.many_columns.filter(|many| columns >= many.least);
+        many.map_or(BLOCK_COLUMNS, |many| many.tile.max(BLOCK_COLUMNS))
     }
 
     /// The tile of an encoding for 2^`width` columns, at most `columns_max`.
@@ -91,8 +97,11 @@ macro_rules! tiles {
 }
 
 macro_rules! many_columns {
-    (($entry:ident) $([$b:tt $h:tt $s:tt $m:tt $c:tt $z:tt])*) => {
-        &[$( $entry::<Encoding<$b, $h, $s, $m, $c, $z>> ),*]
+    (($entry:ident $least:path) $([$b:tt $h:tt $s:tt $m:tt $c:tt $z:tt])*) => {
+        &[$( (
+            $entry::<Encoding<$b, $h, $s, $m, $c, $z>> as ColumnsKernel,
+            $least(<Encoding<$b, $h, $s, $m, $c, $z> as Constants>::BITS, $s),
+        ) ),*]
     };
 }
 
@@ -198,7 +207,7 @@ macro_rules! instantiate {
                 pass_bytes: 384 << 10,
                 many_columns: if <$simd as Simd>::UNPACKS {
                     Some(ManyColumns {
-                        kernels: with_encodings!(many_columns(panel_columns)),
+                        kernels: with_encodings!(many_columns(panel_columns unpacked::least_columns)),
                         least: TILE_COLUMNS,
                         multiple: TILE_COLUMNS,
                         tile: TILE_COLUMNS,
@@ -264,7 +273,7 @@ mod amx {
     pub(super) static KERNELS: Kernels = Kernels {
         pass_bytes: 768 << 10,
         many_columns: Some(ManyColumns {
-            kernels: with_encodings!(many_columns(panel_columns)),
+            kernels: with_encodings!(many_columns(panel_columns amx::least_columns)),
             least: amx::COLUMNS_MIN,
             multiple: 1,
             tile: amx::TILE_COLUMNS,

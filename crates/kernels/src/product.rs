@@ -421,13 +421,13 @@ impl Part<'_> {
             rows,
         };
         let activations = &self.input.quantized;
-        if let Some(many) = isa.kernels().many_columns(self.count)
+        if let Some((kernel, many)) = isa.kernels().many_columns(panels.layout().index(), self.count)
             && activations.tile_columns(column) >= many.tile
         {
             let columns = self.count / many.multiple * many.multiple;
             let all = ColumnsCall { first: call(column), activations, column, columns };
             // SAFETY: as below.
-            unsafe { many.kernels[panels.layout().index()](&all) };
+            unsafe { kernel(&all) };
             column += columns;
         }
         while column < end {

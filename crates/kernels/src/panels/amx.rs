@@ -15,32 +15,38 @@ use crate::simd::{LANES, Simd};
 
 use super::encoding::Constants;
 use super::tile::{Scales, TileCall, add_weighted, store};
-use super::unpacked::{ColumnsCall, unpack};
+use super::unpacked::{self, ColumnsCall, unpack};
 
 /// Columns of a block of activations, and of a tile.
 pub(crate) const TILE_COLUMNS: usize = 16;
-/// Fewest columns that are multiplied so: unpacking to memory pays from here on.
-pub(crate) const COLUMNS_MIN: usize = 48;
+/// Fewest columns that are multiplied so, of any encoding.
+pub(crate) const COLUMNS_MIN: usize = 13;
 /// Tiles whose float sums wait in memory.
 const STRETCH_TILES: usize = 16;
-/// Groups unpacked together, whole blocks: with their scales, half of a second-level cache's megabyte at the most.
+/// Groups unpacked together: few enough that they, what is asked for meanwhile and the columns passing by share a
+/// first-level cache.
 const PART_GROUPS: usize = 16;
+
+/// From how many columns on unpacking to memory pays, measured: most for what is most work to unpack or has scales of
+/// scales.
+pub(crate) const fn least_columns(bits: u32, has_super_scales: bool) -> usize {
+    match (has_super_scales, bits) {
+        (true, _) => COLUMNS_MIN,
+        (false, 5) => 24,
+        (false, _) => 48,
+    }
+}
 
 type F = <Avx512 as Simd>::F;
 type B = <Avx512 as Simd>::B;
 type I = <Avx512 as Simd>::I;
-
-/// Up to [`PART_GROUPS`] groups, unpacked: signed bytes and scales.
-struct Part {
-    vectors: [[B; 8]; PART_GROUPS],
-    scales: [Scales<Avx512>; PART_GROUPS],
-}
+type Part = unpacked::Part<Avx512, PART_GROUPS>;
 
 /// Integer sums on their way from tile registers: of two groups, of each half or of the whole.
 #[repr(C, align(64))]
 struct Dots([[[I; TILE_COLUMNS]; 2]; 2]);
 
-/// What `ldtilecfg` reads.
+/// The registers' shapes, as `ldtilecfg` reads them.
 #[repr(C, align(64))]
 struct Shapes {
     palette: u8,
@@ -50,21 +56,33 @@ struct Shapes {
     rows: [u8; 16],
 }
 
-/// Sets the registers' shapes: 0 to 3 hold sums, 4 and 5 activations, 6 and 7 weights.
+impl Shapes {
+    /// 0 to 3 hold sums, 4 and 5 activations, 6 and 7 weights. `depth`: values that one instruction takes of each row,
+    /// those that share a scale.
+    const fn of(depth: u8) -> Self {
+        let (line, x) = (LINE_BYTES as u16, depth as u16);
+        let (c, w) = (TILE_COLUMNS as u8, depth / 4);
+        Shapes {
+            palette: 1,
+            start_row: 0,
+            reserved: [0; 14],
+            row_bytes: [line, line, line, line, x, x, line, line, 0, 0, 0, 0, 0, 0, 0, 0],
+            rows: [c, c, c, c, c, c, w, w, 0, 0, 0, 0, 0, 0, 0, 0],
+        }
+    }
+}
+
+static SHAPES: Shapes = Shapes::of(32);
+static SHAPES_OF_HALVES: Shapes = Shapes::of(16);
+
+/// Sets the registers' shapes. It takes as long as multiplying several groups.
 ///
 /// # Safety
 /// The process may use AMX.
-unsafe fn configure<E: Constants>(columns: usize) {
-    // Values that one instruction takes of each row: those that share a scale.
-    let depth = if E::HALVES { 16u8 } else { 32 };
-    let mut shapes =
-        Shapes { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-    shapes.row_bytes[..8].fill(LINE_BYTES as u16);
-    shapes.row_bytes[4..6].fill(u16::from(depth));
-    shapes.rows[..6].fill(columns as u8);
-    shapes.rows[6..8].fill(depth / 4);
+unsafe fn configure<E: Constants>() {
+    let shapes = if E::HALVES { &SHAPES_OF_HALVES } else { &SHAPES };
     // SAFETY: as the caller vouches; the shapes are valid ones.
-    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const shapes, options(nostack, readonly)) };
+    unsafe { asm!("ldtilecfg [{}]", in(reg) shapes, options(nostack, readonly)) };
 }
 
 /// Gives the registers' content up, so that nobody has to save it.
@@ -111,10 +129,11 @@ macro_rules! store_dots {
 ///
 /// # Safety
 /// The process may use AMX; the CPU has AVX-512. The call's addresses are valid for a panel of encoding `E`, its columns
-/// exist, and so do `rows` outputs of each; the first column begins a block of activations, of [`TILE_COLUMNS`] columns or
-/// of 8.
+/// exist, and so do `rows` outputs of each; the first column begins a block of activations, of [`TILE_COLUMNS`] columns.
 #[inline(always)]
 pub(crate) unsafe fn columns<E: Constants>(call: &ColumnsCall) {
+    // SAFETY: as the caller vouches.
+    unsafe { configure::<E>() };
     let mut from = 0;
     while from < call.columns {
         let columns = (STRETCH_TILES * TILE_COLUMNS).min(call.columns - from);
@@ -137,24 +156,19 @@ unsafe fn stretch<E: Constants>(call: &ColumnsCall, from: usize, columns: usize)
         let mut sums = [[Avx512::splat(0.0); TILE_COLUMNS]; STRETCH_TILES];
         let mut part = MaybeUninit::<Part>::uninit();
         let part = part.as_mut_ptr();
-        let (vectors, scales) = ((&raw mut (*part).vectors).cast(), (&raw mut (*part).scales).cast());
         let mut panel = call.first;
-        let (mut done, mut configured) = (0, 0);
+        let mut done = 0;
         while done < call.first.groups {
             let groups = PART_GROUPS.min(call.first.groups - done);
-            unpack::<Avx512, E, true>(&mut panel, groups, (vectors, scales));
+            unpack::<Avx512, E, _, true>(&mut panel, groups, part);
             for (tile, sums) in sums[..columns.div_ceil(TILE_COLUMNS)].iter_mut().enumerate() {
                 let first = tile * TILE_COLUMNS;
                 let mut input = call.activations.tile(call.column + from + first);
                 input.skip(done);
-                let group = Groups { vectors, scales, groups, input };
-                let narrow = columns - first <= 8;
-                let width = if narrow { 8 } else { TILE_COLUMNS };
-                if configured != width {
-                    configure::<E>(width);
-                    configured = width;
-                }
-                if narrow {
+                // The first tile asks for what will be unpacked next: more would ask for it again.
+                let ahead = if tile == 0 { panel.integers } else { std::ptr::null() };
+                let group = Groups { part, groups, input, ahead };
+                if columns - first <= 8 {
                     multiply::<E, 8>(group, sums.first_chunk_mut().expect("16 sums"));
                 } else {
                     multiply::<E, TILE_COLUMNS>(group, sums);
@@ -181,16 +195,17 @@ unsafe fn stretch<E: Constants>(call: &ColumnsCall, from: usize, columns: usize)
 /// What a tile multiplies: unpacked groups of a panel and the same groups of its columns.
 #[derive(Clone, Copy)]
 struct Groups {
-    vectors: *const [B; 8],
-    scales: *const Scales<Avx512>,
+    part: *const Part,
     groups: usize,
     input: TileInput,
+    /// Packed groups to ask memory for meanwhile; null: none.
+    ahead: *const u8,
 }
 
-/// Adds groups' products with `C` columns to their sums.
+/// Adds groups' products with a tile's first `C` columns to their sums.
 ///
 /// # Safety
-/// As [`columns`]; registers are configured for `C` columns, whose lines exist.
+/// As [`columns`]; registers are configured.
 #[inline(always)]
 unsafe fn multiply<E: Constants, const C: usize>(of: Groups, sums: &mut [F; C]) {
     // SAFETY: as the caller vouches; only groups that exist are begun, and only those begun are taken.
@@ -200,16 +215,22 @@ unsafe fn multiply<E: Constants, const C: usize>(of: Groups, sums: &mut [F; C]) 
         // A copy, which the compiler may keep in registers.
         let mut tile_sums = *sums;
         let (mut begun, mut taken) = (of.input, of.input);
-        begin::<E, 0>(of.vectors, begun);
+        begin::<E, 0>(Part::vectors(of.part, 0), begun);
         for g in 0..=of.groups {
             if g + 1 < of.groups {
                 begun.advance();
-                let vectors = of.vectors.add(g + 1);
+                let vectors = Part::vectors(of.part, g + 1);
                 if g % 2 == 0 { begin::<E, 1>(vectors, begun) } else { begin::<E, 0>(vectors, begun) }
+            }
+            if !of.ahead.is_null() {
+                for line in 0..E::BITS as usize {
+                    let line = (g * E::BITS as usize + line) * LINE_BYTES;
+                    Avx512::prefetch(of.ahead.wrapping_add(line));
+                }
             }
             if g > 0 {
                 let dots = &raw const (*dots).0[(g - 1) % 2];
-                take::<E, C>(dots, &*of.scales.add(g - 1), &taken, &mut tile_sums);
+                take::<E, C>(dots, &Part::scales::<E>(of.part, g - 1), &taken, &mut tile_sums);
                 taken.advance();
             }
             if g < of.groups {

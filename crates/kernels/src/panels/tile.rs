@@ -18,7 +18,7 @@ use super::encoding::Constants;
 
 /// How far ahead of their use weights are asked for: what a tile of eight columns computes hides the
 /// way from memory only if more is under way than the processor's own window covers.
-pub(super) const PREFETCH_BYTES: usize = 4096;
+const PREFETCH_BYTES: usize = 4096;
 
 /// Where a tile reads and writes.
 #[derive(Clone, Copy, Debug)]

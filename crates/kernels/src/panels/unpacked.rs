@@ -8,14 +8,18 @@
 use std::mem::MaybeUninit;
 
 use crate::activations::Activations;
-use crate::lines::LINE_BYTES;
 use crate::simd::Simd;
 
 use super::encoding::Constants;
-use super::tile::{Group, PREFETCH_BYTES, Scales, TileCall, group, store, super_scales, weights};
+use super::tile::{Group, Scales, TileCall, group, store, super_scales, weights};
 
 /// Columns multiplied together: what one load of weights serves.
 pub(crate) const TILE_COLUMNS: usize = 4;
+/// From how many columns on unpacking to memory pays.
+pub(crate) const fn least_columns(_bits: u32, _has_super_scales: bool) -> usize {
+    TILE_COLUMNS
+}
+
 /// Tiles whose sums wait in memory: with the unpacked weights they leave half of a first-level cache to
 /// the activations passing by.
 const STRETCH_TILES: usize = 32;
@@ -37,10 +41,43 @@ pub(crate) struct ColumnsCall<'a> {
     pub columns: usize,
 }
 
-/// Up to [`PART_GROUPS`] groups, unpacked.
-struct Part<S: Simd> {
-    vectors: [[S::B; 8]; PART_GROUPS],
-    scales: [Scales<S>; PART_GROUPS],
+/// Up to `GROUPS` groups, unpacked: whole blocks of them.
+pub(super) struct Part<S: Simd, const GROUPS: usize> {
+    vectors: [[S::B; 8]; GROUPS],
+    /// Scales, then minima, of both halves; what an encoding lacks is not written.
+    scales: [[S::F; 4]; GROUPS],
+}
+
+impl<S: Simd, const GROUPS: usize> Part<S, GROUPS> {
+    /// The vectors of group `g`.
+    ///
+    /// # Safety
+    /// There is a part, and [`unpack`] wrote the group.
+    #[inline(always)]
+    pub unsafe fn vectors(part: *const Self, g: usize) -> *const [S::B; 8] {
+        // SAFETY: as the caller vouches.
+        unsafe { &raw const (*part).vectors[g] }
+    }
+
+    /// The scales of group `g`.
+    ///
+    /// # Safety
+    /// As [`Part::vectors`].
+    #[inline(always)]
+    pub unsafe fn scales<E: Constants>(part: *const Self, g: usize) -> Scales<S> {
+        // SAFETY: as the caller vouches; only what the encoding has is read.
+        unsafe {
+            let from = (&raw const (*part).scales[g]).cast::<S::F>();
+            let scale = *from;
+            let min = if E::MIN { *from.add(2) } else { scale };
+            let (second, second_min) = match (E::HALVES, E::MIN) {
+                (false, _) => (scale, min),
+                (true, false) => (*from.add(1), min),
+                (true, true) => (*from.add(1), *from.add(3)),
+            };
+            Scales { scale: [scale, second], min: [min, second_min] }
+        }
+    }
 }
 
 /// One group of a [`Part`].
@@ -91,22 +128,26 @@ unsafe fn stretch<S: Simd, E: Constants>(call: &ColumnsCall, from: usize, tiles:
     // SAFETY: as the caller vouches; of a part only groups that `unpack` wrote are read.
     unsafe {
         let mut sums = [[S::splat(0.0); TILE_COLUMNS]; STRETCH_TILES];
-        let mut part = MaybeUninit::<Part<S>>::uninit();
+        let mut part = MaybeUninit::<Part<S, PART_GROUPS>>::uninit();
         let part = part.as_mut_ptr();
         let mut panel = call.first;
         let mut done = 0;
         while done < call.first.groups {
             let groups = PART_GROUPS.min(call.first.groups - done);
-            let to = ((&raw mut (*part).vectors).cast(), (&raw mut (*part).scales).cast());
-            unpack::<S, E, false>(&mut panel, groups, to);
+            unpack::<S, E, _, false>(&mut panel, groups, part);
             for (tile, sums) in sums[..tiles].iter_mut().enumerate() {
                 let mut input = call.activations.tile(call.column + (from + tile) * TILE_COLUMNS);
                 input.skip(done);
                 // A copy, which the compiler may keep in registers.
                 let mut tile_sums = *sums;
                 for g in 0..groups {
-                    let vectors = Unpacked::<S>(&raw const (*part).vectors[g]);
-                    group::<S, E, _, TILE_COLUMNS>(vectors, &(*part).scales[g], &input, &mut tile_sums);
+                    let vectors = Unpacked::<S>(Part::vectors(part, g));
+                    group::<S, E, _, TILE_COLUMNS>(
+                        vectors,
+                        &Part::scales::<E>(part, g),
+                        &input,
+                        &mut tile_sums,
+                    );
                     input.advance();
                 }
                 *sums = tile_sums;
@@ -121,15 +162,15 @@ unsafe fn stretch<S: Simd, E: Constants>(call: &ColumnsCall, from: usize, tiles:
     }
 }
 
-/// Unpacks `groups` groups to vectors and scales and steps over them; `SIGNED`: less their zero point.
+/// Unpacks `groups` groups, at most the part's, and steps over them; `SIGNED`: less their zero point.
 ///
 /// # Safety
-/// As [`columns`]; blocks with scales of scales are whole, and there is room for as many groups.
+/// As [`columns`]; blocks with scales of scales are whole.
 #[inline(always)]
-pub(super) unsafe fn unpack<S: Simd, E: Constants, const SIGNED: bool>(
+pub(super) unsafe fn unpack<S: Simd, E: Constants, const GROUPS: usize, const SIGNED: bool>(
     panel: &mut TileCall,
     groups: usize,
-    (all_vectors, all_scales): (*mut [S::B; 8], *mut Scales<S>),
+    to: *mut Part<S, GROUPS>,
 ) {
     // SAFETY: as the caller vouches; writes within the part.
     unsafe {
@@ -157,11 +198,18 @@ pub(super) unsafe fn unpack<S: Simd, E: Constants, const SIGNED: bool>(
                     panel.scales = panel.scales.add(16 * kinds);
                 }
             }
-            all_scales.add(g).write(Scales { scale: [first.0, second.0], min: [first.1, second.1] });
-            for line in 0..E::BITS as usize {
-                S::prefetch(panel.integers.wrapping_add(PREFETCH_BYTES + line * LINE_BYTES));
+            let scales = (&raw mut (*to).scales[g]).cast::<S::F>();
+            scales.write(first.0);
+            if E::HALVES {
+                scales.add(1).write(second.0);
             }
-            let vectors = all_vectors.add(g).cast::<S::B>();
+            if E::MIN {
+                scales.add(2).write(first.1);
+            }
+            if E::HALVES && E::MIN {
+                scales.add(3).write(second.1);
+            }
+            let vectors = (&raw mut (*to).vectors[g]).cast::<S::B>();
             macro_rules! vectors {
                 ($($v:literal)*) => { $(
                     let vector = weights::<S, E, $v>(panel.integers, table);
