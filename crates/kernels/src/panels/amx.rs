@@ -15,7 +15,7 @@ use crate::simd::{LANES, Simd};
 
 use super::encoding::Constants;
 use super::tile::{Scales, TileCall, add_weighted, store};
-use super::unpacked::{self, ColumnsCall, unpack};
+use super::unpacked::{self, ColumnsCall, unpack, zeros};
 
 /// Columns of a block of activations, and of a tile.
 pub(crate) const TILE_COLUMNS: usize = 16;
@@ -153,7 +153,8 @@ pub(crate) unsafe fn columns<E: Constants>(call: &ColumnsCall) {
 unsafe fn stretch<E: Constants>(call: &ColumnsCall, from: usize, columns: usize) {
     // SAFETY: as the caller vouches; of a part only groups that `unpack` wrote are read.
     unsafe {
-        let mut sums = [[Avx512::splat(0.0); TILE_COLUMNS]; STRETCH_TILES];
+        let mut places = [const { MaybeUninit::uninit() }; STRETCH_TILES];
+        let sums = zeros::<Avx512, TILE_COLUMNS>(&mut places[..columns.div_ceil(TILE_COLUMNS)]);
         let mut part = MaybeUninit::<Part>::uninit();
         let part = part.as_mut_ptr();
         let mut panel = call.first;
@@ -161,7 +162,7 @@ unsafe fn stretch<E: Constants>(call: &ColumnsCall, from: usize, columns: usize)
         while done < call.first.groups {
             let groups = PART_GROUPS.min(call.first.groups - done);
             unpack::<Avx512, E, _, true>(&mut panel, groups, part);
-            for (tile, sums) in sums[..columns.div_ceil(TILE_COLUMNS)].iter_mut().enumerate() {
+            for (tile, sums) in sums.iter_mut().enumerate() {
                 let first = tile * TILE_COLUMNS;
                 let mut input = call.activations.tile(call.column + from + first);
                 input.skip(done);
@@ -176,7 +177,7 @@ unsafe fn stretch<E: Constants>(call: &ColumnsCall, from: usize, columns: usize)
             }
             done += groups;
         }
-        for (tile, sums) in sums[..columns.div_ceil(TILE_COLUMNS)].iter().enumerate() {
+        for (tile, sums) in sums.iter().enumerate() {
             let first = tile * TILE_COLUMNS;
             let output = call.first.output.add((from + first) * call.first.output_stride);
             let to = TileCall { output, ..call.first };

@@ -127,7 +127,8 @@ pub(crate) unsafe fn columns<S: Simd, E: Constants>(call: &ColumnsCall) {
 unsafe fn stretch<S: Simd, E: Constants>(call: &ColumnsCall, from: usize, tiles: usize) {
     // SAFETY: as the caller vouches; of a part only groups that `unpack` wrote are read.
     unsafe {
-        let mut sums = [[S::splat(0.0); TILE_COLUMNS]; STRETCH_TILES];
+        let mut places = [const { MaybeUninit::uninit() }; STRETCH_TILES];
+        let sums = zeros::<S, TILE_COLUMNS>(&mut places[..tiles]);
         let mut part = MaybeUninit::<Part<S, PART_GROUPS>>::uninit();
         let part = part.as_mut_ptr();
         let mut panel = call.first;
@@ -135,7 +136,7 @@ unsafe fn stretch<S: Simd, E: Constants>(call: &ColumnsCall, from: usize, tiles:
         while done < call.first.groups {
             let groups = PART_GROUPS.min(call.first.groups - done);
             unpack::<S, E, _, false>(&mut panel, groups, part);
-            for (tile, sums) in sums[..tiles].iter_mut().enumerate() {
+            for (tile, sums) in sums.iter_mut().enumerate() {
                 let mut input = call.activations.tile(call.column + (from + tile) * TILE_COLUMNS);
                 input.skip(done);
                 // A copy, which the compiler may keep in registers.
@@ -154,11 +155,28 @@ unsafe fn stretch<S: Simd, E: Constants>(call: &ColumnsCall, from: usize, tiles:
             }
             done += groups;
         }
-        for (tile, sums) in sums[..tiles].iter().enumerate() {
+        for (tile, sums) in sums.iter().enumerate() {
             let column = (from + tile) * TILE_COLUMNS;
             let output = call.first.output.add(column * call.first.output_stride);
             store::<S, TILE_COLUMNS>(&TileCall { output, ..call.first }, sums);
         }
+    }
+}
+
+/// Tiles' sums before anything is added: places that no tile needs are left alone, since they are many.
+///
+/// # Safety
+/// The instruction set is there.
+#[inline(always)]
+pub(super) unsafe fn zeros<S: Simd, const C: usize>(
+    places: &mut [MaybeUninit<[S::F; C]>],
+) -> &mut [[S::F; C]] {
+    // SAFETY: the caller vouches for the set; every place is written.
+    unsafe {
+        for place in &mut *places {
+            place.write([S::splat(0.0); C]);
+        }
+        &mut *(std::ptr::from_mut(places) as *mut [[S::F; C]])
     }
 }
 
