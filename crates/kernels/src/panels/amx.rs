@@ -100,13 +100,12 @@ macro_rules! begin_dots {
     ($group:expr, $sums:literal, $x:literal, $w:literal) => {
         asm!(
             concat!("tilezero tmm", $sums),
-            concat!("tileloadd tmm", $x, ", [{x} + {stride} * 1]"),
+            concat!("tileloadd tmm", $x, ", [{x} + {line} * 1]"),
             concat!("tileloadd tmm", $w, ", [{w} + {line} * 1]"),
             concat!("tdpbssd tmm", $sums, ", tmm", $x, ", tmm", $w),
             x = in(reg) $group.0,
             w = in(reg) $group.1,
             // Neighbouring columns are a line apart, and so are vectors of weights.
-            stride = in(reg) LINE_BYTES,
             line = in(reg) LINE_BYTES,
             options(nostack, readonly, preserves_flags),
         )
