@@ -97,10 +97,10 @@ macro_rules! tiles {
 }
 
 macro_rules! many_columns {
-    (($entry:ident $least:path) $([$b:tt $h:tt $s:tt $m:tt $c:tt $z:tt])*) => {
+    (($entry:ident $module:ident) $([$b:tt $h:tt $s:tt $m:tt $c:tt $z:tt])*) => {
         &[$( (
             $entry::<Encoding<$b, $h, $s, $m, $c, $z>> as ColumnsKernel,
-            $least(<Encoding<$b, $h, $s, $m, $c, $z> as Constants>::BITS, $s),
+            $module::least_columns::<Encoding<$b, $h, $s, $m, $c, $z>>(),
         ) ),*]
     };
 }
@@ -207,7 +207,7 @@ macro_rules! instantiate {
                 pass_bytes: 384 << 10,
                 many_columns: if <$simd as Simd>::UNPACKS {
                     Some(ManyColumns {
-                        kernels: with_encodings!(many_columns(panel_columns unpacked::least_columns)),
+                        kernels: with_encodings!(many_columns(panel_columns unpacked)),
                         least: TILE_COLUMNS,
                         multiple: TILE_COLUMNS,
                         tile: TILE_COLUMNS,
@@ -273,7 +273,7 @@ mod amx {
     pub(super) static KERNELS: Kernels = Kernels {
         pass_bytes: 768 << 10,
         many_columns: Some(ManyColumns {
-            kernels: with_encodings!(many_columns(panel_columns amx::least_columns)),
+            kernels: with_encodings!(many_columns(panel_columns amx)),
             least: amx::COLUMNS_MIN,
             multiple: 1,
             tile: amx::TILE_COLUMNS,

@@ -29,8 +29,8 @@ const PART_GROUPS: usize = 16;
 
 /// From how many columns on unpacking to memory pays, measured: most for what is most work to unpack or has scales of
 /// scales.
-pub(crate) const fn least_columns(bits: u32, has_super_scales: bool) -> usize {
-    match (has_super_scales, bits) {
+pub(crate) const fn least_columns<E: Constants>() -> usize {
+    match (E::SUPER, E::BITS) {
         (true, _) => COLUMNS_MIN,
         (false, 5) => 24,
         (false, _) => 48,
@@ -193,7 +193,6 @@ unsafe fn stretch<E: Constants>(call: &ColumnsCall, from: usize, columns: usize)
 }
 
 /// What a tile multiplies: unpacked groups of a panel and the same groups of its columns.
-#[derive(Clone, Copy)]
 struct Groups {
     part: *const Part,
     groups: usize,

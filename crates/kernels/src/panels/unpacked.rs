@@ -16,7 +16,7 @@ use super::tile::{Group, Scales, TileCall, group, store, super_scales, weights};
 /// Columns multiplied together: what one load of weights serves.
 pub(crate) const TILE_COLUMNS: usize = 4;
 /// From how many columns on unpacking to memory pays.
-pub(crate) const fn least_columns(_bits: u32, _has_super_scales: bool) -> usize {
+pub(crate) const fn least_columns<E: Constants>() -> usize {
     TILE_COLUMNS
 }
 
