@@ -4,9 +4,9 @@
     pip install faker
     python3 bench/token_heads/make.py --out rows
 
-Templates of our own (templates.txt) are filled with values of the package Faker (MIT), in many countries' styles. Which
-templates are for the fit, for choices and for the test is drawn once, by SPLIT_SEED; the values of each part come from
-seeds of their own. Written: fit.jsonl, choice.jsonl, test.jsonl, lines {"text", "spans": [{"start", "end", "class"}],
+Templates of our own are filled with values of the package Faker (MIT), in many countries' styles. Which of templates.txt
+are for the fit, for choices and for the test is drawn once, by SPLIT_SEED; those of templates_fit.txt, which were written
+later, are for the fit. The values of each part come from seeds of their own. Written: fit.jsonl, choice.jsonl, test.jsonl, lines {"text", "spans": [{"start", "end", "class"}],
 "template"}, places in bytes of UTF-8. Harmless texts without any (bench/guard_heads/benign.txt) are added to fit and choice.
 """
 
@@ -27,7 +27,9 @@ SPLIT_SEED = 20
 #: Shares of the templates.
 SHARES = {"fit": 0.6, "choice": 0.2, "test": 0.2}
 #: Fillings of each template, by part.
-FILLINGS = {"fit": 12, "choice": 6, "test": 8}
+FILLINGS = {"fit": 6, "choice": 6, "test": 8}
+#: What stands between a street and its town.
+PLACE_GAPS = (b", ", b"\n", b",\n")
 #: Dates are drawn between these, so that the rows are the same on any day.
 DAYS = (date(1950, 1, 1), date(2025, 1, 1))
 LOCALES = [
@@ -140,7 +142,11 @@ def filled(template: str, values: Values) -> dict:
             out += part
             continue
         text, kind = values.fill(part[1:-1])
-        if kind:
+        is_place = part in ("{city}", "{country}")
+        if is_place and spans and spans[-1]["class"] == "address" and out.encode()[spans[-1]["end"] :] in PLACE_GAPS:
+            # A street's town is a part of the address.
+            spans[-1]["end"] = len((out + text).encode())
+        elif kind:
             start = len(out.encode())
             last = spans[-1] if spans else {"end": -2, "class": None}
             if last["class"] == kind and last["end"] + 1 == start and out.endswith(" "):
@@ -150,6 +156,10 @@ def filled(template: str, values: Values) -> dict:
                 spans.append({"start": start, "end": start + len(text.encode()), "class": kind})
         out += text
     return {"text": out, "spans": spans, "template": template}
+
+
+def lines(file: Path) -> list:
+    return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def parts(templates: list) -> dict:
@@ -171,14 +181,17 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="a folder")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    templates = [line for line in (HERE / "templates.txt").read_text(encoding="utf-8").splitlines() if line.strip()]
+    drawn = parts(lines(HERE / "templates.txt"))
+    drawn["fit"] += lines(HERE / "templates_fit.txt")
     benign = [line for line in BENIGN.read_text(encoding="utf-8").splitlines() if line[:1] not in ("", "#")]
     random.Random(SPLIT_SEED).shuffle(benign)
-    for seed, (name, of_part) in enumerate(parts(templates).items(), start=1):
+    for seed, (name, of_part) in enumerate(drawn.items(), start=1):
         values = Values(seed)
         rows = [filled(template, values) for template in of_part for _ in range(FILLINGS[name])]
         plain = {"fit": benign[:200], "choice": benign[200:], "test": []}[name]
         rows += [{"text": text, "spans": [], "template": "benign"} for text in plain]
+        # Templates without values are one row.
+        rows = list({row["text"]: row for row in rows}.values())
         random.Random(seed).shuffle(rows)
         with open(args.out / f"{name}.jsonl", "w", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

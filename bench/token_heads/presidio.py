@@ -51,6 +51,9 @@ def filled(template: str, identities: list, rng: random.Random) -> dict:
     for part in re.split(r"(\{\{\w+\}\})", template.replace("\\n", "\n").replace("\\,", ",")):
         name = part[2:-2] if part.startswith("{{") else None
         if name is None:
+            street = re.match(r" [Ss]t(reet)?\b", part)
+            if street and spans and spans[-1]["end"] == len(out.encode()) and "street_name" in spans[-1]["names"]:
+                spans[-1]["end"] += len(street[0])
             out += part
             continue
         if NAMES.match(name):

@@ -27,7 +27,8 @@ const SHIPPED: &[(&str, &str)] = &[
 ];
 
 /// Likewise, of token heads.
-const SHIPPED_TOKEN_HEADS: &[(&str, &str)] = &[];
+const SHIPPED_TOKEN_HEADS: &[(&str, &str)] =
+    &[("names", include_str!("../heads/qwen2.5-coder-0.5b.names.json"))];
 
 /// The guards; the small model is fetched if one of them asks it and it is not here.
 ///
@@ -205,6 +206,19 @@ mod tests {
             let point = head.operating_point.unwrap();
             assert!(point.false_positive_rate <= 0.02 && point.recall > 0.5, "{name}: {point:?}");
         }
+    }
+
+    #[test]
+    fn every_shipped_token_head_can_be_read() {
+        for (name, text) in SHIPPED_TOKEN_HEADS {
+            let head = TokenHead::load(text).unwrap();
+            assert_eq!((&head.name[..], token_head(name, &head.model.sha256).as_ref()), (*name, Ok(&head)));
+            let tested = &head.training.tested;
+            assert_eq!(tested.len(), head.classes.len());
+            assert!(tested.iter().all(|score| score.f1 >= 0.85), "{name}: {tested:?}");
+        }
+        let error = token_head("names", &"0a".repeat(32)).unwrap_err().to_string();
+        assert!(error.contains("names for qwen2.5-coder-0.5b"), "{error}");
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Token heads: linear probes on the small model's states at every token, that say where in a text something stands.
 //!
 //! A text is cut into words. A word is seen by the states at its end and at the ends of the words around it: a causal
-//! model knows a word's right neighbours only there. One softmax a word says whether it begins something, goes on with
-//! it or is outside; the likeliest row of labels is what is found (Viterbi, 1967).
+//! model knows a word's right neighbours only there. Scores say whether it begins something, goes on with it or is
+//! outside, others which label follows which (Lafferty, McCallum & Pereira, 2001); the likeliest row of labels is what is
+//! found (Viterbi, 1967).
 
 use std::ops::Range;
 
@@ -275,11 +276,6 @@ impl TokenHead {
         Ok(scores)
     }
 
-    /// Whether a label may follow another: only what has begun can go on.
-    fn may_follow(before: usize, label: usize) -> bool {
-        label == OUTSIDE || label % 2 == 1 || before == label || before + 1 == label
-    }
-
     /// The likeliest row of labels.
     fn likeliest(&self, scores: &[f32]) -> Vec<usize> {
         let labels = self.labels();
@@ -295,7 +291,7 @@ impl TokenHead {
                     None if before == OUTSIDE => 0.0,
                     None => f32::NEG_INFINITY,
                 };
-                let come = (0..labels).filter(|before| TokenHead::may_follow(*before, label));
+                let come = (0..labels).filter(|before| may_follow(*before, label));
                 let come = come.map(|b| (before(b) + self.changes[b * labels + label], b));
                 let (value, origin) =
                     come.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((f32::NEG_INFINITY, OUTSIDE));
@@ -327,6 +323,11 @@ impl TokenHead {
         });
         found.collect()
     }
+}
+
+/// Whether a label may follow another: only what has begun can go on.
+pub fn may_follow(before: usize, label: usize) -> bool {
+    label == OUTSIDE || label % 2 == 1 || before == label || before + 1 == label
 }
 
 /// The words of each span, and its class: from a label that begins to the last that goes on.
@@ -577,7 +578,7 @@ mod tests {
             let steps = before.zip(&row).zip(scores.chunks_exact(labels));
             let mut sum = 0.0;
             for ((before, &label), score) in steps {
-                sum += if TokenHead::may_follow(before, label) {
+                sum += if may_follow(before, label) {
                     head.changes[before * labels + label]
                 } else {
                     f32::NEG_INFINITY

@@ -1,11 +1,12 @@
 //! `tandem train-token-head`: token heads from texts with spans.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use contract::{Input, Message, MessageRole, TokenStates};
-use lab::heads::tokens::{TokenRows, TokenSettings, TokenSpan, TokenTest};
+use lab::heads::tokens::{Mistakes, TokenRows, TokenSettings, TokenSpan, TokenTest};
 use policy::TokenHead;
 use policy::heads::HeadModel;
 use policy::token_head::{CLASSES, ClassScore, Part};
@@ -41,9 +42,9 @@ pub struct Args {
     /// Weight of the squared penalty
     #[arg(long, value_name = "X", default_value_t = 0.01)]
     strength: f64,
-    /// How much of what is known of labels' order is added, 0 to 1
-    #[arg(long, value_name = "X", default_value_t = 0.5)]
-    changes: f64,
+    /// Also write what it got wrong of the tests: {"file", "text", "missed", "wrong"} a line
+    #[arg(long, value_name = "FILE")]
+    mistakes: Option<PathBuf>,
     /// The head's name
     #[arg(long, value_name = "NAME", default_value = "names")]
     name: String,
@@ -95,20 +96,36 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
         model: reader.model.clone(),
         data_sha256,
         strength: args.strength,
-        changes: args.changes,
     };
     let nothing = || CliError::usage(format!("{}: there are no words in it", args.data.display()));
     let mut head = learnt.train(settings).ok_or_else(nothing)?;
+    let mut mistakes = String::new();
     for (index, (file, rows)) in args.tests.iter().zip(&tests).enumerate() {
-        let scores = tested(&reader, &head, rows)?;
+        let scores = tested(&reader, &head, rows, |row, found| {
+            mistakes += &format!("{}\n", told(file, &row.text, found));
+        })?;
         tell(file, &scores, context)?;
         if index == 0 {
             head.training.tested = scores;
         }
     }
-    let text = serde_json::to_string(&head).map_err(CliError::failed)?;
-    std::fs::write(&args.out, text + "\n")
-        .map_err(|error| CliError::failed(format!("can't write {}: {error}", args.out.display())))
+    let write = |file: &Path, text: String| {
+        std::fs::write(file, text)
+            .map_err(|error| CliError::failed(format!("can't write {}: {error}", file.display())))
+    };
+    if let Some(file) = &args.mistakes {
+        write(file, mistakes)?;
+    }
+    write(&args.out, serde_json::to_string(&head).map_err(CliError::failed)? + "\n")
+}
+
+/// What a head got wrong in a text, a line of `--mistakes`.
+fn told(file: &Path, text: &str, mistakes: &Mistakes) -> serde_json::Value {
+    let spans = |spans: &[(usize, Range<usize>)]| -> Vec<serde_json::Value> {
+        let one = |(class, range): &(usize, Range<usize>)| json!({"class": CLASSES[*class], "text": text[range.clone()]});
+        spans.iter().map(one).collect()
+    };
+    json!({"file": file.display().to_string(), "text": text, "missed": spans(&mistakes.missed), "wrong": spans(&mistakes.wrong)})
 }
 
 fn rows(file: &Path) -> Result<Vec<Labelled>, CliError> {
@@ -147,10 +164,19 @@ fn read(
     })
 }
 
-fn tested(reader: &Reader, head: &TokenHead, rows: &[Labelled]) -> Result<Vec<ClassScore>, CliError> {
+fn tested(
+    reader: &Reader,
+    head: &TokenHead,
+    rows: &[Labelled],
+    mut wrong: impl FnMut(&Labelled, &Mistakes),
+) -> Result<Vec<ClassScore>, CliError> {
     let mut test = TokenTest::default();
     read(reader, rows, |row, tokens| {
-        test.add(head, (&row.text, &row.spans), &tokens).map_err(CliError::failed)
+        let mistakes = test.add(head, (&row.text, &row.spans), &tokens).map_err(CliError::failed)?;
+        if mistakes != Mistakes::default() {
+            wrong(row, &mistakes);
+        }
+        Ok(())
     })?;
     Ok(test.scores())
 }

@@ -5,17 +5,16 @@ use std::ops::Range;
 use contract::TokenStates;
 use policy::heads::HeadModel;
 use policy::token_head::{
-    CLASSES, ClassScore, FORMAT, Part, TokenHead, TokenHeadError, TokenTraining, VERSION, features, words,
+    CLASSES, ClassScore, FORMAT, Part, TokenHead, TokenHeadError, TokenTraining, VERSION, features,
+    may_follow, words,
 };
 
+use crate::fit::chain::{self, Lines};
 use crate::fit::lbfgs::Stop;
 use crate::fit::matrix::Matrix;
-use crate::fit::softmax;
 
 /// When a fit ends.
 const STOP: Stop = Stop { gradient_max: 1e-4, steps_max: 80 };
-/// What every change of labels counts before any is seen, words.
-const CHANGE_PRIOR: f64 = 0.5;
 
 /// Where something stands in a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,8 +46,6 @@ pub struct TokenSettings {
     pub data_sha256: String,
     /// Weight of the squared penalty.
     pub strength: f64,
-    /// How much of what is known of labels' order is added, 0..=1: the states know a part of it.
-    pub changes: f64,
 }
 
 /// Spans of one class that were to be found, and were.
@@ -107,7 +104,14 @@ impl TokenRows {
     pub fn train(mut self, settings: TokenSettings) -> Option<TokenHead> {
         let mut matrix = self.matrix.take()?;
         let standard = matrix.standardise();
-        let fitted = softmax::fit((&matrix, &self.labels), LABELS, settings.strength, STOP);
+        let lines = Lines {
+            matrix: &matrix,
+            labels: &self.labels,
+            lengths: &self.lengths,
+            count: LABELS,
+            may_follow,
+        };
+        let fitted = chain::fit(lines, settings.strength, STOP);
         let columns = matrix.columns();
         let mut bias = fitted.bias;
         let mut weights = Vec::with_capacity(fitted.weights.len());
@@ -128,7 +132,7 @@ impl TokenRows {
             classes: CLASSES.map(str::to_owned).to_vec(),
             weights,
             bias: bias.into_iter().map(|bias| bias as f32).collect(),
-            changes: self.changes(settings.changes),
+            changes: fitted.changes.into_iter().map(|change| change as f32).collect(),
             threshold: 0.0,
             training: TokenTraining {
                 data_sha256: settings.data_sha256,
@@ -138,27 +142,6 @@ impl TokenRows {
                 tested: Vec::new(),
             },
         })
-    }
-
-    /// How much likelier a label is after another than it is anyhow, logarithms times `share`.
-    fn changes(&self, share: f64) -> Vec<f32> {
-        let mut counts = [[CHANGE_PRIOR; LABELS]; LABELS];
-        let mut each = [CHANGE_PRIOR; LABELS];
-        let mut rest = &self.labels[..];
-        for length in &self.lengths {
-            let (row, after) = rest.split_at(*length);
-            rest = after;
-            for (before, label) in std::iter::once(&0).chain(row).zip(row) {
-                counts[*before][*label] += 1.0;
-                each[*label] += 1.0;
-            }
-        }
-        let all: f64 = each.iter().sum();
-        let change = |before: usize, label: usize| {
-            let given = counts[before][label] / counts[before].iter().sum::<f64>();
-            (share * (given * all / each[label]).ln()) as f32
-        };
-        (0..LABELS * LABELS).map(|at| change(at / LABELS, at % LABELS)).collect()
     }
 }
 
@@ -182,8 +165,17 @@ fn inside(words: &[Range<usize>], range: &Range<usize>) -> Range<usize> {
     first..end.max(first)
 }
 
+/// What a head got wrong in a text: of each class, bytes of the text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mistakes {
+    /// What stands there and was not found exactly so.
+    pub missed: Vec<(usize, Range<usize>)>,
+    /// What was found and does not stand there exactly so.
+    pub wrong: Vec<(usize, Range<usize>)>,
+}
+
 impl TokenTest {
-    /// Counts what a head finds in a text beside what stands in it.
+    /// Counts what a head finds in a text beside what stands in it, and tells how they differ.
     ///
     /// # Errors
     /// If the reading is not of this text or not for this head.
@@ -192,8 +184,9 @@ impl TokenTest {
         head: &TokenHead,
         (text, spans): (&str, &[TokenSpan]),
         tokens: &TokenStates,
-    ) -> Result<(), TokenHeadError> {
+    ) -> Result<Mistakes, TokenHeadError> {
         let words = words(text);
+        let mut mistakes = Mistakes::default();
         let found = head.find(text, tokens)?;
         let of_class = |class: usize, name: &str| head.classes.get(class).is_some_and(|known| known == name);
         let may_be = |range: &Range<usize>| {
@@ -213,6 +206,13 @@ impl TokenTest {
             };
             let right = found.iter().filter(|run| there.contains(run)).count();
             add(&mut self.spans[class], (right, found.len(), there.len()));
+            let bytes = |run: &&Range<usize>| (class, words[run.start].start..words[run.end - 1].end);
+            mistakes.missed.extend(
+                there.iter().filter(|run| !run.is_empty() && !found.contains(run)).map(|run| bytes(&run)),
+            );
+            mistakes.wrong.extend(
+                found.iter().filter(|run| !run.is_empty() && !there.contains(run)).map(|run| bytes(&run)),
+            );
             let covers = |runs: &[Range<usize>], word: usize| runs.iter().any(|run| run.contains(&word));
             let count = |is: &dyn Fn(usize) -> bool| (0..words.len()).filter(|word| is(*word)).count();
             let both = count(&|word| covers(&found, word) && covers(&there, word));
@@ -220,7 +220,7 @@ impl TokenTest {
                 (count(&|word| covers(&found, word)), count(&|word| covers(&there, word)));
             add(&mut self.words[class], (both, of_found, of_there));
         }
-        Ok(())
+        Ok(mistakes)
     }
 
     /// The figures of each class.
@@ -280,23 +280,18 @@ mod tests {
             learnt.push(text, &spans, &seen(text)).unwrap();
         }
         let model = HeadModel { name: "tiny".to_owned(), sha256: "0a".repeat(32) };
-        let settings = TokenSettings {
-            name: "n".to_owned(),
-            model,
-            data_sha256: String::new(),
-            strength: 1e-3,
-            changes: 0.5,
-        };
+        let settings =
+            TokenSettings { name: "n".to_owned(), model, data_sha256: String::new(), strength: 1e-3 };
         let head = learnt.train(settings).unwrap();
         assert_eq!(TokenHead::load(&serde_json::to_string(&head).unwrap()), Ok(head.clone()));
         let mut test = TokenTest::default();
-        let text = "is Kim May at 33 Lane or 4";
+        let text = "is Kim May at 33 Lane or 4 Hill";
         test.add(&head, (text, &[span(3..10, 0), span(14..21, 1)]), &seen(text)).unwrap();
         let [person, address] = &test.scores()[..] else { panic!() };
         assert_eq!((person.f1, person.words_f1, person.spans), (1.0, 1.0, 1), "{person:?}");
         assert_eq!((address.recall, address.precision), (1.0, 0.5), "{address:?}");
         let mut loose = TokenTest::default();
-        let maybe = TokenSpan { range: 25..26, class: None };
+        let maybe = TokenSpan { range: 25..31, class: None };
         loose.add(&head, (text, &[span(3..10, 0), span(14..21, 1), maybe]), &seen(text)).unwrap();
         assert_eq!(loose.scores()[1].precision, 1.0);
     }
@@ -308,8 +303,6 @@ mod tests {
         assert!(matches!(rows.push("x", &[], &seen("y")), Err(TokenHeadError::NoText)));
         let model = HeadModel { name: "tiny".to_owned(), sha256: "0a".repeat(32) };
         let (name, data_sha256) = ("n".to_owned(), String::new());
-        assert!(
-            rows.train(TokenSettings { name, model, data_sha256, strength: 0.1, changes: 0.5 }).is_none()
-        );
+        assert!(rows.train(TokenSettings { name, model, data_sha256, strength: 0.1 }).is_none());
     }
 }

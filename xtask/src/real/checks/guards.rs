@@ -46,6 +46,15 @@ head = "harmful"
 action = "flag"
 "#;
 
+const NAMES: &str = r#"
+[[guard]]
+name = "names"
+kind = "token-head"
+head = "names"
+action = "redact"
+restore = true
+"#;
+
 fn run(rig: &Rig, report: &mut Report) -> Result<(), String> {
     let scratch = rig.scratch("guards")?;
     let small = rig.model_file(SMALL)?;
@@ -57,5 +66,8 @@ fn run(rig: &Rig, report: &mut Report) -> Result<(), String> {
         Script { python: &python, file: "openai_guards.py", arguments: &[&format!("{url}/v1")] }
             .report(report)?;
     }
+    drop(server);
+    let server = rig.serve_at_home(&scratch, NAMES, &[&["--small", &small], NOBODY.as_slice()].concat())?;
+    Script { python: Path::new("python3"), file: "names.py", arguments: &[&server.url()] }.report(report)?;
     Ok(())
 }

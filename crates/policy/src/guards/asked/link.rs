@@ -122,7 +122,9 @@ impl AskedLink {
         let known = scores.iter().filter_map(|score| score.as_ref().ok());
         let highest = known.clone().map(|score| score.value).fold(0.0, f64::max);
         let mut found: BTreeMap<String, u64> = BTreeMap::new();
-        for score in known.filter(|score| score.value >= threshold) {
+        // Who says where has nothing to act on where nothing was found, however low the threshold.
+        let acts = |score: &&Score| score.value >= threshold && !(self.locates() && score.spans.is_empty());
+        for score in known.filter(acts) {
             *found.entry(score.label.clone()).or_default() += 1;
         }
         let error = scores.iter().find_map(|score| score.as_ref().err());

@@ -89,6 +89,7 @@ impl Asker for ByToken {
 
 #[cfg(test)]
 mod tests {
+    use contract::Channel;
     use serde_json::{Value, json};
 
     use super::*;
@@ -125,6 +126,17 @@ mod tests {
         let strict = Chain::with(&[settings(json!({"threshold": 1.0}))], &materials()).unwrap();
         assert_eq!(strict.asked()[0].locate(text, &reading).unwrap(), Score::of_spans(Vec::new()));
         assert!(strict.asked()[0].locate(text, &Reading::default()).is_err());
+    }
+
+    #[test]
+    fn where_nothing_is_found_it_does_not_act_even_without_a_threshold() {
+        let chain = Chain::with(&[settings(json!({"threshold": 0.0}))], &materials()).unwrap();
+        let link = &chain.asked()[0];
+        for (text, acts) in [("ask nobody", false), ("ask Ann", true)] {
+            let reading = Reading { tokens: Some(seen(text).into()), ..Reading::default() };
+            let score = link.locate(text, &reading);
+            assert_eq!(link.verdict(Channel::User, &[score], false).action.is_some(), acts, "{text}");
+        }
     }
 
     #[test]
