@@ -212,7 +212,8 @@ mod tests {
     fn every_shipped_token_head_can_be_read() {
         for (name, text) in SHIPPED_TOKEN_HEADS {
             let head = TokenHead::load(text).unwrap();
-            assert_eq!((&head.name[..], token_head(name, &head.model.sha256).as_ref()), (*name, Ok(&head)));
+            assert_eq!(&head.name, name);
+            assert_eq!(token_head(name, &head.model.sha256).unwrap(), head);
             let tested = &head.training.tested;
             assert_eq!(tested.len(), head.classes.len());
             assert!(tested.iter().all(|score| score.f1 >= 0.85), "{name}: {tested:?}");

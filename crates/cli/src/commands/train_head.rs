@@ -59,6 +59,9 @@ pub struct Args {
     /// Store the least threshold that at most this share of rows with a false label reach, as the head's operating point
     #[arg(long, value_name = "SHARE", value_parser = share)]
     false_positives: Option<f64>,
+    /// A field: rows where it is true, such as copies in disguise, are learnt from and left out of the operating point
+    #[arg(long, value_name = "FIELD", requires = "false_positives")]
+    left_out: Option<String>,
     /// Take `prompt` for a user's message, with the model's chat template around it
     #[arg(long)]
     as_chat: bool,
@@ -92,6 +95,8 @@ struct Labelled {
     group: Option<String>,
     /// Of `--balance`.
     kind: Option<String>,
+    /// By `--left-out`.
+    is_left_out: bool,
 }
 
 /// Runs the command.
@@ -135,7 +140,8 @@ pub fn run(args: Args, context: &Context) -> Result<(), CliError> {
         let labels = &labels[index];
         let kinds: Option<Vec<&String>> = labelled.iter().map(|row| row.kind.as_ref()).collect();
         let weights = kinds.map_or_else(Vec::new, |kinds| balanced(&kinds, labels));
-        Target { name: name(label), label: label.clone(), labels, weights }
+        let left_out = labelled.iter().map(|row| row.is_left_out).collect();
+        Target { name: name(label), label: label.clone(), labels, weights, left_out }
     };
     let targets: Vec<Target<'_>> = (0..labels.len()).map(target).collect();
     let bar = counter("fitting", settings.runs_max(&readings) as u64, context.stderr_is_terminal);
@@ -205,7 +211,9 @@ fn rows(args: &Args) -> Result<(Vec<Input>, Vec<Labelled>), CliError> {
         let id = row.fields.get("id").cloned().unwrap_or_default();
         let group = field(&args.group, "the group").transpose()?;
         let kind = field(&args.balance, "the balance").transpose()?;
-        labelled.push(Labelled { id, labels, group, kind });
+        let is_left_out =
+            args.left_out.as_ref().and_then(|name| row.fields.get(name)).and_then(truth).unwrap_or(false);
+        labelled.push(Labelled { id, labels, group, kind, is_left_out });
         inputs.push(row.input.input(args.as_chat)?);
         Ok(())
     })?;

@@ -174,7 +174,9 @@ async fn every_window_of_a_long_text_counts_and_so_does_the_conversation() {
     let padded = format!("{}evil {}", good(0, 300), good(300, 310));
     assert_eq!(server.chat(&chat(&padded)).await.status, 400);
     let read = server.small.read_log();
-    assert_eq!(read.len(), padded.len().div_ceil(WINDOW_BYTES));
+    // Windows of whole words, so one more.
+    let least = padded.len().div_ceil(WINDOW_BYTES);
+    assert!((least..=least + 1).contains(&read.len()), "{} windows of {least}", read.len());
     assert!(read.iter().all(|call| call.request.text().len() <= WINDOW_BYTES));
     let mut split = chat("");
     split["messages"] = json!([

@@ -72,7 +72,7 @@ pub fn fit(pairs: &[&Pair], settings: &FitSettings) -> (Fitted, Vec<Scored>) {
     let large: Vec<bool> = pairs.iter().map(|pair| pair.large_correct).collect();
     let target = |name: &str, labels| {
         let (name, label) = (name.to_owned(), name.to_owned());
-        Target { name, label, labels, weights: Vec::new() }
+        Target { name, label, labels, weights: Vec::new(), left_out: Vec::new() }
     };
     let mut targets = vec![target("small-is-right", &small[..]), target("large-is-right", &large[..])];
     // Where large is nearly always right, or wrong, only small's chances differ between rows.

@@ -56,6 +56,8 @@ pub struct Target<'a> {
     pub labels: &'a [bool],
     /// How much each row counts in fits; empty if all count alike.
     pub weights: Vec<f32>,
+    /// Rows that are learnt from and left out of the operating point; empty if none is.
+    pub left_out: Vec<bool>,
 }
 
 /// Weights with which a row of a rare kind counts more than one of a frequent kind, by the square root of how many
@@ -221,7 +223,7 @@ pub fn train(
         let training = Training { strength: chosen.overall.1, layers, ..told };
         let operating_point = settings
             .false_positive_rate_max
-            .and_then(|rate| operating_point(&calibrated.probabilities, targets[index].labels, rate));
+            .and_then(|rate| operating_point(&calibrated.probabilities, &targets[index], rate));
         let head = fit_all(&data, (chosen, index), (settings, calibrated.calibrator, training));
         let head = Head { operating_point, ..head };
         Trained { head, probabilities: calibrated.probabilities, folds: folds.clone() }
@@ -246,11 +248,13 @@ fn calibrated(logits: &[f64], (labels, folds): (&[bool], &[usize]), settings: &T
     }
 }
 
-/// The least threshold that at most `rate_max` of the rows with a false label reach; `None` where none below 1 does.
-fn operating_point(probabilities: &[f64], labels: &[bool], rate_max: f64) -> Option<OperatingPoint> {
+/// The least threshold that at most `rate_max` of the rows with a false label reach, of those that count; `None` where
+/// none below 1 does.
+fn operating_point(probabilities: &[f64], target: &Target<'_>, rate_max: f64) -> Option<OperatingPoint> {
+    let counts = |row: &usize| !target.left_out.get(*row).copied().unwrap_or(false);
     let of = |wanted: bool| -> Vec<f64> {
-        let rows = probabilities.iter().zip(labels).filter(|(_, label)| **label == wanted);
-        rows.map(|(probability, _)| *probability).collect()
+        let rows = (0..probabilities.len()).filter(|row| target.labels[*row] == wanted);
+        rows.filter(counts).map(|row| probabilities[row]).collect()
     };
     let (positives, negatives) = (of(true), of(false));
     let share = |rows: &[f64], threshold: f64| {
@@ -543,7 +547,13 @@ mod tests {
     }
 
     fn target<'a>(name: &str, labels: &'a [bool]) -> Target<'a> {
-        Target { name: name.to_owned(), label: name.to_owned(), labels, weights: Vec::new() }
+        Target {
+            name: name.to_owned(),
+            label: name.to_owned(),
+            labels,
+            weights: Vec::new(),
+            left_out: Vec::new(),
+        }
     }
 
     fn settings() -> TrainSettings {
@@ -628,6 +638,18 @@ mod tests {
         };
         assert_eq!((reach(false), reach(true)), (point.false_positive_rate, point.recall));
         assert!(point.false_positive_rate <= 0.05 && point.false_positive_rate > 0.04, "{point:?}");
+        // Rows that are left out teach all the same.
+        let left_out = (0..labels.len()).map(|row| row % 2 == 0).collect();
+        let half = Target { left_out, ..target("correct", &labels) };
+        let found = train((&rows, &[half]), &given, &|| {}).unwrap().remove(0);
+        let judged: Vec<f64> = (1..labels.len())
+            .step_by(2)
+            .filter(|row| !labels[*row])
+            .map(|row| found.probabilities[row])
+            .collect();
+        let point = found.head.operating_point.unwrap();
+        let reached = judged.iter().filter(|p| **p >= point.threshold).count() as f64 / judged.len() as f64;
+        assert!(reached == point.false_positive_rate && reached <= 0.05, "{reached} {point:?}");
         let none = TrainSettings { states: Some(vec![HeadState { layer: 5, ..LATE }]), ..settings() };
         let error = train((&rows, &[target("correct", &labels)]), &none, &|| {}).unwrap_err();
         assert_eq!(error, TrainError::NoLayers);

@@ -12,7 +12,7 @@ use super::super::chain::{Add, RequestText, each_spoken};
 use super::super::json_text::{Unescaped, unescaped};
 use super::super::pattern::{Span, join};
 use super::super::redact::{Vault, placeholders};
-use super::texts::{Window, windows};
+use super::texts::{WHOLE_BYTES, Window, parts};
 use super::{AskedLink, Score};
 
 /// Most windows of a request; one with more can't be judged.
@@ -76,7 +76,7 @@ impl Places {
             let at = canonical.origin(at);
             unescaped.as_ref().map_or(at, |unescaped| unescaped.origin(at..at).start)
         };
-        for window in windows(canonical.text()) {
+        for window in parts(canonical.text(), WHOLE_BYTES) {
             let start = window.as_ptr() as usize - canonical.text().as_ptr() as usize;
             let origins = (start..=start + window.len()).map(origin).collect();
             let window = Window { channel: seen.channel, text: window.to_owned(), is_request: false };
