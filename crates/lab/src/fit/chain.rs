@@ -58,8 +58,8 @@ pub fn fit(lines: Lines, strength: f64, stop: Stop) -> Chain {
                 .collect();
             let line = Line { scores: &scores, labels: &lines.labels[rows.clone()], changes, lines };
             let (of_bias, of_changes) = gradient[of_weights..].split_at_mut(of_bias);
-            let residuals;
-            (loss, residuals) = (loss + line.loss(), line.residuals(of_changes));
+            loss += line.loss();
+            let residuals = line.residuals(of_changes);
             for (row, residuals) in rows.zip(residuals.chunks_exact(count)) {
                 let values = lines.matrix.row(row);
                 for (label, residual) in residuals.iter().enumerate() {
