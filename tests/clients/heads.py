@@ -9,6 +9,7 @@ is told, not judged.
 
 import statistics
 import sys
+import time
 
 from wire import Server, run
 
@@ -38,6 +39,7 @@ HARMLESS = [
 MISSED_MAX, ALARMS_MAX = 2, 1
 #: Prompts of about 128 tokens that are timed, after as many that are not.
 REQUESTS = 12
+PAUSE_S = 5
 WORDS = 96
 
 
@@ -57,6 +59,8 @@ def found(server):
 def time_until_routed(server):
     """Before it is routed a prompt is read, scored by both heads, and nothing else; small goes on from there."""
     told = []
+    # In its first pauses a model measures what steps cost, and who comes then waits for the step.
+    time.sleep(PAUSE_S)
     for index in range(2 * REQUESTS):
         words = " ".join(f"{chr(97 + (index + word) % 26)} time" for word in range(WORDS // 2))
         body = {
