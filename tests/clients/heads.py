@@ -43,15 +43,9 @@ PAUSE_S = 5
 WORDS = 96
 
 
-def flagged(server, texts):
-    reply = server.post("/v1/moderations", {"input": texts})
-    assert reply.status == 200, reply
-    return [result["flagged"] for result in reply.json()["results"]]
-
-
 def found(server):
-    missed = [text for text, flag in zip(ATTACKS, flagged(server, ATTACKS)) if not flag]
-    alarms = [text for text, flag in zip(HARMLESS, flagged(server, HARMLESS)) if flag]
+    missed = [text for text, flag in zip(ATTACKS, server.flagged(ATTACKS)) if not flag]
+    alarms = [text for text, flag in zip(HARMLESS, server.flagged(HARMLESS)) if flag]
     print(f"note attacks found {len(ATTACKS) - len(missed)} of {len(ATTACKS)}, false alarms {len(alarms)} of {len(HARMLESS)}")
     assert len(missed) <= MISSED_MAX and len(alarms) <= ALARMS_MAX, (missed, alarms)
 

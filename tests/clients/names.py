@@ -34,15 +34,9 @@ HOLDING_NONE = [
 WRONG_MAX = 1
 
 
-def flagged(server, texts):
-    reply = server.post("/v1/moderations", {"input": texts})
-    assert reply.status == 200, reply
-    return [result["flagged"] for result in reply.json()["results"]]
-
-
 def found(server):
-    missed = [text for text, flag in zip(HOLDING, flagged(server, HOLDING)) if not flag]
-    wrong = [text for text, flag in zip(HOLDING_NONE, flagged(server, HOLDING_NONE)) if flag]
+    missed = [text for text, flag in zip(HOLDING, server.flagged(HOLDING)) if not flag]
+    wrong = [text for text, flag in zip(HOLDING_NONE, server.flagged(HOLDING_NONE)) if flag]
     print(f"note found in {len(HOLDING) - len(missed)} of {len(HOLDING)}, where there is none in {len(wrong)} of {len(HOLDING_NONE)}")
     assert len(missed) <= WRONG_MAX and len(wrong) <= WRONG_MAX, (missed, wrong)
 

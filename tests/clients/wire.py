@@ -63,6 +63,12 @@ class Server:
         assert reply.status == 200, reply
         return reply.json()
 
+    def flagged(self, texts):
+        """Which of the texts /v1/moderations flags."""
+        reply = self.post("/v1/moderations", {"input": texts})
+        assert reply.status == 200, reply
+        return [result["flagged"] for result in reply.json()["results"]]
+
     def stream(self, text, **fields):
         return Stream(self, chat_body(text, stream=True, stream_options={"include_usage": True}, **fields))
 
