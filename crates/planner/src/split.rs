@@ -5,7 +5,7 @@
 //! cache and working memory) is asked of [`Role::sizes`], which whoever runs the model computes. The
 //! search: of [`LEVELS`], from generous to modest, the first that fits while every cache holds one full
 //! context; then a shorter context if that was left open; then caches as large as the budget leaves, up to
-//! [`CONTEXTS_DEFAULT`] full contexts.
+//! [`CONTEXTS_DEFAULT`] full contexts or [`CACHE_TOKENS_DEFAULT`] positions.
 
 use std::fmt;
 
@@ -16,6 +16,9 @@ pub const LEVELS: [(u32, u32); 8] =
 const SHORTER_FROM: usize = 3;
 /// Full contexts that a cache holds if memory is no concern.
 pub const CONTEXTS_DEFAULT: u32 = 4;
+/// Positions that a cache holds at least if memory is no concern: where contexts are short, four of them would keep most
+/// sequences waiting.
+pub const CACHE_TOKENS_DEFAULT: u32 = 16_384;
 /// Longest sequence unless set, tokens.
 pub const CONTEXT_TOKENS_DEFAULT: u32 = 8192;
 /// Shortest context that is chosen or proposed, tokens.
@@ -241,7 +244,7 @@ pub fn split(budget_bytes: u64, fixed_of: &FixedOf, roles: &[Role]) -> Result<Sp
     let cached = |tokens: u32| -> Vec<Choice> {
         roles.iter().zip(&choices).map(|(role, &choice)| role.with_cache(choice, tokens)).collect()
     };
-    let most = longest.saturating_mul(CONTEXTS_DEFAULT);
+    let most = longest.saturating_mul(CONTEXTS_DEFAULT).max(CACHE_TOKENS_DEFAULT);
     let tokens = longest_that(most, |tokens| fits(&cached(tokens)));
     Ok(Split::of(fixed, roles, tokens.map_or(choices.clone(), cached)))
 }
@@ -325,10 +328,12 @@ impl Role<'_> {
         }
     }
 
-    /// With a cache of `tokens`, between one context and [`CONTEXTS_DEFAULT`] of them, if it is open.
+    /// With a cache of `tokens`, between one context and [`CONTEXTS_DEFAULT`] of them or [`CACHE_TOKENS_DEFAULT`], if it is
+    /// open; no more than all sequences can fill.
     fn with_cache(&self, choice: Choice, tokens: u32) -> Choice {
         let one = choice.context_tokens;
-        let open = tokens.min(one.saturating_mul(CONTEXTS_DEFAULT.min(choice.sequences))).max(one);
+        let most = one.saturating_mul(CONTEXTS_DEFAULT).max(CACHE_TOKENS_DEFAULT);
+        let open = tokens.min(most).min(one.saturating_mul(choice.sequences)).max(one);
         Choice { kv_tokens: self.wanted.kv_tokens.unwrap_or(open), ..choice }
     }
 }
@@ -403,6 +408,17 @@ mod tests {
         assert_eq!(unlimited(&fixed(64 << 30), &[role]), split);
         let names: Vec<&str> = split.parts.iter().map(|part| part.name.as_str()).collect();
         assert_eq!(names, ["weights_small", "kv_small", "working_small", "process"]);
+    }
+
+    #[test]
+    fn short_contexts_leave_room_for_all_sequences() {
+        let kv_tokens = |context, sequences| {
+            let wanted = Wanted { context_tokens: Some(context), sequences, ..OPEN };
+            split_for(64 << 30, (24, 400), wanted).unwrap().choices[0].kv_tokens
+        };
+        assert_eq!(kv_tokens(500, None), 500 * LEVELS[0].0);
+        assert_eq!((kv_tokens(500, Some(3)), kv_tokens(500, Some(1))), (1500, 500));
+        assert_eq!((kv_tokens(1000, None), kv_tokens(4096, None)), (CACHE_TOKENS_DEFAULT, 4 * 4096));
     }
 
     #[test]

@@ -306,7 +306,7 @@ impl Scheduler {
         self.seat.tell(own);
         if writing > 0 || others.is_some() {
             let shortest = own.into_iter().chain(others).min_by(f64::total_cmp);
-            room = room.min(self.pace.chunk_tokens(shortest, writing));
+            room = room.min(self.pace.chunk_tokens(shortest, (writing, self.readers.len())));
             if writing > 0 && self.pace.is_due_a_look() {
                 room = 0;
             }

@@ -11,6 +11,10 @@ const STALL_STEPS_MIN: f64 = 0.8;
 /// rest where one in a hundred is (stochastic approximation of a quantile, Robbins and Monro 1951).
 const LESS_STEPS: f64 = 0.2;
 const MORE_STEPS: f64 = LESS_STEPS / 99.0;
+/// In a rush no single prompt holds others up, many wait: for every so many of them prompts may take as long again …
+const RUSH_PROMPTS: usize = 8;
+/// … up to so many times more.
+const RUSH_MAX: usize = 2;
 /// Fewest prompt tokens beside writers.
 const CHUNK_TOKENS_MIN: usize = 4;
 /// The kernels' tiles: a step's tokens are whole ones of them, since a begun one takes as long as a whole.
@@ -42,6 +46,8 @@ pub(super) struct Pace {
     beside: u32,
     /// By how many steps prompts take less than [`STALL_STEPS`].
     less_steps: f64,
+    /// How many times more prompts may take in this step, for so many wait.
+    rush: usize,
 }
 
 impl Pace {
@@ -66,7 +72,7 @@ impl Pace {
                 // What writing takes is seen without prompts; what a prompt's tokens take grows with the text
                 // before them, and is dearer in short chunks.
                 let (Some(step_ms), Some(least_ms)) = (self.step_ms(), self.prompt_token_ms) else { return };
-                let is_too_long = took_ms > (1.0 + STALL_STEPS_MAX) * step_ms;
+                let is_too_long = took_ms > (1.0 + self.in_rush(STALL_STEPS_MAX)) * step_ms;
                 let change = if is_too_long { LESS_STEPS } else { -MORE_STEPS };
                 self.less_steps = (self.less_steps + change).clamp(0.0, STALL_STEPS - STALL_STEPS_MIN);
                 let token_ms = self.beside_token_ms.unwrap_or(least_ms).max(least_ms);
@@ -93,12 +99,17 @@ impl Pace {
         self.prompt_token_ms.unwrap_or(0.0) * tokens as f64
     }
 
-    /// Most prompt tokens of a step beside `writing` tokens of writers; `step_ms` is what their steps take
-    /// without.
-    pub fn chunk_tokens(&self, step_ms: Option<f64>, writing: usize) -> usize {
+    fn in_rush(&self, steps: f64) -> f64 {
+        steps * (1 + self.rush) as f64
+    }
+
+    /// Most tokens of `prompts` in the next step, beside `writing` tokens of writers, whose steps take `step_ms` without.
+    pub fn chunk_tokens(&mut self, step_ms: Option<f64>, (writing, prompts): (usize, usize)) -> usize {
+        self.rush = (prompts / RUSH_PROMPTS).min(RUSH_MAX);
         let tokens = match (step_ms, self.beside_token_ms.or(self.prompt_token_ms)) {
             (Some(step_ms), Some(token_ms)) => {
-                ((STALL_STEPS - self.less_steps) * step_ms / token_ms.max(1e-6)) as usize
+                let steps = self.in_rush(STALL_STEPS - self.less_steps);
+                (steps * step_ms / token_ms.max(1e-6)) as usize
             }
             _ => TILE_TOKENS,
         };
@@ -114,15 +125,15 @@ mod tests {
     #[test]
     fn chunks_cost_less_than_two_steps_as_far_as_is_known() {
         let mut pace = Pace::default();
-        assert_eq!(pace.chunk_tokens(None, 1), 7, "a tile as long as nothing is known");
+        assert_eq!(pace.chunk_tokens(None, (1, 1)), 7, "a tile as long as nothing is known");
         pace.note((0, 512), 1024.0); // 2 ms a token
-        assert_eq!(pace.chunk_tokens(pace.step_ms(), 4), 12, "from what prompts take");
+        assert_eq!(pace.chunk_tokens(pace.step_ms(), (4, 1)), 12, "from what prompts take");
         pace.note((1, 0), 20.0);
-        assert_eq!(pace.chunk_tokens(pace.step_ms(), 1), 15);
+        assert_eq!(pace.chunk_tokens(pace.step_ms(), (1, 1)), 15);
         for _ in 0..100 {
             pace.note((8, 0), 33.0);
         }
-        assert_eq!(pace.chunk_tokens(pace.step_ms(), 8), 24);
+        assert_eq!(pace.chunk_tokens(pace.step_ms(), (8, 1)), 24);
         assert!((pace.prompt_ms(100) - 200.0).abs() < 1.0);
     }
 
@@ -131,17 +142,17 @@ mod tests {
         let mut pace = Pace::default();
         pace.note((0, 512), 1024.0);
         pace.note((1, 0), 20.0);
-        assert_eq!(pace.chunk_tokens(Some(20.0), 1), 15);
+        assert_eq!(pace.chunk_tokens(Some(20.0), (1, 1)), 15);
         for _ in 0..100 {
             pace.note((1, 15), 53.0); // 2.2 ms a token
         }
-        assert_eq!(pace.chunk_tokens(Some(20.0), 1), 7);
+        assert_eq!(pace.chunk_tokens(Some(20.0), (1, 1)), 7);
         assert_eq!(pace.step_ms(), Some(20.0), "others' steps did not become longer");
         assert_eq!(pace.prompt_ms(100), 200.0, "nor whole prompts dearer");
         for _ in 0..100 {
             pace.note((1, 7), 5.0);
         }
-        assert_eq!(pace.chunk_tokens(Some(20.0), 1), 15, "as in long passes, however fast steps seem");
+        assert_eq!(pace.chunk_tokens(Some(20.0), (1, 1)), 15, "as in long passes, however fast steps seem");
     }
 
     #[test]
@@ -156,12 +167,12 @@ mod tests {
                 looks += 1;
                 pace.note((1, 0), 60.0);
             } else {
-                let chunk = pace.chunk_tokens(pace.step_ms(), 1);
+                let chunk = pace.chunk_tokens(pace.step_ms(), (1, 1));
                 pace.note((1, chunk), 60.0 + 6.0 * chunk as f64);
             }
         }
         assert_eq!(looks, 12);
-        assert_eq!(pace.chunk_tokens(pace.step_ms(), 1), 15, "as when all was faster");
+        assert_eq!(pace.chunk_tokens(pace.step_ms(), (1, 1)), 15, "as when all was faster");
     }
 
     #[test]
@@ -172,7 +183,7 @@ mod tests {
             pace.note((0, 512), 1024.0);
             pace.note((1, 0), 20.0);
             let steps = (0..2000).map(|step| {
-                let chunk = pace.chunk_tokens(Some(20.0), 1);
+                let chunk = pace.chunk_tokens(Some(20.0), (1, 1));
                 let took_ms = 20.0 + 2.0 * chunk as f64 + if step % 20 == 0 { extra_ms } else { 0.0 };
                 pace.note((1, chunk), took_ms);
                 (chunk, took_ms > 20.0 * (1.0 + STALL_STEPS_MAX))
@@ -194,12 +205,26 @@ mod tests {
     }
 
     #[test]
+    fn in_a_rush_prompts_take_more_of_a_step() {
+        let mut pace = Pace::default();
+        pace.note((0, 512), 1024.0);
+        pace.note((1, 0), 20.0);
+        let chunks = [1, 7, 8, 16, 31].map(|prompts| pace.chunk_tokens(Some(20.0), (1, prompts)));
+        assert_eq!(chunks, [15, 15, 31, 47, 47]);
+        for _ in 0..100 {
+            let chunk = pace.chunk_tokens(Some(20.0), (1, 16));
+            pace.note((1, chunk), 20.0 + 2.0 * chunk as f64);
+        }
+        assert_eq!(pace.chunk_tokens(Some(20.0), (1, 1)), 15, "such steps are not too long");
+    }
+
+    #[test]
     fn an_interrupted_step_counts_little() {
         let mut pace = Pace::default();
         pace.note((0, 512), 1024.0);
         pace.note((1, 0), 20.0);
         pace.note((1, 15), 1e6);
-        assert_eq!(pace.chunk_tokens(Some(20.0), 1), 7, "a fifth dearer at most");
+        assert_eq!(pace.chunk_tokens(Some(20.0), (1, 1)), 7, "a fifth dearer at most");
     }
 
     #[test]
@@ -207,7 +232,7 @@ mod tests {
         let mut pace = Pace::default();
         for step in [(0, 0), (1, 0), (0, 64), (1, 64), (1, 8)] {
             pace.note(step, 0.0);
-            assert!(pace.chunk_tokens(pace.step_ms(), 1) >= CHUNK_TOKENS_MIN);
+            assert!(pace.chunk_tokens(pace.step_ms(), (1, 1)) >= CHUNK_TOKENS_MIN);
         }
     }
 }
