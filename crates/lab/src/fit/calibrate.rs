@@ -1,4 +1,4 @@
-//! Fits a [`Calibrator`]: Platt scaling or isotonic regression, whichever predicts rows better that it has not seen.
+//! Fits a [`Calibrator`]: none, Platt scaling or isotonic regression, whichever predicts rows better that it has not seen.
 
 use policy::calibrator::{Calibrator, logit};
 
@@ -9,6 +9,8 @@ use super::matrix::Matrix;
 /// The kinds of calibrators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// Scores are log-odds already: nothing is fitted, so nothing is fitted badly.
+    AsTheyAre,
     /// Two parameters.
     Platt,
     /// Any rising line.
@@ -26,9 +28,11 @@ pub struct Calibrated {
 
 /// Chooses the kind by the log loss of cross-validation, and fits it on all rows.
 pub fn choose(scores: &[f64], labels: &[bool], folds: &[usize]) -> Calibrated {
-    let [platt, isotonic] = [Kind::Platt, Kind::Isotonic].map(|kind| of_kind(kind, scores, labels, folds));
     let loss = |calibrated: &Calibrated| log_loss(&calibrated.probabilities, labels);
-    if loss(&platt) <= loss(&isotonic) { platt } else { isotonic }
+    let [as_they_are, platt, isotonic] =
+        [Kind::AsTheyAre, Kind::Platt, Kind::Isotonic].map(|kind| of_kind(kind, scores, labels, folds));
+    let better = |a: Calibrated, b: Calibrated| if loss(&a) <= loss(&b) { a } else { b };
+    better(better(as_they_are, platt), isotonic)
 }
 
 /// Fits this kind.
@@ -58,6 +62,7 @@ pub fn fit(kind: Kind, scores: &[f64], labels: &[bool]) -> Calibrator {
         return Calibrator::Platt { slope: 0.0, intercept: 0.0 };
     }
     match kind {
+        Kind::AsTheyAre => Calibrator::Platt { slope: 1.0, intercept: 0.0 },
         Kind::Platt => platt(scores, labels),
         Kind::Isotonic => isotonic(scores, labels),
     }
@@ -160,6 +165,14 @@ mod tests {
     }
 
     #[test]
+    fn log_odds_that_are_right_are_left_as_they_are() {
+        let (scores, labels, folds) = drawn(400, sigmoid);
+        let chosen = choose(&scores, &labels, &folds);
+        assert_eq!(chosen.calibrator, Calibrator::Platt { slope: 1.0, intercept: 0.0 });
+        assert_eq!(chosen.probabilities, scores.iter().map(|score| sigmoid(*score)).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn a_step_is_recovered_by_isotonic_regression() {
         let step = |score: f64| if score > 0.5 { 0.9 } else { 0.3 };
         let (scores, labels, folds) = drawn(4000, step);
@@ -200,7 +213,7 @@ mod tests {
         ) {
             let scores: Vec<f64> = rows.iter().map(|(score, _)| f64::from(*score) * scale).collect();
             let labels: Vec<bool> = rows.iter().map(|(_, label)| *label).collect();
-            for kind in [Kind::Platt, Kind::Isotonic] {
+            for kind in [Kind::AsTheyAre, Kind::Platt, Kind::Isotonic] {
                 prop_assert_eq!(fit(kind, &scores, &labels).fault(), None);
             }
         }
