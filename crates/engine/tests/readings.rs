@@ -9,6 +9,7 @@ use engine::decoder::{Decoder, DecoderOptions, LayerSet, LayerState, Logits, Seq
 use engine::gguf::Gguf;
 use engine::model::{LoadOptions, Model};
 use engine::scheduler::{Hold, Output, ReadingJob, Scheduler, SchedulerLimits, Sink, SubmitError};
+use kernels::attention::KvType;
 use kernels::isa::Isa;
 use kernels::pool::Pool;
 
@@ -124,6 +125,44 @@ fn what_is_cut_off_again_leaves_no_trace() {
         decoder.forward(&[Work { sequence, tokens: &prompt[read - 1..], logits: Logits::Last }]).unwrap();
         assert_eq!(decoder.states(sequence, layers), expected, "{name}");
         decoder.end(sequence);
+    }
+}
+
+/// Without anybody who asks for states of the last layer, only tokens whose logits are wanted go through it.
+#[test]
+fn logits_do_not_depend_on_who_else_goes_through_the_last_layer() {
+    for (name, kv_type) in names().into_iter().flat_map(|name| [(name.clone(), KvType::F16), (name, KvType::Q8)]) {
+        let all = decoder(&name, false, 2);
+        let model = all.model().clone();
+        if kv_type.check(model.spec().head_dim).is_err() {
+            continue;
+        }
+        let prompt = prompt(&all, 120);
+        let logits = |reading_layers: LayerSet| {
+            let options =
+                DecoderOptions { reading_layers, batch_tokens: 150, kv_type, ..DecoderOptions::new(4, 1024) };
+            let mut decoder =
+                Decoder::new(model.clone(), Arc::new(Pool::new(2)), Isa::detect(), options).unwrap();
+            let s: Vec<SequenceId> = (0..4).map(|_| decoder.begin().unwrap()).collect();
+            let work = |index: usize, tokens, logits| Work { sequence: s[index], tokens, logits };
+            let passes = [
+                vec![work(0, &prompt[..70], Logits::None), work(1, &prompt[..5], Logits::None)],
+                vec![
+                    work(2, &prompt[..9], Logits::All),
+                    work(0, &prompt[70..80], Logits::None),
+                    work(1, &prompt[5..77], Logits::Last),
+                    work(3, &prompt[..40], Logits::Tail(3)),
+                ],
+                vec![work(0, &prompt[80..], Logits::Tail(2)), work(3, &prompt[40..41], Logits::Last)],
+                vec![work(1, &prompt[77..78], Logits::Tail(9)), work(2, &prompt[9..20], Logits::None)],
+            ];
+            passes.map(|works| decoder.forward(&works).unwrap().to_vec())
+        };
+        let whole = logits(LayerSet::of(0..ALL));
+        assert_eq!(whole.each_ref().map(|logits| logits.len() / model.vocabulary()), [0, 13, 3, 1], "{name}");
+        for layers in [LayerSet::default(), LayerSet::of([1])] {
+            assert_eq!(logits(layers), whole, "{name}, {kv_type:?}, {layers:?}");
+        }
     }
 }
 

@@ -142,6 +142,7 @@ pub struct Decoder {
     // Lists of the running pass; kept, so that a step allocates nothing.
     rows: Vec<Rows>,
     wanted: Vec<usize>, // rows whose logits are wanted
+    ends: Vec<Rows>,    // the same rows, by sequence
     sequences: Vec<SequenceRows<'static>>,
 }
 
@@ -159,6 +160,23 @@ enum Next<'a> {
 struct Batch<'a> {
     rows: &'a [Rows],
     tokens: usize,
+    /// Of the last layer, where nobody asks for all tokens' states: it keeps keys and values of all, and goes on with
+    /// those alone whose logits are wanted.
+    ends: Option<Ends<'a>>,
+}
+
+/// The tokens whose logits are wanted: the last ones of some sequences.
+#[derive(Clone, Copy)]
+struct Ends<'a> {
+    rows: &'a [Rows],
+    wanted: &'a [usize],
+}
+
+impl Batch<'_> {
+    /// Tokens that go on behind the layer's attention.
+    fn onward(&self) -> usize {
+        self.ends.map_or(self.tokens, |ends| ends.wanted.len())
+    }
 }
 
 /// One sequence's rows in the batch.
@@ -219,6 +237,7 @@ impl Decoder {
             logits: Vec::with_capacity(room.logits),
             rows: Vec::new(),
             wanted: Vec::new(),
+            ends: Vec::new(),
             sequences: Vec::new(),
             model,
             pool,
@@ -382,14 +401,18 @@ impl Decoder {
         let mut rows = std::mem::take(&mut self.rows);
         let admitted = self.admit(works, &mut rows);
         if let Ok(tokens) = admitted {
-            self.pass((works, head), &Batch { rows: &rows, tokens });
+            let mut lists = (std::mem::take(&mut self.ends), std::mem::take(&mut self.wanted));
+            list_ends(works, &rows, (&mut lists.0, &mut lists.1));
+            let ends = Ends { rows: &lists.0, wanted: &lists.1 };
+            self.pass((works, head), (&Batch { rows: &rows, tokens, ends: None }, ends));
+            (self.ends, self.wanted) = lists;
         }
         self.rows = rows;
         admitted.map(|_| self.logits.as_slice())
     }
 
     /// The pass itself; the batch has its place in the cache.
-    fn pass(&mut self, (works, head): (&[Work], &Head), batch: &Batch) {
+    fn pass(&mut self, (works, head): (&[Work], &Head), (batch, ends): (&Batch, Ends)) {
         let model = self.model.clone();
         let spec = model.spec();
         self.resize(spec, batch.tokens);
@@ -409,13 +432,22 @@ impl Decoder {
         }
         let weights = head.weights(&model);
         let mut pending = None;
+        let layers = weights.layers.len();
+        let keeps_last = self.states.as_ref().is_some_and(|states| states.layers().contains(layers as u32));
+        let last = Batch { ends: (!keeps_last).then_some(ends), ..*batch };
         for (index, layer) in weights.layers.iter().enumerate() {
-            self.attention_block(&model, index, (layer, pending), batch);
             let next = weights.layers.get(index + 1).map_or(Next::Head(&weights.head), Next::Layer);
-            self.feed_forward_block(&model, (layer, next), batch.tokens);
+            let batch = if index + 1 == layers { &last } else { batch };
+            self.attention_block(&model, index, (layer, pending), batch);
+            self.feed_forward_block(&model, (layer, next), batch.onward());
             pending = Some(layer);
         }
-        self.head(&model, (works, head), pending);
+        if keeps_last {
+            self.take_last_states(spec, batch.tokens, pending);
+            gather(&mut self.residual, ends.wanted, spec.hidden);
+            gather(&mut self.projected, ends.wanted, spec.hidden);
+        }
+        self.head(&model, head, (ends.wanted.len(), pending));
         for rows in batch.rows {
             if let Some(states) = &mut self.states {
                 states.add(rows, self.kv.table(rows.sequence, 0));
@@ -500,10 +532,17 @@ impl Decoder {
                 watch.take(spec, index, (of_sequence, width), rows.position);
             }
         }
-        self.attend(spec, index, batch.rows, width);
-
-        let kernels = (isa, &*self.pool);
+        self.attend(spec, index, batch, width);
         let inner = spec.heads * spec.head_dim;
+        if let Some(Ends { wanted, .. }) = batch.ends {
+            gather(&mut self.attended, wanted, inner);
+            gather(&mut self.residual, wanted, hidden);
+        }
+        let count = batch.onward();
+        if count == 0 {
+            return;
+        }
+        let kernels = (isa, &*self.pool);
         let attended = &mut self.attended[..count * inner];
         let shape = shape_for(slice::from_ref(&layer.output), count);
         self.columns.fill(kernels, shape, attended, &|_, state, out| out.copy_from_slice(state));
@@ -515,17 +554,22 @@ impl Decoder {
         }
     }
 
-    /// Writes the batch's keys and values and attends to all that is visible.
-    fn attend(&mut self, spec: &DecoderSpec, index: usize, rows: &[Rows], width: usize) {
+    /// Writes the batch's keys and values; those of its tokens that go on attend to all that is visible.
+    fn attend(&mut self, spec: &DecoderSpec, index: usize, batch: &Batch, width: usize) {
         let kernels = (self.isa, &*self.pool);
         let LayerParts { mut cache, mut rests, tables } = self.kv.layer(index);
         let mut sequences: Vec<SequenceRows> = emptied(std::mem::take(&mut self.sequences));
-        sequences.extend(rows.iter().map(|r| {
+        let of_sequence = |r: &Rows| {
             let (table, rests_table) = tables.of(r.sequence);
             SequenceRows { table, rests_table, position: r.position, row: r.row, tokens: r.tokens }
-        }));
+        };
+        sequences.extend(batch.rows.iter().map(of_sequence));
         let kv = KvRows { values: &self.wide, stride: width, keys_at: spec.heads * spec.head_dim };
         write(kernels, (&mut cache, rests.as_mut()), (&sequences, kv), &mut self.scratch);
+        if let Some(ends) = batch.ends {
+            sequences.clear();
+            sequences.extend(ends.rows.iter().map(of_sequence));
+        }
         let shape = AttentionShape {
             head_dim: spec.head_dim,
             group: spec.heads / spec.kv_heads,
@@ -546,6 +590,9 @@ impl Decoder {
 
     /// Norm, gate · up, activation and the projection down, which stays in `projected`.
     fn feed_forward_block(&mut self, model: &Model, (layer, next): (&Layer, Next), count: usize) {
+        if count == 0 {
+            return;
+        }
         let spec = model.spec();
         let (hidden, isa, file) = (spec.hidden, self.isa, model.file());
         let kernels = (isa, &*self.pool);
@@ -572,6 +619,32 @@ impl Decoder {
             Next::Head(head) => announce(&self.pool, &[head.weights(file)]),
         }
         multiply(kernels, &[layer.down.weights(file)], &self.columns, projected);
+    }
+}
+
+/// Lists the tokens whose logits are wanted: by sequence, and their rows, ascending.
+fn list_ends(works: &[Work], rows: &[Rows], (ends, wanted): (&mut Vec<Rows>, &mut Vec<usize>)) {
+    ends.clear();
+    wanted.clear();
+    for (work, &Rows { sequence, position, row, tokens: all }) in works.iter().zip(rows) {
+        let tokens = match work.logits {
+            Logits::None => 0,
+            Logits::Last => 1,
+            Logits::Tail(tokens) => tokens.min(all),
+            Logits::All => all,
+        };
+        if tokens > 0 {
+            let before = all - tokens;
+            ends.push(Rows { sequence, position: position + before, row: row + before, tokens });
+            wanted.extend(row + before..row + all);
+        }
+    }
+}
+
+/// Moves rows to the front; they ascend, so none is overwritten before it has moved.
+fn gather(values: &mut [f32], rows: &[usize], width: usize) {
+    for (to, &from) in rows.iter().enumerate() {
+        values.copy_within(from * width..(from + 1) * width, to * width);
     }
 }
 

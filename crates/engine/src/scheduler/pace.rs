@@ -11,10 +11,9 @@ const STALL_STEPS_MIN: f64 = 0.8;
 /// rest where one in a hundred is (stochastic approximation of a quantile, Robbins and Monro 1951).
 const LESS_STEPS: f64 = 0.2;
 const MORE_STEPS: f64 = LESS_STEPS / 99.0;
-/// In a rush no single prompt holds others up, many wait: for every so many of them prompts may take as long again …
-const RUSH_PROMPTS: usize = 8;
-/// … up to so many times more.
-const RUSH_MAX: usize = 2;
+/// That is what one prompt may hold others up. Where more wait, each may, up to so many more: they would wait much longer
+/// than those who write, and long chunks cost the least.
+const RUSH_MAX: usize = 3;
 /// Fewest prompt tokens beside writers.
 const CHUNK_TOKENS_MIN: usize = 4;
 /// The kernels' tiles: a step's tokens are whole ones of them, since a begun one takes as long as a whole.
@@ -105,7 +104,7 @@ impl Pace {
 
     /// Most tokens of `prompts` in the next step, beside `writing` tokens of writers, whose steps take `step_ms` without.
     pub fn chunk_tokens(&mut self, step_ms: Option<f64>, (writing, prompts): (usize, usize)) -> usize {
-        self.rush = (prompts / RUSH_PROMPTS).min(RUSH_MAX);
+        self.rush = prompts.saturating_sub(1).min(RUSH_MAX);
         let tokens = match (step_ms, self.beside_token_ms.or(self.prompt_token_ms)) {
             (Some(step_ms), Some(token_ms)) => {
                 let steps = self.in_rush(STALL_STEPS - self.less_steps);
@@ -205,14 +204,14 @@ mod tests {
     }
 
     #[test]
-    fn in_a_rush_prompts_take_more_of_a_step() {
+    fn where_more_prompts_wait_they_take_more_of_a_step() {
         let mut pace = Pace::default();
         pace.note((0, 512), 1024.0);
         pace.note((1, 0), 20.0);
-        let chunks = [1, 7, 8, 16, 31].map(|prompts| pace.chunk_tokens(Some(20.0), (1, prompts)));
-        assert_eq!(chunks, [15, 15, 31, 47, 47]);
+        let chunks = [1, 2, 3, 4, 31].map(|prompts| pace.chunk_tokens(Some(20.0), (1, prompts)));
+        assert_eq!(chunks, [15, 31, 47, 63, 63]);
         for _ in 0..100 {
-            let chunk = pace.chunk_tokens(Some(20.0), (1, 16));
+            let chunk = pace.chunk_tokens(Some(20.0), (1, 3));
             pace.note((1, chunk), 20.0 + 2.0 * chunk as f64);
         }
         assert_eq!(pace.chunk_tokens(Some(20.0), (1, 1)), 15, "such steps are not too long");

@@ -4,7 +4,7 @@ use std::slice;
 
 use kernels::product::{ColumnsShape, Rounding, each_row, multiply, refine};
 
-use super::{Decoder, Join, Logits, Work, shape_for};
+use super::{Decoder, Join, shape_for};
 use crate::decoder::weights::{Layer, Weights};
 use crate::model::Model;
 use crate::spec::DecoderSpec;
@@ -26,38 +26,18 @@ impl Head {
 }
 
 impl Decoder {
-    /// The wanted rows' logits.
-    pub(super) fn head(&mut self, model: &Model, (works, head): (&[Work], &Head), last: Option<&Layer>) {
+    /// Logits of the first `wanted` rows, to which those have moved that they are wanted of.
+    pub(super) fn head(&mut self, model: &Model, head: &Head, (wanted, last): (usize, Option<&Layer>)) {
         let spec = model.spec();
         let (hidden, isa) = (spec.hidden, self.isa);
-        let mut wanted = std::mem::take(&mut self.wanted);
-        wanted.clear();
-        let mut row = 0;
-        for work in works {
-            let end = row + work.tokens.len();
-            match work.logits {
-                Logits::None => {}
-                Logits::Last => wanted.push(end - 1),
-                Logits::Tail(tokens) => wanted.extend(row.max(end.saturating_sub(tokens))..end),
-                Logits::All => wanted.extend(row..end),
-            }
-            row = end;
-        }
-        self.take_last_states(spec, row, last);
-        // Wanted rows move to the front; they ascend, so none is overwritten before it has moved.
-        for (to, &from) in wanted.iter().enumerate() {
-            self.residual.copy_within(from * hidden..(from + 1) * hidden, to * hidden);
-            self.projected.copy_within(from * hidden..(from + 1) * hidden, to * hidden);
-        }
         let weights = head.weights(model);
         let vocabulary = head.vocabulary;
-        self.logits.resize(wanted.len() * vocabulary, 0.0);
+        self.logits.resize(wanted * vocabulary, 0.0);
         let join = Join { isa, spec, added: &self.projected, norm: Some(&weights.final_norm) };
         // Its rounding shows in the logits directly, so the highest are refined.
         let rounding = if weights.head.is_packed() { head.rounding } else { Rounding::None };
-        let shape = ColumnsShape { rounding, ..shape_for(slice::from_ref(&weights.head), wanted.len()) };
-        let residual = &mut self.residual[..wanted.len() * hidden];
-        self.wanted = wanted;
+        let shape = ColumnsShape { rounding, ..shape_for(slice::from_ref(&weights.head), wanted) };
+        let residual = &mut self.residual[..wanted * hidden];
         let post = last.map(|l| l.post_feed_forward_norm.as_deref());
         let kernels = (isa, &*self.pool);
         self.columns.fill(kernels, shape, residual, &|row, state, out| join.apply(row, post, state, out));
@@ -76,8 +56,8 @@ impl Decoder {
         }
     }
 
-    /// Keeps the states of `rows` rows after the last layer, if they are wanted; its result still waits.
-    fn take_last_states(&mut self, spec: &DecoderSpec, rows: usize, last: Option<&Layer>) {
+    /// Keeps the states of `rows` rows after the last layer, whose result still waits.
+    pub(super) fn take_last_states(&mut self, spec: &DecoderSpec, rows: usize, last: Option<&Layer>) {
         let Some(states) = &mut self.states else { return };
         let layers = spec.layers.len();
         states.take(layers, &self.residual[..rows * spec.hidden]);
