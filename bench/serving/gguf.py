@@ -1,33 +1,50 @@
-"""The tokens of a GGUF file that end an answer."""
+"""Tokens of a GGUF file: those that end an answer, and one that is a word."""
 
 import struct
 
 #: Texts of such tokens in the families of models that are common.
 END_TEXTS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "<end_of_turn>", "<eos>",
              "</s>")
-#: Metadata that name one.
+#: A word, as byte-level vocabularies and SentencePiece's write its space.
+WORD_TEXTS = ("\u0120the", "\u2581the")
+TOKENS_KEY = "tokenizer.ggml.tokens"
+#: Metadata that name a token that ends an answer.
 END_KEYS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 #: struct's codes of GGUF's plain types.
 PLAIN = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 
 
-def end_tokens(path):
-    """Their ids, ascending."""
+def entries(path):
+    """Its metadata, key by key."""
     with open(path, "rb") as file:
         if file.read(4) != b"GGUF":
             raise ValueError(f"{path} is no GGUF file")
-        _version, _tensors, entries = struct.unpack("<IQQ", file.read(20))
-        found = set()
-        for _ in range(entries):
+        _version, _tensors, count = struct.unpack("<IQQ", file.read(20))
+        for _ in range(count):
             key = text(file).decode()
             (kind,) = struct.unpack("<I", file.read(4))
-            entry = value(file, kind)
-            if key in END_KEYS:
-                found.add(entry)
-            if key == "tokenizer.ggml.tokens":
-                found.update(index for index, token in enumerate(entry) if token.decode(errors="replace") in END_TEXTS)
+            yield key, value(file, kind)
+
+
+def end_tokens(path):
+    """Ids of those that end an answer, ascending."""
+    found = set()
+    for key, entry in entries(path):
+        if key in END_KEYS:
+            found.add(entry)
+        if key == TOKENS_KEY:
+            found.update(index for index, token in enumerate(entry) if token.decode(errors="replace") in END_TEXTS)
     return sorted(found)
+
+
+def word_token(path):
+    """Id of a token that is a word with a space before it, so that every one of them is a piece of text."""
+    tokens = next((entry for key, entry in entries(path) if key == TOKENS_KEY), [])
+    found = [index for index, token in enumerate(tokens) if token.decode(errors="replace") in WORD_TEXTS]
+    if not found:
+        raise ValueError(f"{path} has none of the tokens {', '.join(WORD_TEXTS)}")
+    return found[0]
 
 
 def text(file):

@@ -156,8 +156,8 @@ CROWD_ROWS = (
 )
 
 
-async def one(server, messages, tokens):
-    request = server.request(messages, tokens)
+async def one(server, messages, tokens, wordy=False):
+    request = server.request(messages, tokens, wordy)
     return client.read(await client.ask(server.address, request, ANSWER_LIMIT_S))
 
 
@@ -233,13 +233,14 @@ TURNS_ROWS = (
 
 
 async def stall(server, settings, seed):
-    """A stream alone, then one while long prompts arrive, each when the one before has its first token."""
+    """A stream alone, then one while long prompts arrive, each when the one before has its first token. Both write one
+    word over and over: gaps between texts are then gaps between tokens."""
     await warm_up(server)
     rng = prompts.generator(seed, "stall")
-    alone = await one(server, [user(prompts.message(rng, 48))], settings.answer_tokens)
+    alone = await one(server, [user(prompts.message(rng, 48))], settings.answer_tokens, wordy=True)
     longs = [server.request([user(prompts.message(rng, settings.prompt_tokens))], 1) for _ in range(settings.arrivals)]
     # It leaves once the long prompts are read, so it must only be long enough.
-    request = server.request([user(prompts.message(rng, 48))], stall_tokens(settings))
+    request = server.request([user(prompts.message(rng, 48))], stall_tokens(settings), wordy=True)
     running = await client.start(server.address, request)
     while len(running.pieces) < STALL_LEAD_TOKENS and not running.done.done():
         await asyncio.sleep(0.005)

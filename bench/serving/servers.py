@@ -48,6 +48,8 @@ class Server:
     model: str
     #: Fields that keep it from ending an answer early.
     endless: dict
+    #: Fields that make an answer the same word over and over: one piece of text a token, each for a step of its own.
+    wordy: dict
     #: What answers 200 once the model is loaded.
     ready_path: str
 
@@ -68,10 +70,10 @@ class Server:
             return None
         return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
 
-    def request(self, messages, tokens):
+    def request(self, messages, tokens, wordy=False):
         """Bytes of a greedy streaming request of a chat."""
         body = {"model": self.model, "messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True,
-                "stream_options": {"include_usage": True}, **self.endless}
+                "stream_options": {"include_usage": True}, **self.endless, **(self.wordy if wordy else {})}
         return client.encode(body)
 
     def get(self, path):
@@ -161,13 +163,14 @@ class Tandem:
     @contextlib.contextmanager
     def start(self, load):
         bias = {str(token): -100 for token in gguf.end_tokens(load.model)}
+        wordy = {"logit_bias": bias | word_bias(load.model), "tandem": {"speculative": False}}
         with tempfile.TemporaryDirectory(prefix="serve-") as folder:
             folder, port = pathlib.Path(folder), free_port()
             settings = folder / "tandem.toml"
             settings.write_text(self.settings(load, port, folder / "ledger.db"))
             command = [self.program, "serve", "--config", settings]
             with running(command, {"TANDEM_LOG": "warn"}, folder, lambda process: Server(
-                    process, ("127.0.0.1", port), self.role, {"logit_bias": bias}, "/ready")) as server:
+                    process, ("127.0.0.1", port), self.role, {"logit_bias": bias}, wordy, "/ready")) as server:
                 yield server
 
 
@@ -199,8 +202,13 @@ class LlamaServer:
                 command += ["--poll", 0]
                 environment = {"OMP_WAIT_POLICY": "passive"}
             with running(command, environment, pathlib.Path(folder), lambda process: Server(
-                    process, ("127.0.0.1", port), "any", {"ignore_eos": True}, "/health")) as server:
+                    process, ("127.0.0.1", port), "any", {"ignore_eos": True},
+                    {"logit_bias": word_bias(load.model)}, "/health")) as server:
                 yield server
+
+
+def word_bias(model):
+    return {str(gguf.word_token(model)): 100}
 
 
 def told(program, word):

@@ -131,7 +131,9 @@ fn what_is_cut_off_again_leaves_no_trace() {
 /// Without anybody who asks for states of the last layer, only tokens whose logits are wanted go through it.
 #[test]
 fn logits_do_not_depend_on_who_else_goes_through_the_last_layer() {
-    for (name, kv_type) in names().into_iter().flat_map(|name| [(name.clone(), KvType::F16), (name, KvType::Q8)]) {
+    for (name, kv_type) in
+        names().into_iter().flat_map(|name| [(name.clone(), KvType::F16), (name, KvType::Q8)])
+    {
         let all = decoder(&name, false, 2);
         let model = all.model().clone();
         if kv_type.check(model.spec().head_dim).is_err() {
