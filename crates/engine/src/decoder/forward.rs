@@ -1,5 +1,6 @@
 //! The forward pass: [`Decoder`].
 
+mod batch;
 mod head;
 mod rows;
 
@@ -12,6 +13,9 @@ use kernels::kv::{AttentionBatch, AttentionScratch, KvRows, LayerCacheMut, Seque
 use kernels::pool::Pool;
 use kernels::product::{Columns, ColumnsShape, Rounding, Weights, announce, each_row, multiply};
 
+pub(super) use self::batch::Rows;
+use self::batch::{Batch, Ends, gather, list_ends};
+pub use self::batch::{Logits, Work};
 use self::head::Head;
 use self::rows::{FinishQkv, Join};
 use super::kv::{KvBlocks, KvCache, KvError, LayerParts};
@@ -67,30 +71,6 @@ impl DecoderOptions {
 /// A sequence of a [`Decoder`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SequenceId(usize);
-
-/// Which tokens' logits are wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Logits {
-    /// None: the prompt goes on.
-    None,
-    /// Those after the last token.
-    Last,
-    /// Those after each of so many last tokens.
-    Tail(usize),
-    /// Those after every token.
-    All,
-}
-
-/// New tokens of one sequence.
-#[derive(Clone, Copy, Debug)]
-pub struct Work<'a> {
-    /// Which sequence.
-    pub sequence: SequenceId,
-    /// At least one token.
-    pub tokens: &'a [u32],
-    /// What is wanted.
-    pub logits: Logits,
-}
 
 /// Why a forward pass did not take place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -154,40 +134,6 @@ const FUSED_MAX: usize = 3;
 enum Next<'a> {
     Layer(&'a Layer),
     Head(&'a Linear),
-}
-
-/// The tokens of one forward pass.
-struct Batch<'a> {
-    rows: &'a [Rows],
-    tokens: usize,
-    /// Of the last layer, where nobody asks for all tokens' states: it keeps keys and values of all, and goes on with
-    /// those alone whose logits are wanted.
-    ends: Option<Ends<'a>>,
-}
-
-/// The tokens whose logits are wanted: the last ones of some sequences.
-#[derive(Clone, Copy)]
-struct Ends<'a> {
-    rows: &'a [Rows],
-    wanted: &'a [usize],
-}
-
-impl Batch<'_> {
-    /// Tokens that go on behind the layer's attention.
-    fn onward(&self) -> usize {
-        self.ends.map_or(self.tokens, |ends| ends.wanted.len())
-    }
-}
-
-/// One sequence's rows in the batch.
-#[derive(Debug)]
-pub(super) struct Rows {
-    pub sequence: usize,
-    /// Of its first token here.
-    pub position: usize,
-    /// Its first row.
-    pub row: usize,
-    pub tokens: usize,
 }
 
 impl Decoder {
@@ -619,32 +565,6 @@ impl Decoder {
             Next::Head(head) => announce(&self.pool, &[head.weights(file)]),
         }
         multiply(kernels, &[layer.down.weights(file)], &self.columns, projected);
-    }
-}
-
-/// Lists the tokens whose logits are wanted: by sequence, and their rows, ascending.
-fn list_ends(works: &[Work], rows: &[Rows], (ends, wanted): (&mut Vec<Rows>, &mut Vec<usize>)) {
-    ends.clear();
-    wanted.clear();
-    for (work, &Rows { sequence, position, row, tokens: all }) in works.iter().zip(rows) {
-        let tokens = match work.logits {
-            Logits::None => 0,
-            Logits::Last => 1,
-            Logits::Tail(tokens) => tokens.min(all),
-            Logits::All => all,
-        };
-        if tokens > 0 {
-            let before = all - tokens;
-            ends.push(Rows { sequence, position: position + before, row: row + before, tokens });
-            wanted.extend(row + before..row + all);
-        }
-    }
-}
-
-/// Moves rows to the front; they ascend, so none is overwritten before it has moved.
-fn gather(values: &mut [f32], rows: &[usize], width: usize) {
-    for (to, &from) in rows.iter().enumerate() {
-        values.copy_within(from * width..(from + 1) * width, to * width);
     }
 }
 
