@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import typing
 
 from comparison.rounds import UNWANTED, Failed
 
@@ -48,8 +49,9 @@ class Server:
     model: str
     #: Fields that keep it from ending an answer early.
     endless: dict
-    #: Fields that make an answer the same word over and over: one piece of text a token, each for a step of its own.
-    wordy: dict
+    #: Gives fields that make an answer the same word over and over: one piece of text a token, each for a step of its
+    #: own. Not every model has such a token, and few scenarios need one.
+    wordy: typing.Callable[[], dict]
     #: What answers 200 once the model is loaded.
     ready_path: str
 
@@ -73,7 +75,7 @@ class Server:
     def request(self, messages, tokens, wordy=False):
         """Bytes of a greedy streaming request of a chat."""
         body = {"model": self.model, "messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True,
-                "stream_options": {"include_usage": True}, **self.endless, **(self.wordy if wordy else {})}
+                "stream_options": {"include_usage": True}, **self.endless, **(self.wordy() if wordy else {})}
         return client.encode(body)
 
     def get(self, path):
@@ -163,7 +165,10 @@ class Tandem:
     @contextlib.contextmanager
     def start(self, load):
         bias = {str(token): -100 for token in gguf.end_tokens(load.model)}
-        wordy = {"logit_bias": bias | word_bias(load.model), "tandem": {"speculative": False}}
+
+        def wordy():
+            return {"logit_bias": bias | word_bias(load.model), "tandem": {"speculative": False}}
+
         with tempfile.TemporaryDirectory(prefix="serve-") as folder:
             folder, port = pathlib.Path(folder), free_port()
             settings = folder / "tandem.toml"
@@ -203,7 +208,7 @@ class LlamaServer:
                 environment = {"OMP_WAIT_POLICY": "passive"}
             with running(command, environment, pathlib.Path(folder), lambda process: Server(
                     process, ("127.0.0.1", port), "any", {"ignore_eos": True},
-                    {"logit_bias": word_bias(load.model)}, "/health")) as server:
+                    lambda: {"logit_bias": word_bias(load.model)}, "/health")) as server:
                 yield server
 
 
